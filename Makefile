@@ -1,0 +1,74 @@
+# Everything a newcomer needs: `make testnet` and `make test` set up what they need by themselves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# One selection and profile for everything, so that nothing is compiled twice.
+SEL := --release --locked --workspace --all-targets
+
+# RocksDB is compiled once, outside the workspace, and linked from here by every other build.
+# Its hardware CRC is worth the flags; they apply to that one build only.
+ROCKSDB_VERSION := 0.19.0+11.8.1
+ARCH := $(shell uname -m)
+ifeq ($(ARCH),x86_64)
+ROCKSDB_CXXFLAGS := -msse4.2 -mpclmul
+else ifeq ($(ARCH),aarch64)
+ROCKSDB_CXXFLAGS := -march=armv8-a+crc+crypto
+endif
+ROCKSDB_LIB := target/rocksdb/lib/librocksdb.a
+CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
+export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
+export ROCKSDB_STATIC := 1
+
+.PHONY: testnet test check bench rocksdb tools clean-cache
+.DEFAULT_GOAL := testnet
+
+# The main job with defaults: four validators under load, then a summary.
+testnet: rocksdb
+	cargo build $(SEL)
+	target/release/validator testnet $(ARGS)
+
+test: rocksdb
+	cargo test $(SEL)
+	cargo test --release --locked --workspace --doc
+
+# Format, lints, docs, and the features that need neither C++ nor tokio.
+check: rocksdb
+	cargo fmt --all --check
+	cargo clippy $(SEL) -- -D warnings
+	cargo check --release --locked --lib --no-default-features
+	cargo check --release --locked --lib --no-default-features --features testkit,storage
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
+
+# BENCH=name runs one of them.
+bench: rocksdb
+	cargo bench --locked -p quorum-store $(if $(BENCH),--bench $(BENCH),--benches)
+
+rocksdb: tools $(ROCKSDB_LIB)
+
+# The library for this version, these flags and this compiler, from the cache if it is there.
+$(ROCKSDB_LIB): tools/rocksdb/Cargo.lock tools/rocksdb/build.rs | tools
+	@key="$(ROCKSDB_VERSION)-$$( (echo '$(ROCKSDB_CXXFLAGS)'; c++ --version) | sha256sum | cut -c1-16)"; \
+	cache="$(CACHE_HOME)/quorum-store/$$key"; \
+	mkdir -p "$(dir $@)" "$$cache"; \
+	if [ ! -f "$$cache/librocksdb.a" ]; then \
+	  echo "RocksDB is compiled once: about 10 minutes on two cores" >&2; \
+	  CXXFLAGS_$(ARCH)_unknown_linux_gnu="$(ROCKSDB_CXXFLAGS)" ROCKSDB_ONCE_OUT="$$cache" \
+	  env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC nice cargo build --release --locked --quiet \
+	    --manifest-path tools/rocksdb/Cargo.toml --target-dir target/rocksdb/build; \
+	fi; \
+	cp "$$cache/librocksdb.a" "$@.partial"; mv "$@.partial" "$@"; touch "$@"
+
+# The bindings of RocksDB are generated from its headers, which wants libclang.
+tools:
+	@for tool in cargo c++; do command -v $$tool >/dev/null || { \
+	  echo "$$tool is missing: install Rust (1.95 or later) and a C++ compiler first" >&2; exit 2; }; done
+	@if ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 \
+	    && [ -z "$${LIBCLANG_PATH:-}" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing libclang" >&2; \
+	    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y libclang-dev; } >/dev/null; \
+	  else \
+	    echo "libclang is missing: run 'apt-get install -y libclang-dev' as root, then again" >&2; exit 2; \
+	  fi; fi

@@ -1,0 +1,214 @@
+//! Making batches durable: one synced group per write, against RocksDB as the system that this
+//! crate replaces uses it (default options, one unsynced put per batch, key = digest).
+//!
+//! Closed loop: each of N clients waits for its acknowledgement before it sends the next batch.
+//! The two ways run interleaved in one process, round after round on fresh directories, and the
+//! table at the end compares their medians. `ROUNDS` (default 3) and `ROUND_MS` (default 700) scale
+//! it; `--quick` style filters of criterion apply to the per-operation timings only.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput};
+use quorum_store::sequencer::port::{BatchRecord, Record};
+use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::{Store, StoreIdentity};
+use quorum_store::types::{
+    Author, BatchId, BatchInfo, ChainId, Digest, Epoch, Incarnation, Timestamp,
+};
+
+const SIZES: [(usize, &str); 3] = [(4 << 10, "4KB"), (100 << 10, "100KB"), (1 << 20, "1MB")];
+const CLIENTS: [usize; 3] = [1, 8, 32];
+/// A group takes what is queued, up to this much.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that do not compress, cut at different places.
+fn noise() -> Bytes {
+    let mut seed = *blake3::hash(b"noise").as_bytes();
+    let mut bytes = Vec::with_capacity(4 << 20);
+    while bytes.len() < 4 << 20 {
+        seed = *blake3::hash(&seed).as_bytes();
+        bytes.extend_from_slice(&seed);
+    }
+    bytes.into()
+}
+
+fn identity() -> StoreIdentity {
+    StoreIdentity { author: Author([1; 32]), chain: ChainId([2; 32]) }
+}
+
+fn record(counter: u64, body: Bytes) -> Record {
+    let info = BatchInfo {
+        author: Author([1; 32]),
+        batch_id: BatchId { incarnation: Incarnation(1), counter },
+        epoch: Epoch(0),
+        expiration: Timestamp(1_000_000 + counter),
+        count: 1,
+        bytes: body.len() as u32,
+        gas_bucket_start: 0,
+        root: Digest([3; 32]),
+    };
+    // The digest's own cost is in `codec`; here it only has to be as random as a real one.
+    let digest = Digest(*blake3::hash(&counter.to_le_bytes()).as_bytes());
+    Record::Batch(BatchRecord { digest, info, body, claims_slot: true, own: None })
+}
+
+/// A batch on its way to the writer, and whom to tell.
+struct Request {
+    record: Record,
+    bytes: usize,
+    done: mpsc::SyncSender<()>,
+}
+
+/// What a run measured.
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    batches: u64,
+    elapsed: Duration,
+    groups: u64,
+}
+
+/// Runs `clients` closed loops until told to stop; `put` acknowledges one batch.
+fn closed_loop<F>(clients: usize, duration: Duration, put: F) -> Measured
+where
+    F: Fn(u64) + Send + Sync,
+{
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let next = AtomicU64::new(0);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    put(next.fetch_add(1, Ordering::Relaxed));
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(duration);
+        stop.store(true, Ordering::Relaxed);
+    });
+    Measured { batches: count.into_inner(), elapsed: started.elapsed(), groups: 0 }
+}
+
+/// This crate: clients hand batches to one writer, which commits whatever is queued.
+fn durable(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
+    let config = RocksConfig { write_buffer_bytes: 256 << 20, ..RocksConfig::default() };
+    let mut store = RocksStore::create(&directory.join("store"), identity(), &config).unwrap();
+    store.recover().unwrap();
+    let (sender, receiver) = mpsc::sync_channel::<Request>(clients);
+    let writer = std::thread::spawn(move || {
+        let mut groups = 0;
+        while let Ok(first) = receiver.recv() {
+            let (mut records, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let mut next = Some(first);
+            while let Some(request) = next {
+                bytes += request.bytes;
+                records.push(request.record);
+                waiting.push(request.done);
+                next = (bytes < GROUP_BYTES_MAX).then(|| receiver.try_recv().ok()).flatten();
+            }
+            store.commit(&records).unwrap();
+            groups += 1;
+            for done in waiting {
+                let _ = done.send(());
+            }
+        }
+        groups
+    });
+    let sender = Arc::new(sender);
+    let mut measured = closed_loop(clients, d, |counter| {
+        let (done, acknowledged) = mpsc::sync_channel(1);
+        let offset = (counter as usize * 977) % (noise.len() - size);
+        let body = noise.slice(offset..offset + size);
+        sender.send(Request { record: record(counter, body), bytes: size, done }).unwrap();
+        acknowledged.recv().unwrap();
+    });
+    drop(sender);
+    measured.groups = writer.join().unwrap();
+    measured
+}
+
+/// What is being replaced: default options, no sync, one put per batch, key = digest.
+fn unsynced(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    let db = rocksdb::DB::open(&options, directory.join("unsynced")).unwrap();
+    closed_loop(clients, d, |counter| {
+        let offset = (counter as usize * 977) % (noise.len() - size);
+        let key = blake3::hash(&counter.to_le_bytes());
+        db.put(key.as_bytes(), &noise[offset..offset + size]).unwrap();
+    })
+}
+
+type Way = fn(&Path, &Bytes, usize, usize, Duration) -> Measured;
+
+fn once(way: Way, noise: &Bytes, size: usize, clients: usize, duration: Duration) -> Measured {
+    let directory = tempfile::tempdir().unwrap();
+    way(directory.path(), noise, size, clients, duration)
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The comparison: rounds of both ways, one after the other.
+fn table(noise: &Bytes) {
+    let rounds = setting("ROUNDS", 3);
+    let duration = Duration::from_millis(setting("ROUND_MS", 700));
+    println!("\nsize    in flight   durable MB/s   unsynced default MB/s   ratio   batches/group");
+    for (size, name) in SIZES {
+        for clients in CLIENTS {
+            let (mut ours, mut theirs, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+            let rate = |m: Measured| m.batches as f64 * size as f64 / 1e6 / m.elapsed.as_secs_f64();
+            for _ in 0..rounds {
+                theirs.push(rate(once(unsynced, noise, size, clients, duration)));
+                let measured = once(durable, noise, size, clients, duration);
+                groups.push(measured.batches as f64 / measured.groups.max(1) as f64);
+                ours.push(rate(measured));
+            }
+            let (ours, theirs) = (median(ours), median(theirs));
+            println!(
+                "{name:<8}{clients:<12}{ours:<15.0}{theirs:<24.0}{:<8.2}{:.1}",
+                ours / theirs,
+                median(groups)
+            );
+        }
+    }
+}
+
+fn main() {
+    let noise = noise();
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    for (size, name) in SIZES {
+        let mut group = criterion.benchmark_group("group_commit");
+        group.throughput(Throughput::Bytes(size as u64));
+        for (way, run) in [("unsynced_default", unsynced as Way), ("durable", durable as Way)] {
+            // Per-operation time with one client; the table below has the closed loops.
+            group.bench_function(format!("{way}/size={name}"), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let measured = once(run, &noise, size, 1, Duration::from_millis(100));
+                    measured.elapsed * iterations as u32 / measured.batches.max(1) as u32
+                });
+            });
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+    if !std::env::args().any(|argument| argument == "--test" || argument == "--list") {
+        table(&noise);
+    }
+}

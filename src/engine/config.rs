@@ -1,0 +1,122 @@
+//! What the engine is told: who we are, and how large its queues are.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use crate::config::ConfigError;
+use crate::config::SequencerConfig;
+use crate::types::{Committee, Epoch, Genesis};
+
+/// Everything a node needs beside its store, key and transport.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The chain.
+    pub genesis: Genesis,
+    /// The epoch to serve.
+    pub epoch: Epoch,
+    /// Its committee.
+    pub committee: Committee,
+    /// Settings of the core.
+    pub sequencer: SequencerConfig,
+    /// Settings of the shell.
+    pub engine: EngineConfig,
+}
+
+impl NodeConfig {
+    /// Checks every bound and the relations between the settings.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let parameters = &self.genesis.parameters;
+        parameters.validate().map_err(|error| ConfigError::new("genesis", error.to_string()))?;
+        self.sequencer.validate(parameters)?;
+        self.engine.validate()
+    }
+}
+
+/// Settings of the shell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Threads that decode, hash and verify what arrives. Default 2; 1 to 64.
+    pub ingress_workers: usize,
+    /// Messages between transport and ingress, beside their byte budgets. Default 1024; at least
+    /// 16.
+    pub link_queue: usize,
+    /// Inputs between ingress and the sequencer, per class; their bytes are bounded by the links'
+    /// budgets. Default 65536; at least 64.
+    pub inbox: usize,
+    /// Requests of the host waiting for the sequencer. Default 4096; at least 16.
+    pub host_queue: usize,
+    /// Transactions of the host waiting for the sequencer, in bytes. Default 32 MiB; at least
+    /// 1 MiB.
+    pub submit_queue_bytes: ByteSize,
+    /// Batches and payloads kept in memory for execution and serving. Default 64 MiB; at least
+    /// 1 MiB.
+    pub cache_bytes: ByteSize,
+    /// Verified proofs remembered. Default 16384; at least 64.
+    pub proof_cache: usize,
+    /// Requests of peers waiting to be served. Default 256; at least 4.
+    pub serve_queue: usize,
+    /// Reads on the disk at once, for serving and execution. Default 2; 1 to 64.
+    pub readers: usize,
+    /// Below this much free space no batches are admitted; commits, payloads and deletions go on.
+    /// Default 1 GiB; at least 16 MiB.
+    pub disk_reserve: ByteSize,
+    /// How often free space is looked at. Default 1 s; 10 ms to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub disk_check_interval: Duration,
+    /// Invalid messages of one peer within a minute that close its link. Default 100; at least 1.
+    pub invalid_per_minute_max: u32,
+    /// Events kept for a slow listener of the host. Default 65536; at least 16.
+    pub event_queue: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            ingress_workers: 2,
+            link_queue: 1024,
+            inbox: 65_536,
+            host_queue: 4096,
+            submit_queue_bytes: ByteSize::mib(32),
+            cache_bytes: ByteSize::mib(64),
+            proof_cache: 16_384,
+            serve_queue: 256,
+            readers: 2,
+            disk_reserve: ByteSize::gib(1),
+            disk_check_interval: Duration::from_secs(1),
+            invalid_per_minute_max: 100,
+            event_queue: 65_536,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Checks every bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let within = |setting, value: u64, minimum: u64, maximum: u64| {
+            if (minimum..=maximum).contains(&value) {
+                return Ok(());
+            }
+            let problem = format!("{value} must lie between {minimum} and {maximum}");
+            Err(ConfigError::new(setting, problem))
+        };
+        let mib = 1 << 20;
+        within("ingress_workers", self.ingress_workers as u64, 1, 64)?;
+        within("link_queue", self.link_queue as u64, 16, 1 << 20)?;
+        within("inbox", self.inbox as u64, 64, 1 << 24)?;
+        within("host_queue", self.host_queue as u64, 16, 1 << 20)?;
+        // A semaphore counts these bytes in 32 bits.
+        within("submit_queue_bytes", self.submit_queue_bytes.as_u64(), mib, 1 << 31)?;
+        within("cache_bytes", self.cache_bytes.as_u64(), mib, 1 << 40)?;
+        within("proof_cache", self.proof_cache as u64, 64, 1 << 24)?;
+        within("serve_queue", self.serve_queue as u64, 4, 1 << 20)?;
+        within("readers", self.readers as u64, 1, 64)?;
+        within("disk_reserve", self.disk_reserve.as_u64(), 16 * mib, 1 << 50)?;
+        let interval = self.disk_check_interval.as_millis() as u64;
+        within("disk_check_interval", interval, 10, 10_000)?;
+        within("invalid_per_minute_max", u64::from(self.invalid_per_minute_max), 1, 1 << 31)?;
+        within("event_queue", self.event_queue as u64, 16, 1 << 24)
+    }
+}

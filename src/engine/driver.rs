@@ -1,0 +1,246 @@
+//! The driver: one task that owns the sequencer and gives it one input after the other.
+//!
+//! Completions and loopback are read first, then votes and proofs, then batches and submissions; a
+//! full open group stops the last, and a group of twice that size everything but completions.
+//! Whenever the writer is free and the open group holds anything, the writer gets it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::egress::{self, Sender};
+use super::handle::StopCause;
+use super::ingress::{Inboxed, Inboxes};
+use super::serve::Job;
+use super::shared::Shared;
+use super::writer::Written;
+use crate::sequencer::Sequencer;
+use crate::sequencer::port::{Effect, Input, Refusal, Reply};
+use crate::store::Group;
+
+/// Inputs taken between two looks at the writer.
+const INPUTS_PER_TURN: usize = 64;
+/// How often gauges and the windows of hellos are brought up to date.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The queues that the driver reads.
+pub(super) struct Queues {
+    pub written: mpsc::Receiver<Written>,
+    pub loopback: mpsc::Receiver<Input>,
+    pub control: mpsc::Receiver<Inboxed>,
+    pub bulk: mpsc::Receiver<Inboxed>,
+}
+
+impl Queues {
+    /// The receivers, and the senders of the inboxes.
+    pub fn new(
+        written: mpsc::Receiver<Written>,
+        loopback: mpsc::Receiver<Input>,
+        inbox: usize,
+    ) -> (Self, Inboxes) {
+        let (control_sender, control) = mpsc::channel(inbox);
+        let (bulk_sender, bulk) = mpsc::channel(inbox);
+        let inboxes = Inboxes { control: control_sender, bulk: bulk_sender };
+        (Self { written, loopback, control, bulk }, inboxes)
+    }
+}
+
+/// What a turn takes from the queues.
+enum Turn {
+    Written(Written),
+    Input(Input),
+    Stop,
+}
+
+/// See the module docs.
+pub(super) struct Driver {
+    pub shared: Arc<Shared>,
+    pub sender: Sender,
+    pub sequencer: Sequencer,
+    pub queues: Queues,
+    /// Takes one group at a time.
+    pub writer: mpsc::Sender<Group>,
+    pub serve: mpsc::Sender<Job>,
+    /// Counts faults that only the sequencer sees.
+    pub offence: Box<dyn Fn(crate::types::Author) + Send>,
+    pub group_bytes_max: u64,
+    pub stop: CancellationToken,
+    pub writing: bool,
+    pub observed: Option<Instant>,
+}
+
+impl Driver {
+    /// Runs until told to stop, the store fails or the sequencer breaks.
+    pub async fn run(mut self) {
+        let cause = self.drive().await;
+        self.shared.stop_with(cause);
+        self.stop.cancel();
+        // The group in flight finishes and its promises leave; the open one is dropped.
+        while self.writing {
+            match self.queues.written.recv().await {
+                Some(written) => self.note(&written),
+                None => break,
+            }
+        }
+        self.shared.replies.clear();
+    }
+
+    async fn drive(&mut self) -> StopCause {
+        self.flush();
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        loop {
+            let deadline = self.sequencer.next_deadline().unwrap_or(OBSERVE_INTERVAL);
+            timer.as_mut().reset((self.shared.started + deadline).into());
+            let (takes_bulk, takes_control) = self.takes();
+            let turn = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Turn::Stop,
+                written = self.queues.written.recv() => written.map_or(Turn::Stop, Turn::Written),
+                Some(input) = self.queues.loopback.recv() => Turn::Input(input),
+                Some(boxed) = self.queues.control.recv(), if takes_control => {
+                    Turn::Input(boxed.input)
+                }
+                Some(boxed) = self.queues.bulk.recv(), if takes_bulk => Turn::Input(boxed.input),
+                () = &mut timer => Turn::Input(Input::Tick),
+            };
+            let stepped = match turn {
+                Turn::Stop => return StopCause::Shutdown,
+                Turn::Written(Written::Failed(error)) => {
+                    self.writing = false;
+                    tracing::error!(%error, "the store failed; nothing is signed any more");
+                    return StopCause::Storage(error);
+                }
+                Turn::Written(written) => self.on_written(&written),
+                Turn::Input(input) => self.step(input),
+            };
+            let stepped = stepped.and_then(|()| self.take_ready());
+            if let Err(cause) = stepped {
+                return cause;
+            }
+            self.flush();
+        }
+    }
+
+    /// Takes what is ready, without waiting, so that a group gathers what arrived together.
+    fn take_ready(&mut self) -> Result<(), StopCause> {
+        for _ in 0..INPUTS_PER_TURN {
+            let (takes_bulk, takes_control) = self.takes();
+            if let Ok(input) = self.queues.loopback.try_recv() {
+                self.step(input)?;
+            } else if takes_control && let Ok(boxed) = self.queues.control.try_recv() {
+                self.step(boxed.input)?;
+            } else if takes_bulk && let Ok(boxed) = self.queues.bulk.try_recv() {
+                self.step(boxed.input)?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether batches, and whether votes and proofs, are taken now.
+    fn takes(&self) -> (bool, bool) {
+        (!self.sequencer.is_full(), self.sequencer.open_bytes() < 2 * self.group_bytes_max)
+    }
+
+    fn on_written(&mut self, written: &Written) -> Result<(), StopCause> {
+        self.note(written);
+        match written {
+            Written::Durable { sequence, .. } => self.step(Input::Durable { sequence: *sequence }),
+            Written::Failed(_) => Ok(()),
+        }
+    }
+
+    fn note(&mut self, written: &Written) {
+        self.writing = false;
+        self.shared.metrics.written(written);
+    }
+
+    /// One step; a broken invariant ends the sequencer as a whole, and the host sees the cause.
+    fn step(&mut self, input: Input) -> Result<(), StopCause> {
+        let now = self.shared.now();
+        let sequencer = &mut self.sequencer;
+        catch_unwind(AssertUnwindSafe(|| sequencer.step(now, input))).map_err(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_else(|| "unknown".to_owned());
+            tracing::error!(cause = %text, "the sequencer broke an invariant and stops");
+            StopCause::Broken(text)
+        })
+    }
+
+    /// Hands out what the steps brought about.
+    fn flush(&mut self) {
+        if !self.writing
+            && let Some(group) = self.sequencer.take_group()
+        {
+            // The writer holds one group at most and told us that it is free; if it is gone, its
+            // failure is in the queue of what was written.
+            self.writing = self.writer.try_send(group).is_ok();
+        }
+        while let Some(effect) = self.sequencer.poll_effect() {
+            self.carry_out(effect);
+        }
+        let proposable = self.sequencer.proposable();
+        self.shared.proposable.send_if_modified(|current| {
+            let changed = *current != proposable;
+            *current = proposable;
+            changed
+        });
+        self.observe();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.sender.send([to], &message),
+            Effect::Multicast { to, message } => self.sender.send(to, &message),
+            Effect::Resend { to, digest } => {
+                if self.serve.try_send(Job::Resend { to, digest }).is_err() {
+                    self.shared.metrics.refused("serve_queue_full");
+                }
+            }
+            Effect::Reply { id, reply } => {
+                if let Reply::Fetched(result) = &reply {
+                    self.shared.metrics.fetched(match result {
+                        Ok(_) => "found",
+                        Err(crate::sequencer::port::FetchError::TimedOut { .. }) => "timed_out",
+                        Err(crate::sequencer::port::FetchError::Busy) => "busy",
+                    });
+                }
+                self.shared.replies.answer(id, reply);
+            }
+            Effect::Event(event) => egress::publish(&self.shared, event),
+            Effect::Refused { peer, reason } => {
+                self.shared.metrics.refused(&reason.to_string());
+                if reason == Refusal::Equivocation {
+                    tracing::warn!(%peer, "a second batch in one slot: its author equivocates");
+                }
+                if reason.is_fault() {
+                    (self.offence)(peer);
+                }
+            }
+        }
+    }
+
+    /// Brings what others look at up to date, now and then.
+    fn observe(&mut self) {
+        let now = Instant::now();
+        if self.observed.is_some_and(|last| now.duration_since(last) < OBSERVE_INTERVAL) {
+            return;
+        }
+        self.observed = Some(now);
+        let announcement = self.sequencer.announcement(self.shared.now());
+        let stored = self.shared.peers().map(|peer| (peer, self.sequencer.stored_of(&peer)));
+        let stored = stored.collect();
+        *self.shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
+            super::shared::Grants { announcement, stored };
+        self.shared.metrics.observe(&self.sequencer.status());
+    }
+}

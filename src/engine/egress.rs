@@ -1,0 +1,117 @@
+//! Egress: what leaves. Effects leave when the driver says so; promises only from here, in the
+//! order of groups, once their group is durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::shared::{Cached, Shared};
+use crate::sequencer::port::{Event, Input, Promise, Reply};
+use crate::store::{Persisted, Released};
+use crate::transport::{Class, Frame, Transport};
+use crate::types::message::{PROOFS_MAX, VOTES_MAX};
+use crate::types::{Author, Message, ProofOfStore, Vote};
+
+/// Encodes and sends; counts what a full queue or a missing link drops.
+#[derive(Clone)]
+pub(super) struct Sender {
+    pub shared: Arc<Shared>,
+    pub transport: Arc<dyn Transport>,
+}
+
+impl Sender {
+    /// Sends one message to each, encoded once. What cannot be sent is counted: batches are sent
+    /// again to silent validators, proofs at the next link, requests to the next holder.
+    pub fn send(&self, to: impl IntoIterator<Item = Author>, message: &Message) {
+        let encoded = message.encode();
+        let class = if message.is_bulk() { Class::Bulk } else { Class::Control };
+        let kind = message.kind_name();
+        for peer in to {
+            let frame = Frame { head: encoded.head.clone(), body: encoded.body.clone() };
+            match self.transport.send(peer, class, frame) {
+                Ok(()) => self.shared.metrics.sent(kind),
+                Err(error) => self.shared.metrics.not_sent(kind, &error),
+            }
+        }
+    }
+}
+
+/// Handles durable groups until the writer ends.
+pub(super) async fn run(
+    sender: Sender,
+    mut groups: mpsc::Receiver<Persisted>,
+    loopback: mpsc::Sender<Input>,
+) {
+    while let Some(group) = groups.recv().await {
+        let mut votes: BTreeMap<Author, Vec<Vote>> = BTreeMap::new();
+        let mut own = Vec::new();
+        let mut proofs = Vec::new();
+        for promise in group.promises {
+            match promise.release() {
+                Released::Sign(batch) => {
+                    let shared = &sender.shared;
+                    let signed = shared.signer.sign_batch(&shared.scope, &batch);
+                    let author = batch.get().author;
+                    if author == shared.author {
+                        own.push(signed);
+                    } else {
+                        let vote = Vote { digest: signed.digest, signature: signed.signature };
+                        votes.entry(author).or_default().push(vote);
+                    }
+                }
+                Released::Other(Promise::Publish(proof)) => proofs.push(proof),
+                Released::Other(other) => tell_host(&sender.shared, other),
+            }
+        }
+        send_votes(&sender, votes);
+        send_proofs(&sender, &proofs);
+        for signed in own {
+            if loopback.send(Input::Vote(signed)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn send_votes(sender: &Sender, votes: BTreeMap<Author, Vec<Vote>>) {
+    let announcement = sender.shared.announcement();
+    for (author, votes) in votes {
+        for chunk in votes.chunks(VOTES_MAX) {
+            let message = Message::Votes { announcement, votes: chunk.to_vec() };
+            sender.send([author], &message);
+        }
+    }
+}
+
+fn send_proofs(sender: &Sender, proofs: &[Arc<ProofOfStore>]) {
+    for chunk in proofs.chunks(PROOFS_MAX) {
+        let proofs = chunk.iter().map(|proof| ProofOfStore::clone(proof)).collect();
+        let peers: Vec<_> = sender.shared.peers().collect();
+        sender.send(peers, &Message::Proofs(proofs));
+    }
+}
+
+fn tell_host(shared: &Shared, promise: Promise) {
+    match promise {
+        Promise::Reply { id, reply } => {
+            if let Reply::Pulled(Ok(payload)) = &reply {
+                let digest = payload.digest(&shared.chain);
+                shared.contents.insert(digest, Cached::Payload(Arc::clone(payload)));
+            }
+            shared.replies.answer(id, reply);
+        }
+        Promise::Event(event) => publish(shared, event),
+        // Handled by the caller.
+        Promise::Sign(_) | Promise::Publish(_) => {}
+    }
+}
+
+/// Tells whoever of the host listens.
+pub(super) fn publish(shared: &Shared, event: Event) {
+    if matches!(event, Event::Certified { .. }) {
+        shared.metrics.certified.inc();
+    }
+    // Nobody listening is fine.
+    let _ = shared.events.send(event);
+}

@@ -1,0 +1,508 @@
+//! The handle of the host: every call of the crate.
+//!
+//! Calls are cancel-safe: dropping a future takes the request back where that has a meaning, and
+//! changes nothing otherwise. When the engine stops, every waiting call ends with its cause.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prometheus::Registry;
+use quick_cache::sync::Cache;
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::{ConfigError, NodeConfig};
+use super::driver::{Driver, Queues};
+use super::egress::{self, Sender};
+use super::ingress::{Inboxed, Inboxes, Ingress, Judge};
+use super::metrics::{Metrics, Statistics};
+use super::serve;
+use super::shared::{ByBytes, Grants, Replies, Shared};
+use super::writer;
+use crate::crypto::Signer;
+use crate::sequencer::port::{
+    Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
+    RequestId, SubmitError, Transaction, VerifyRequest,
+};
+use crate::sequencer::status::Status;
+use crate::sequencer::{RecoverError, Sequencer, Setup};
+use crate::store::{Store, StoreError, StoreReader};
+use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
+use crate::types::{
+    Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Message, Payload,
+    PayloadHeader, Scope,
+};
+
+/// Why the engine stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// The host asked for it.
+    #[error("shut down")]
+    Shutdown,
+    /// The store failed: nothing is signed any more in this life of the process.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    /// An invariant of the crate broke.
+    #[error("an invariant broke: {0}; please report it, with the log")]
+    Broken(String),
+}
+
+/// Why a call ended without what was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError<E: std::error::Error + 'static> {
+    /// The engine stopped.
+    #[error(transparent)]
+    Stopped(#[from] StopCause),
+    /// The answer is no.
+    #[error("{0}")]
+    Refused(E),
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error("config: {0}")]
+    Config(#[from] ConfigError),
+    /// The signer's key is not in the committee.
+    #[error("key {0} is not in the committee of this epoch; check the key file and the genesis")]
+    NotAMember(Author),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store held contradicts itself.
+    #[error("{0}; the store is damaged")]
+    Recover(#[from] RecoverError),
+    /// The transport did not start.
+    #[error("transport: {0}")]
+    Transport(Box<dyn std::error::Error + Send + Sync>),
+    /// A thread could not be started.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// An instrument is registered already: one registry per node.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A running node; cheap to clone. Dropping all handles does not stop it: call `shutdown`.
+#[derive(Clone)]
+pub struct QuorumStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    inboxes: Inboxes,
+    host: Semaphore,
+    submit_bytes: Semaphore,
+    submit_bytes_max: usize,
+    transport: Arc<dyn Transport>,
+    sender: Sender,
+    tasks: TaskTracker,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    stop: CancellationToken,
+}
+
+impl QuorumStore {
+    /// Recovers from the store and starts everything. Call inside a tokio runtime; `transport`
+    /// gets the handshake to use and where to send its events.
+    pub async fn start<T, E>(
+        config: NodeConfig,
+        mut store: Box<dyn Store>,
+        signer: Arc<dyn Signer>,
+        transport: T,
+        registry: &Registry,
+    ) -> Result<Self, StartError>
+    where
+        T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        config.validate()?;
+        let author = signer.author();
+        if config.committee.index_of(&author).is_none() {
+            return Err(StartError::NotAMember(author));
+        }
+        let shared = Arc::new(shared(&config, signer, store.reader(), registry)?);
+        let recovering = tokio::task::spawn_blocking(move || {
+            let recovered = store.recover();
+            (store, recovered)
+        });
+        let (store, recovered) =
+            recovering.await.map_err(|error| std::io::Error::other(error.to_string()))?;
+        let setup = Setup {
+            author,
+            genesis: config.genesis.clone(),
+            epoch: config.epoch,
+            committee: config.committee.clone(),
+            config: config.sequencer.clone(),
+        };
+        let sequencer = Sequencer::recover(setup, recovered?, shared.now())?;
+        {
+            let announcement = sequencer.announcement(shared.now());
+            let stored = shared.peers().map(|peer| (peer, sequencer.stored_of(&peer))).collect();
+            *shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
+                Grants { announcement, stored };
+        }
+        let (events_sender, events) = mpsc::channel(config.engine.link_queue);
+        let judge = Arc::new(Judge { shared: Arc::clone(&shared) });
+        let transport = transport(judge, events_sender)
+            .map_err(|error| StartError::Transport(Box::new(error)))?;
+        let parts = Parts { config, shared, store, sequencer, transport, events };
+        parts.start()
+    }
+
+    /// Submits transactions. One entry per transaction, in order; `Ok` once its batch is durable
+    /// here.
+    pub async fn submit(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
+        let bytes: usize = transactions.iter().map(|t| t.bytes.len() + 64).sum();
+        // One submission above the bound waits for all of it. Proof of the cast: at most 2^31.
+        let charge = bytes.min(self.inner.submit_bytes_max) as u32;
+        // Waits while the sequencer is behind: back-pressure, in bytes.
+        let permit = self.inner.submit_bytes.acquire_many(charge).await;
+        let reply =
+            self.call(&self.inner.inboxes.bulk, |id| Input::Submit { id, transactions }).await;
+        drop(permit);
+        match reply? {
+            Reply::Submitted(results) => Ok(results),
+            other => unexpected(&other),
+        }
+    }
+
+    /// The best payload to propose now. `Ok`: it is durable here and may be proposed.
+    pub async fn pull(&self, request: PullRequest) -> Result<Arc<Payload>, CallError<PullError>> {
+        match self.control(|id| Input::Pull { id, request }).await? {
+            Reply::Pulled(result) => result.map_err(CallError::Refused),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Sends a payload to every peer; never blocks.
+    pub fn announce(&self, payload: &Arc<Payload>) {
+        let message = Message::Payload(Box::new(Payload::clone(payload)));
+        let peers: Vec<_> = self.inner.shared.peers().collect();
+        self.inner.sender.send(peers, &message);
+    }
+
+    /// Whether a payload may be voted for. Pending while it is missing (it is fetched from
+    /// `responders` meanwhile); `Ok` once it is valid and durable here; `Refused` only for what
+    /// can never be valid.
+    pub async fn verify(
+        &self,
+        request: VerifyRequest,
+    ) -> Result<PayloadHeader, CallError<InvalidPayload>> {
+        match self.control(|id| Input::Verify { id, request }).await? {
+            Reply::Verified(result) => result.map_err(CallError::Refused),
+            other => unexpected(&other),
+        }
+    }
+
+    /// A payload from memory or disk, else fetched until `deadline` has passed.
+    pub async fn payload(
+        &self,
+        digest: Digest,
+        responders: Vec<Author>,
+        deadline: Duration,
+    ) -> Result<Arc<Payload>, CallError<FetchError>> {
+        if let Some(payload) = self.inner.shared.cached_payload(&digest) {
+            return Ok(payload);
+        }
+        let reader = Arc::clone(&self.inner.shared.reader);
+        let read = tokio::task::spawn_blocking(move || reader.payload(&digest));
+        let read = read.await.map_err(|error| StopCause::Broken(error.to_string()))?;
+        match read {
+            Ok(Some(payload)) => return Ok(Arc::new(payload)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "reading a payload failed; it is fetched"),
+        }
+        match self.fetch(digest, responders, deadline).await? {
+            Content::Payload(payload) => Ok(payload),
+            // A digest names one content: a batch cannot have a payload's.
+            Content::Batch(_) => Err(CallError::Refused(FetchError::TimedOut { asked: 0 })),
+        }
+    }
+
+    /// Content from peers; ends at the latest after `deadline`.
+    pub(super) async fn fetch(
+        &self,
+        digest: Digest,
+        responders: Vec<Author>,
+        deadline: Duration,
+    ) -> Result<Content, CallError<FetchError>> {
+        let deadline = self.inner.shared.started.elapsed() + deadline;
+        match self.control(|id| Input::Fetch { id, digest, responders, deadline }).await? {
+            Reply::Fetched(result) => result.map_err(CallError::Refused),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Tells of a finalised block: logged at once, answered when applied and durable. A repeat
+    /// gets the same receipt.
+    pub async fn notify_commit(
+        &self,
+        commit: Commit,
+    ) -> Result<CommitReceipt, CallError<CommitError>> {
+        match self.control(|id| Input::Commit { id, commit }).await? {
+            Reply::Committed(result) => {
+                if result.is_ok() {
+                    self.inner.shared.metrics.commits.inc();
+                }
+                result.map_err(CallError::Refused)
+            }
+            other => unexpected(&other),
+        }
+    }
+
+    /// As far as this subscriber is concerned, content of commits below `next` may go. Waits only
+    /// for room in the queue.
+    pub async fn acknowledge(&self, subscriber: &str, next: CommitIndex) -> Result<(), StopCause> {
+        let input = Input::Acknowledge { subscriber: subscriber.to_owned(), next };
+        let sent = self.inner.inboxes.control.send(Inboxed::of_host(input)).await;
+        sent.map_err(|_| self.cause())
+    }
+
+    /// What happens, for whoever wants to follow. A slow listener misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.shared.events.subscribe()
+    }
+
+    /// How many proofs could be proposed, as it changes.
+    pub fn proposable(&self) -> watch::Receiver<u64> {
+        self.inner.shared.proposable.subscribe()
+    }
+
+    /// A snapshot of the sequencer.
+    pub async fn status(&self) -> Result<Status, StopCause> {
+        match self.control(Input::Status).await? {
+            Reply::Status(status) => Ok(*status),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Counters since the start.
+    pub fn statistics(&self) -> Statistics {
+        self.inner.shared.metrics.statistics()
+    }
+
+    /// Every peer's link.
+    pub fn links(&self) -> Vec<LinkStatus> {
+        self.inner.transport.links()
+    }
+
+    /// Durable content, proofs and receipts.
+    pub fn reader(&self) -> Arc<dyn StoreReader> {
+        Arc::clone(&self.inner.shared.reader)
+    }
+
+    /// Resolves when the engine has stopped, by itself or on request.
+    pub async fn stopped(&self) -> StopCause {
+        let mut stop = self.inner.shared.stop.subscribe();
+        // The sender lives in `shared`, which we hold: waiting cannot fail.
+        match stop.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone().unwrap_or(StopCause::Shutdown),
+            Err(_) => StopCause::Shutdown,
+        }
+    }
+
+    /// Stops: the group in flight finishes and its promises leave; every task and thread is
+    /// joined. Calling it again waits like the first.
+    pub async fn shutdown(&self) {
+        self.inner.shared.stop_with(StopCause::Shutdown);
+        self.inner.stop.cancel();
+        self.inner.tasks.wait().await;
+        let threads = {
+            let mut threads = self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *threads)
+        };
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the engine panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("joining the engine's threads failed");
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// A call through the queue of votes and proofs, at most `host_queue` at once.
+    async fn control(&self, input: impl FnOnce(RequestId) -> Input) -> Result<Reply, StopCause> {
+        let permit = self.inner.host.acquire().await;
+        let reply = self.call(&self.inner.inboxes.control, input).await;
+        drop(permit);
+        reply
+    }
+
+    async fn call(
+        &self,
+        queue: &mpsc::Sender<Inboxed>,
+        input: impl FnOnce(RequestId) -> Input,
+    ) -> Result<Reply, StopCause> {
+        let (id, reply) = self.inner.shared.replies.open();
+        let waiting = Waiting { inner: &self.inner, id };
+        if self.inner.stop.is_cancelled() || queue.send(Inboxed::of_host(input(id))).await.is_err()
+        {
+            return Err(self.cause());
+        }
+        let reply = tokio::select! {
+            biased;
+            reply = reply => reply.ok(),
+            // Only once the driver has ended: until then it may still answer.
+            () = self.inner.tasks.wait() => None,
+        };
+        drop(waiting);
+        reply.ok_or_else(|| self.cause())
+    }
+
+    fn cause(&self) -> StopCause {
+        self.inner.shared.stop.borrow().clone().unwrap_or(StopCause::Shutdown)
+    }
+}
+
+/// Takes a request back when its future is dropped before the answer.
+struct Waiting<'a> {
+    inner: &'a Inner,
+    id: RequestId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.inner.shared.replies.forget(self.id) {
+            // A full queue only means that something is waited for a little longer in vain.
+            let cancel = Inboxed::of_host(Input::Cancel(self.id));
+            let _ = self.inner.inboxes.control.try_send(cancel);
+        }
+    }
+}
+
+/// Replies match their requests: the sequencer answers each with its kind.
+fn unexpected(reply: &Reply) -> ! {
+    unreachable!("a reply of another kind than the request: {reply:?}")
+}
+
+fn shared(
+    config: &NodeConfig,
+    signer: Arc<dyn Signer>,
+    reader: Arc<dyn StoreReader>,
+    registry: &Registry,
+) -> Result<Shared, StartError> {
+    let chain = config.genesis.chain_id();
+    let committee = config.committee.clone();
+    let scope = Scope { chain, epoch: config.epoch, committee: committee.hash() };
+    let cache_bytes = config.engine.cache_bytes.as_u64();
+    // About one entry per 32 KiB, but never too few for small batches.
+    let entries = (cache_bytes as usize / (32 << 10)).max(1024);
+    Ok(Shared {
+        author: signer.author(),
+        chain,
+        epoch: config.epoch,
+        committee,
+        parameters: config.genesis.parameters,
+        scope,
+        signer,
+        reader,
+        contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
+        proofs: Cache::new(config.engine.proof_cache),
+        grants: std::sync::RwLock::new(Grants::default()),
+        replies: Replies::default(),
+        events: broadcast::channel(config.engine.event_queue).0,
+        proposable: watch::channel(0).0,
+        stop: watch::channel(None).0,
+        metrics: Metrics::new(registry)?,
+        started: Instant::now(),
+    })
+}
+
+/// Everything that is made before the first task runs.
+struct Parts {
+    config: NodeConfig,
+    shared: Arc<Shared>,
+    store: Box<dyn Store>,
+    sequencer: Sequencer,
+    transport: Arc<dyn Transport>,
+    events: mpsc::Receiver<LinkEvent>,
+}
+
+impl Parts {
+    fn start(self) -> Result<QuorumStore, StartError> {
+        let Self { config, shared, store, sequencer, transport, events } = self;
+        let engine = &config.engine;
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let sender = Sender { shared: Arc::clone(&shared), transport: Arc::clone(&transport) };
+
+        let (groups_sender, groups) = mpsc::channel(1);
+        let (written_sender, written) = mpsc::channel(4);
+        let (persisted_sender, persisted) = mpsc::channel(4);
+        let (loopback_sender, loopback) = mpsc::channel(engine.inbox);
+        let (serve_sender, jobs) = mpsc::channel(engine.serve_queue);
+        let (queues, inboxes) = Queues::new(written, loopback, engine.inbox);
+
+        let mut threads = vec![writer::start(store, groups, written_sender, persisted_sender)?];
+        let ingress = || {
+            Ingress::new(
+                Arc::clone(&shared),
+                Arc::clone(&transport),
+                inboxes.clone(),
+                serve_sender.clone(),
+                engine.invalid_per_minute_max,
+            )
+        };
+        let judge = ingress();
+        threads.extend(ingress().start(engine.ingress_workers, events, &stop)?);
+        tasks.spawn(egress::run(sender.clone(), persisted, loopback_sender));
+        tasks.spawn(serve::run(sender.clone(), jobs, engine.readers, stop.clone()));
+        tasks.spawn(super::space::watch(
+            Arc::clone(&shared),
+            inboxes.control.clone(),
+            engine.disk_reserve.as_u64(),
+            engine.disk_check_interval,
+            stop.clone(),
+        ));
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            sender: sender.clone(),
+            sequencer,
+            queues,
+            writer: groups_sender,
+            serve: serve_sender,
+            offence: Box::new(move |peer| judge.offence(peer)),
+            group_bytes_max: config.sequencer.group_bytes_max.as_u64(),
+            stop: stop.clone(),
+            writing: false,
+            observed: None,
+        };
+        tasks.spawn({
+            let transport = Arc::clone(&transport);
+            async move {
+                driver.run().await;
+                transport.shutdown().await;
+            }
+        });
+        tasks.close();
+        let inner = Inner {
+            shared,
+            inboxes,
+            host: Semaphore::new(engine.host_queue),
+            submit_bytes: Semaphore::new(engine.submit_queue_bytes.as_u64() as usize),
+            submit_bytes_max: engine.submit_queue_bytes.as_u64() as usize,
+            transport,
+            sender,
+            tasks,
+            threads: Mutex::new(threads),
+            stop,
+        };
+        Ok(QuorumStore { inner: Arc::new(inner) })
+    }
+}

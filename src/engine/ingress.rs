@@ -1,0 +1,338 @@
+//! Ingress: bytes from outside become inputs, in parallel, or are refused and counted.
+//!
+//! Worker threads take turns at the transport's events. Each frame is decoded, hashed and has its
+//! signatures checked here, so the sequencer sees only what is what it says it is. What cannot be
+//! decoded closes the link; what decodes and is invalid is counted, and closes the link after
+//! `invalid_per_minute_max` in a minute. The frame's receive budget is held until the sequencer
+//! has taken the input.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::Job;
+use super::shared::{Cached, Shared};
+use super::verify;
+use crate::sequencer::port::Input;
+use crate::transport::{Handshake, Inbound, LinkEvent, ReceivePermit, Refusal, Transport};
+use crate::types::{
+    Announcement, Author, Batch, DecodeError, Digest, FetchedContent, Hello, Message, Payload,
+    ProofOfStore, SignedBatchInfo, Vote,
+};
+
+/// An input with the receive budget that it occupies until the sequencer has taken it.
+#[derive(Debug)]
+pub(super) struct Inboxed {
+    pub input: Input,
+    #[expect(dead_code, reason = "held for its drop")]
+    pub permit: Option<Arc<ReceivePermit>>,
+}
+
+impl Inboxed {
+    /// An input of the host.
+    pub fn of_host(input: Input) -> Self {
+        Self { input, permit: None }
+    }
+}
+
+/// The two inboxes of the sequencer: votes and proofs never wait behind batches.
+#[derive(Clone)]
+pub(super) struct Inboxes {
+    pub control: mpsc::Sender<Inboxed>,
+    pub bulk: mpsc::Sender<Inboxed>,
+}
+
+/// The handshake of the engine: same chain, same epoch's committee, same version.
+pub(super) struct Judge {
+    pub shared: Arc<Shared>,
+}
+
+impl Handshake for Judge {
+    fn hello(&self, to: Author) -> Bytes {
+        self.shared.hello(to).encode()
+    }
+
+    fn judge(&self, peer: Author, hello: &[u8]) -> Result<(), Refusal> {
+        let hello = Hello::decode(hello).map_err(|error| refusal_of(&error))?;
+        if hello.chain != self.shared.chain {
+            tracing::warn!(%peer, "link refused: the peer is on another chain");
+            return Err(Refusal::ChainMismatch);
+        }
+        if hello.committee != self.shared.scope.committee || hello.epoch != self.shared.epoch {
+            tracing::warn!(%peer, "link refused: the peer has another committee or epoch");
+            return Err(Refusal::CommitteeMismatch);
+        }
+        Ok(())
+    }
+}
+
+fn refusal_of(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::Version { .. } => Refusal::Version,
+        DecodeError::Oversized { .. } => Refusal::Oversized,
+        _ => Refusal::Malformed,
+    }
+}
+
+/// Invalid messages per peer, in the current minute of each.
+#[derive(Default)]
+struct Offences {
+    peers: HashMap<Author, (Instant, u32)>,
+}
+
+impl Offences {
+    /// Counts one; true if it is one too many.
+    fn count(&mut self, peer: Author, bound: u32) -> bool {
+        let now = Instant::now();
+        let entry = self.peers.entry(peer).or_insert((now, 0));
+        if now.duration_since(entry.0) > Duration::from_secs(60) {
+            *entry = (now, 0);
+        }
+        entry.1 += 1;
+        if entry.1 > bound {
+            *entry = (now, 0);
+            return true;
+        }
+        false
+    }
+}
+
+/// What every worker needs.
+pub(super) struct Ingress {
+    pub shared: Arc<Shared>,
+    pub transport: Arc<dyn Transport>,
+    pub inboxes: Inboxes,
+    pub serve: mpsc::Sender<Job>,
+    pub invalid_per_minute_max: u32,
+    offences: Mutex<Offences>,
+}
+
+impl Ingress {
+    pub fn new(
+        shared: Arc<Shared>,
+        transport: Arc<dyn Transport>,
+        inboxes: Inboxes,
+        serve: mpsc::Sender<Job>,
+        invalid_per_minute_max: u32,
+    ) -> Self {
+        let offences = Mutex::new(Offences::default());
+        Self { shared, transport, inboxes, serve, invalid_per_minute_max, offences }
+    }
+
+    /// Starts the workers, inside a tokio runtime. They end when told to stop, or when the
+    /// transport's events end.
+    pub fn start(
+        self,
+        workers: usize,
+        events: mpsc::Receiver<LinkEvent>,
+        stop: &CancellationToken,
+    ) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let ingress = Arc::new(self);
+        let events = Arc::new(Mutex::new(events));
+        let runtime = Handle::current();
+        let worker = |index| {
+            let (ingress, events) = (Arc::clone(&ingress), Arc::clone(&events));
+            let (runtime, stop) = (runtime.clone(), stop.clone());
+            std::thread::Builder::new()
+                .name(format!("qs-ingress-{index}"))
+                .spawn(move || ingress.work(&runtime, &events, &stop))
+        };
+        (0..workers).map(worker).collect()
+    }
+
+    fn work(
+        &self,
+        runtime: &Handle,
+        events: &Mutex<mpsc::Receiver<LinkEvent>>,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            let event = {
+                let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+                runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => None,
+                        event = events.recv() => event,
+                    }
+                })
+            };
+            match event {
+                None => return,
+                Some(LinkEvent::Frame(frame)) => self.on_frame(frame),
+                Some(LinkEvent::Up { peer, hello }) => match Hello::decode(&hello) {
+                    Ok(hello) => self.control(Input::LinkUp { peer, hello }, None),
+                    Err(error) => self.transport.refuse(peer, refusal_of(&error)),
+                },
+                Some(LinkEvent::Down { peer, reason }) => {
+                    tracing::info!(%peer, %reason, "link down");
+                    self.control(Input::LinkDown { peer }, None);
+                }
+            }
+        }
+    }
+
+    fn on_frame(&self, frame: Inbound) {
+        let peer = frame.peer;
+        let (bytes, permit) = frame.into_parts();
+        let message = match Message::decode(&bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "link closed: a message that cannot be decoded");
+                self.shared.metrics.invalid("decode");
+                self.transport.refuse(peer, refusal_of(&error));
+                return;
+            }
+        };
+        let kind = message.kind_name();
+        self.shared.metrics.received(kind, bytes.len());
+        let permit = Some(Arc::new(permit));
+        let valid = match message {
+            Message::Batch(batch) => self.on_batch(peer, batch, permit),
+            Message::Votes { announcement, votes } => {
+                self.on_votes(peer, announcement, &votes, &permit)
+            }
+            Message::Proofs(proofs) => self.on_proofs(proofs, &permit),
+            Message::Payload(payload) => self.on_payload(peer, *payload, permit),
+            Message::Announce(announcement) => {
+                self.control(Input::Announce { from: peer, announcement }, permit);
+                true
+            }
+            Message::FetchRequest(digests) => {
+                let job = Job::Serve { peer, digests, permit };
+                if self.serve.try_send(job).is_err() {
+                    self.shared.metrics.invalid("serve_queue_full");
+                }
+                true
+            }
+            Message::FetchReply { digest, content } => self.on_reply(peer, digest, content, permit),
+        };
+        if !valid {
+            self.shared.metrics.invalid(kind);
+            self.offence(peer);
+        }
+    }
+
+    /// Counts an invalid message against a peer.
+    pub fn offence(&self, peer: Author) {
+        let mut offences = self.offences.lock().unwrap_or_else(PoisonError::into_inner);
+        if offences.count(peer, self.invalid_per_minute_max) {
+            tracing::warn!(%peer, "link closed: too many invalid messages");
+            self.transport.refuse(peer, Refusal::Abuse);
+        }
+    }
+
+    fn on_batch(&self, from: Author, batch: Batch, permit: Option<Arc<ReceivePermit>>) -> bool {
+        if batch.info.author != from || !self.is_valid(&batch) {
+            return false;
+        }
+        let digest = batch.info.digest(&self.shared.chain);
+        if batch.info.epoch == self.shared.epoch {
+            self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
+        }
+        self.bulk(Input::Batch { from, digest, batch }, permit);
+        true
+    }
+
+    fn is_valid(&self, batch: &Batch) -> bool {
+        batch.body.verify(&batch.info, &self.shared.parameters).is_ok()
+    }
+
+    fn on_votes(
+        &self,
+        peer: Author,
+        announcement: Announcement,
+        votes: &[Vote],
+        permit: &Option<Arc<ReceivePermit>>,
+    ) -> bool {
+        self.control(Input::Announce { from: peer, announcement }, permit.clone());
+        for vote in votes {
+            let Vote { digest, signature } = *vote;
+            let signed = SignedBatchInfo { digest, signer: peer, signature };
+            if !self.shared.signer.verify_batch(&self.shared.scope, &signed) {
+                return false;
+            }
+            self.control(Input::Vote(signed), permit.clone());
+        }
+        true
+    }
+
+    fn on_proofs(&self, proofs: Vec<ProofOfStore>, permit: &Option<Arc<ReceivePermit>>) -> bool {
+        for proof in proofs {
+            if verify::proof(&self.shared, &proof).is_err() {
+                return false;
+            }
+            let digest = proof.info.digest(&self.shared.chain);
+            let input = Input::Proof { digest, proof: Arc::new(proof) };
+            self.control(input, permit.clone());
+        }
+        true
+    }
+
+    fn on_payload(
+        &self,
+        from: Author,
+        payload: Payload,
+        permit: Option<Arc<ReceivePermit>>,
+    ) -> bool {
+        let digest = payload.digest(&self.shared.chain);
+        if payload.content.root() != payload.header.content_root {
+            return false;
+        }
+        let verdict = verify::payload(&self.shared, &payload);
+        let valid = verdict.is_ok();
+        let batches = payload.content.batches().map(|info| info.digest(&self.shared.chain));
+        let batches = batches.collect();
+        let payload = Arc::new(payload);
+        if valid {
+            self.shared.contents.insert(digest, Cached::Payload(Arc::clone(&payload)));
+        }
+        self.control(Input::Payload { from, digest, payload, batches, verdict }, permit);
+        valid
+    }
+
+    fn on_reply(
+        &self,
+        from: Author,
+        digest: Digest,
+        content: FetchedContent,
+        permit: Option<Arc<ReceivePermit>>,
+    ) -> bool {
+        match content {
+            FetchedContent::Missing => {
+                self.control(Input::FetchMissing { from, digest }, permit);
+                true
+            }
+            FetchedContent::Batch(batch) => {
+                if batch.info.digest(&self.shared.chain) != digest || !self.is_valid(&batch) {
+                    return false;
+                }
+                self.bulk(Input::FetchedBatch { from, digest, batch }, permit);
+                true
+            }
+            FetchedContent::Payload(payload) => {
+                payload.digest(&self.shared.chain) == digest
+                    && self.on_payload(from, *payload, permit)
+            }
+        }
+    }
+
+    fn control(&self, input: Input, permit: Option<Arc<ReceivePermit>>) {
+        // Closed means that the engine is stopping: nothing is lost that anybody waits for.
+        let _ = self.inboxes.control.blocking_send(Inboxed { input, permit });
+    }
+
+    /// A full bulk inbox means that the sequencer waits for the disk; the batch is dropped and
+    /// counted, and its author sends it again. Blocking here would hold up votes.
+    fn bulk(&self, input: Input, permit: Option<Arc<ReceivePermit>>) {
+        if self.inboxes.bulk.try_send(Inboxed { input, permit }).is_err() {
+            self.shared.metrics.refused("inbox_full");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The shell around the pure core: threads, queues, sockets and files.
+//!
+//! ```text
+//!  transport ─ LinkEvent ─▶ ingress (decode, hash, verify in parallel) ─ Input ─┐
+//!  host ─────── handle ──────────────────────────────────────────────── Input ─▶ driver
+//!                                                       Sequencer::step │ (one task)
+//!                                   Effects: send, reply, event ◀───────┤
+//!                                                                       │ Group
+//!     egress (sign, send, reply) ◀─ Durable<Promise> ── writer (fsync) ◀┘
+//!        └──── own votes, and "group n is durable" ─▶ loopback ─▶ driver, read first
+//! ```
+//!
+//! One group syncs while the next one fills: the driver hands the open group to the writer as soon
+//! as the writer is free, and there is no timer to tune. Egress handles groups in order, so no
+//! promise overtakes the record that it depends on.
+//!
+//! **Bounds.** Every inbound frame is counted against its peer's budget until the sequencer has
+//! taken it; requests of the host wait in a queue of `host_queue` entries; a full open group stops
+//! the driver from taking inbox input, never completions. Replies to the host go through oneshot
+//! channels, one per request.
+//!
+//! **Failure.** A store error or a broken invariant stops the sequencer as a whole: the group in
+//! flight finishes and its promises leave, the open one is dropped, every waiting call ends with
+//! [`CallError::Stopped`], and [`QuorumStore::stopped`] tells the host the cause.
+
+mod config;
+mod driver;
+mod egress;
+mod handle;
+mod ingress;
+mod materialize;
+mod metrics;
+mod serve;
+mod shared;
+mod space;
+mod verify;
+mod writer;
+
+pub use config::{ConfigError, EngineConfig, NodeConfig};
+pub use handle::{CallError, QuorumStore, StartError, StopCause};
+pub use materialize::{Materialized, MaterializedBatch};
+pub use metrics::Statistics;

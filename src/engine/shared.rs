@@ -1,0 +1,170 @@
+//! What several parts of the shell look at: immutable scope, caches, waiting requests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Instant, SystemTime};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::handle::StopCause;
+use super::metrics::Metrics;
+use crate::crypto::Signer;
+use crate::sequencer::port::{Event, Now, Reply, RequestId};
+use crate::store::StoreReader;
+use crate::types::{
+    Announcement, Author, Batch, ChainId, ChainParameters, Committee, Digest, Epoch, Hello,
+    Payload, Scope, Timestamp, Usage,
+};
+
+/// A batch or payload in memory.
+#[derive(Clone)]
+pub(super) enum Cached {
+    /// Its body matches its info.
+    Batch(Batch),
+    /// Its content matches its header.
+    Payload(Arc<Payload>),
+}
+
+/// Weighs cached content by its bytes.
+#[derive(Clone)]
+pub(super) struct ByBytes;
+
+impl Weighter<Digest, Cached> for ByBytes {
+    fn weight(&self, _: &Digest, content: &Cached) -> u64 {
+        match content {
+            Cached::Batch(batch) => batch.info.charge(),
+            Cached::Payload(payload) => 512 * (1 + payload.content.proofs.len() as u64),
+        }
+    }
+}
+
+/// What changes with each step and is read elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Grants {
+    pub announcement: Announcement,
+    pub stored: BTreeMap<Author, Usage>,
+}
+
+/// See the module docs.
+pub(super) struct Shared {
+    pub author: Author,
+    pub chain: ChainId,
+    pub epoch: Epoch,
+    pub committee: Committee,
+    pub parameters: ChainParameters,
+    pub scope: Scope,
+    pub signer: Arc<dyn Signer>,
+    pub reader: Arc<dyn StoreReader>,
+    pub contents: Cache<Digest, Cached, ByBytes>,
+    /// Proofs that verified, by the hash of all their bytes and of the scope.
+    pub proofs: Cache<[u8; 32], ()>,
+    pub grants: RwLock<Grants>,
+    pub replies: Replies,
+    pub events: broadcast::Sender<Event>,
+    pub proposable: watch::Sender<u64>,
+    pub stop: watch::Sender<Option<StopCause>>,
+    pub metrics: Metrics,
+    pub started: Instant,
+}
+
+impl Shared {
+    /// The time, read once per step.
+    pub fn now(&self) -> Now {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall = since_epoch.map_or(0, crate::types::ids::micros);
+        Now { monotonic: self.started.elapsed(), wall: Timestamp(wall) }
+    }
+
+    /// What we say first on a link.
+    pub fn hello(&self, to: Author) -> Hello {
+        let grants = self.grants.read().unwrap_or_else(PoisonError::into_inner);
+        Hello {
+            chain: self.chain,
+            epoch: self.epoch,
+            committee: self.scope.committee,
+            announcement: grants.announcement,
+            holds: grants.stored.get(&to).copied().unwrap_or_default(),
+        }
+    }
+
+    /// What we grant now.
+    pub fn announcement(&self) -> Announcement {
+        self.grants.read().unwrap_or_else(PoisonError::into_inner).announcement
+    }
+
+    /// Every other validator.
+    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
+        let members = self.committee.members().iter();
+        members.map(|member| member.author).filter(|author| *author != self.author)
+    }
+
+    /// A batch in memory.
+    pub fn cached_batch(&self, digest: &Digest) -> Option<Batch> {
+        match self.contents.get(digest)? {
+            Cached::Batch(batch) => Some(batch),
+            Cached::Payload(_) => None,
+        }
+    }
+
+    /// A payload in memory.
+    pub fn cached_payload(&self, digest: &Digest) -> Option<Arc<Payload>> {
+        match self.contents.get(digest)? {
+            Cached::Payload(payload) => Some(payload),
+            Cached::Batch(_) => None,
+        }
+    }
+
+    /// Notes why everything stops; the first cause stays.
+    pub fn stop_with(&self, cause: StopCause) {
+        self.stop.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(cause);
+            }
+            first
+        });
+    }
+}
+
+/// Requests of the host that wait for their reply.
+#[derive(Default)]
+pub(super) struct Replies {
+    next: AtomicU64,
+    waiting: Mutex<HashMap<RequestId, oneshot::Sender<Reply>>>,
+}
+
+impl Replies {
+    /// A new request.
+    pub fn open(&self) -> (RequestId, oneshot::Receiver<Reply>) {
+        let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        self.lock().insert(id, sender);
+        (id, receiver)
+    }
+
+    /// Answers a request; without effect if the host no longer waits.
+    pub fn answer(&self, id: RequestId, reply: Reply) {
+        if let Some(sender) = self.lock().remove(&id) {
+            // The receiver may be gone already: then nobody wants the answer.
+            let _ = sender.send(reply);
+        }
+    }
+
+    /// The host no longer waits. True if it had not been answered.
+    pub fn forget(&self, id: RequestId) -> bool {
+        self.lock().remove(&id).is_some()
+    }
+
+    /// Ends every wait: the engine has stopped.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, oneshot::Sender<Reply>>> {
+        // Nothing panics while it is held; if it did, the map would still be whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

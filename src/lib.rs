@@ -1,0 +1,33 @@
+//! Durable batch dissemination for BFT validators.
+//!
+//! Transactions become batches; each validator makes a batch durable **before** it signs for it; a
+//! quorum of signatures makes a proof of store; a consensus engine orders proofs; execution gets
+//! the transactions back.
+//!
+//! The crate is a pure core ([`sequencer`]) in a thin shell ([`engine`]). What cannot happen, and
+//! why, is told where it is enforced: durability in [`store`], commits in [`sequencer`], signatures
+//! in [`crypto`].
+//!
+//! Four seams, no more: [`store::Store`] (sealed), `transport::Transport`, [`crypto::Signer`], and
+//! time, which is an argument of the core.
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | none | `types`, `crypto`, `sequencer`, the in-memory store: no files, threads, C++ |
+//! | `engine` | the tokio shell and the in-memory transport |
+//! | `storage` | data directories and locks |
+//! | `rocksdb` (default) | the production store and its offline check |
+//! | `quic` (default) | encrypted, authenticated links |
+//! | `testkit` | pieces for testing an embedder |
+
+pub mod config;
+pub mod crypto;
+#[cfg(feature = "engine")]
+pub mod engine;
+pub mod sequencer;
+pub mod store;
+#[cfg(feature = "engine")]
+pub mod transport;
+pub mod types;

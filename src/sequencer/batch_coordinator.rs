@@ -1,0 +1,275 @@
+//! BatchCoordinator: which batches of which author are admitted, signed for, and counted.
+//!
+//! Invariants: at most one digest per slot is ever signed, also after a restart; a promise to sign
+//! always joins a group at or after the one that holds the content; what an author has stored here
+//! never exceeds its window; no counter at or below a floor is admitted again.
+//!
+//! A slot is claimed only by a batch from its author's own link, or our own. When a batch goes, its
+//! slot record goes with it and the floor of (author, incarnation) rises to its counter, so memory
+//! is bounded by expiry and not by history.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outbox::{Clock, Outbox};
+use super::port::{BatchRecord, Promise, Record, Refusal, TransactionMeta};
+use super::retention::{Held, Overdue, Retention};
+use crate::store::StoredBatch;
+use crate::types::{
+    Author, Batch, BatchId, BatchInfo, Committee, Digest, Epoch, Incarnation, Slot, Timestamp,
+    Usage,
+};
+
+/// Most incarnations of one author in one epoch: a store is not lost more often than that.
+pub(super) const INCARNATIONS_MAX: usize = 8;
+
+/// One claimed slot.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    digest: Digest,
+    expiration: Timestamp,
+}
+
+/// What is known of one author.
+#[derive(Debug, Default)]
+struct AuthorState {
+    slots: BTreeMap<BatchId, Claim>,
+    /// Highest counter dropped, per incarnation; `None` until one was.
+    incarnations: BTreeMap<Incarnation, Option<u64>>,
+    stored: Usage,
+}
+
+/// Limits of admission.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AdmissionLimits {
+    pub window: Usage,
+    pub batch_lifetime: Duration,
+    pub clock_allowance: Duration,
+}
+
+/// See the module docs.
+#[derive(Debug)]
+pub(super) struct BatchCoordinator {
+    epoch: Epoch,
+    limits: AdmissionLimits,
+    authors: BTreeMap<Author, AuthorState>,
+    /// False while the disk is nearly full.
+    pub admits: bool,
+}
+
+impl BatchCoordinator {
+    pub fn new(epoch: Epoch, committee: &Committee, limits: AdmissionLimits) -> Self {
+        let members = committee.members().iter();
+        let authors = members.map(|member| (member.author, AuthorState::default())).collect();
+        Self { epoch, limits, authors, admits: true }
+    }
+
+    /// A slot that an earlier life claimed.
+    pub fn on_recovered_claim(&mut self, slot: Slot, digest: Digest, info: &BatchInfo) {
+        if slot.epoch != self.epoch {
+            return;
+        }
+        let Some(author) = self.authors.get_mut(&slot.author) else { return };
+        author.incarnations.entry(slot.batch_id.incarnation).or_default();
+        let claim = Claim { digest, expiration: info.expiration };
+        let known = author.slots.insert(slot.batch_id, claim);
+        assert!(known.is_none(), "two batches in slot {slot:?} on disk");
+        author.stored.add(info.charge());
+    }
+
+    /// A floor that an earlier life raised.
+    pub fn on_recovered_floor(&mut self, slot: Slot) {
+        if slot.epoch != self.epoch {
+            return;
+        }
+        let Some(author) = self.authors.get_mut(&slot.author) else { return };
+        let floor = author.incarnations.entry(slot.batch_id.incarnation).or_default();
+        *floor = (*floor).max(Some(slot.batch_id.counter));
+    }
+
+    /// A batch of ours: stored and signed like any other, without being refused.
+    pub fn on_own_batch(
+        &mut self,
+        outbox: &mut Outbox,
+        retention: &mut Retention,
+        digest: Digest,
+        batch: &Batch,
+        metas: Arc<[TransactionMeta]>,
+    ) {
+        self.store(outbox, retention, digest, batch, Some(metas));
+    }
+
+    /// A batch over a link. Returns true if it is stored because of it.
+    pub fn on_batch(
+        &mut self,
+        outbox: &mut Outbox,
+        clock: &Clock,
+        retention: &mut Retention,
+        durable: u64,
+        from: Author,
+        digest: Digest,
+        batch: &Batch,
+    ) -> Result<bool, Refusal> {
+        let info = &batch.info;
+        self.check_origin(from, info)?;
+        self.check_expiration(clock, info)?;
+        if let Some(claim) = self.claim_of(info) {
+            if claim.digest != digest {
+                return Err(Refusal::Equivocation);
+            }
+            // Sent again: our signature got lost. If its group is still on its way, the signature
+            // that waits there is the answer.
+            if retention.group_of(&digest).is_some_and(|group| group <= durable) {
+                outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+            }
+            return Ok(false);
+        }
+        if !self.admits {
+            return Err(Refusal::DiskNearlyFull);
+        }
+        self.check_slot(info)?;
+        match retention.get(&digest) {
+            None => self.store(outbox, retention, digest, batch, None),
+            Some(_) => self.claim_stored(outbox, retention, digest, info),
+        }
+        Ok(true)
+    }
+
+    fn check_origin(&self, from: Author, info: &BatchInfo) -> Result<(), Refusal> {
+        if from != info.author {
+            return Err(Refusal::NotFromAuthor);
+        }
+        if info.epoch < self.epoch {
+            return Err(Refusal::EpochOver);
+        }
+        if info.epoch > self.epoch {
+            return Err(Refusal::NotYet);
+        }
+        if self.authors.contains_key(&info.author) { Ok(()) } else { Err(Refusal::NotAMember) }
+    }
+
+    /// Bounded both ways: content that never expires would pin its window for ever.
+    fn check_expiration(&self, clock: &Clock, info: &BatchInfo) -> Result<(), Refusal> {
+        if info.expiration <= clock.consensus {
+            return Err(Refusal::Expired);
+        }
+        let latest = clock.latest().saturating_add(self.limits.batch_lifetime);
+        if info.expiration > latest.saturating_add(self.limits.clock_allowance) {
+            return Err(Refusal::ExpiresTooLate);
+        }
+        Ok(())
+    }
+
+    /// What only a batch in a new slot must satisfy.
+    fn check_slot(&self, info: &BatchInfo) -> Result<(), Refusal> {
+        let Some(author) = self.authors.get(&info.author) else {
+            return Err(Refusal::NotAMember);
+        };
+        let id = info.batch_id;
+        match author.incarnations.get(&id.incarnation) {
+            Some(Some(floor)) if id.counter <= *floor => return Err(Refusal::BelowFloor),
+            None if author.incarnations.len() >= INCARNATIONS_MAX => {
+                return Err(Refusal::TooManyIncarnations);
+            }
+            _ => {}
+        }
+        let same = |other: &BatchId| other.incarnation == id.incarnation;
+        let before = author.slots.range(..id).next_back().filter(|(other, _)| same(other));
+        let after = author.slots.range(id..).next().filter(|(other, _)| same(other));
+        if before.is_some_and(|(_, claim)| claim.expiration > info.expiration)
+            || after.is_some_and(|(_, claim)| claim.expiration < info.expiration)
+        {
+            return Err(Refusal::ExpirationOrder);
+        }
+        if !author.stored.has_room(info.charge(), &self.limits.window) {
+            return Err(Refusal::WindowSpent);
+        }
+        Ok(())
+    }
+
+    /// Content, slot and signature in one group.
+    fn store(
+        &mut self,
+        outbox: &mut Outbox,
+        retention: &mut Retention,
+        digest: Digest,
+        batch: &Batch,
+        own: Option<Arc<[TransactionMeta]>>,
+    ) {
+        let info = batch.info;
+        let body = batch.body.bytes().clone();
+        let record = BatchRecord { digest, info, body, claims_slot: true, own };
+        outbox.record(Record::Batch(record));
+        retention.insert(digest, Held::Batch { info, in_slot: true }, outbox.group);
+        self.occupy(digest, &info);
+        outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+    }
+
+    /// Content that was fetched before now arrives from its author: only the slot is new.
+    fn claim_stored(
+        &mut self,
+        outbox: &mut Outbox,
+        retention: &mut Retention,
+        digest: Digest,
+        info: &BatchInfo,
+    ) {
+        outbox.record(Record::Claim { digest, slot: info.slot() });
+        retention.claim(&digest);
+        self.occupy(digest, info);
+        outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+    }
+
+    fn occupy(&mut self, digest: Digest, info: &BatchInfo) {
+        let author = self.authors.entry(info.author).or_default();
+        author.incarnations.entry(info.batch_id.incarnation).or_default();
+        let claim = Claim { digest, expiration: info.expiration };
+        let known = author.slots.insert(info.batch_id, claim);
+        assert!(known.is_none(), "slot {:?} is claimed twice", info.slot());
+        author.stored.add(info.charge());
+    }
+
+    fn claim_of(&self, info: &BatchInfo) -> Option<&Claim> {
+        self.authors.get(&info.author)?.slots.get(&info.batch_id)
+    }
+
+    /// Batches whose time is over: windows are freed, slots end, floors rise. Returns how many were
+    /// deleted.
+    pub fn on_overdue(&mut self, outbox: &mut Outbox, overdue: &[Overdue]) -> u64 {
+        let mut floors: BTreeMap<(Author, Incarnation), u64> = BTreeMap::new();
+        for Overdue { digest, info, in_slot, frees_window, deleted } in overdue {
+            if info.epoch != self.epoch {
+                continue;
+            }
+            let Some(author) = self.authors.get_mut(&info.author) else { continue };
+            if *frees_window {
+                author.stored.remove(info.charge());
+            }
+            if !in_slot || !deleted {
+                continue;
+            }
+            let claim = author.slots.remove(&info.batch_id);
+            assert!(
+                claim.is_some_and(|claim| claim.digest == *digest),
+                "slot {:?} was not claimed by {digest:?}, which went",
+                info.slot()
+            );
+            let BatchId { incarnation, counter } = info.batch_id;
+            let floor = author.incarnations.entry(incarnation).or_default();
+            if floor.is_none_or(|floor| floor < counter) {
+                *floor = Some(counter);
+                floors.insert((info.author, incarnation), counter);
+            }
+        }
+        for ((author, incarnation), counter) in floors {
+            let batch_id = BatchId { incarnation, counter };
+            outbox.record(Record::Floor { slot: Slot { epoch: self.epoch, author, batch_id } });
+        }
+        overdue.iter().filter(|overdue| overdue.deleted).count() as u64
+    }
+
+    /// What is stored of an author.
+    pub fn stored(&self, author: &Author) -> Usage {
+        self.authors.get(author).map_or(Usage::default(), |state| state.stored)
+    }
+}

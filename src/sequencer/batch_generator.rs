@@ -1,0 +1,463 @@
+//! BatchGenerator: transactions of clients become sealed batches of ours.
+//!
+//! Invariants: a batch id is used only after the group that reserved its range is durable, and
+//! never twice; an own transaction is in at most one place (pool or one outstanding batch); every
+//! submission is answered exactly once. A submission is accepted by a promise of the group that
+//! holds the batch of its last transaction.
+//!
+//! It does not decide who is sent a batch (windows, proof coordinator) nor whether one may be
+//! signed (batch coordinator).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::outbox::{Clock, Outbox};
+use super::port::{
+    Accepted, BusyReason, Event, Record, Reply, RequestId, SubmitError, Transaction,
+    TransactionMeta,
+};
+use crate::config::SequencerConfig;
+use crate::types::{
+    Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest, Epoch,
+    Incarnation, Timestamp,
+};
+
+/// Where a pooled transaction came from.
+#[derive(Clone, Copy, Debug)]
+enum Ticket {
+    /// Position in a submission that waits for it.
+    Submitted { id: RequestId, ordinal: usize },
+    /// Position in an own batch that expired without being ordered.
+    Rebatched { from: Digest, position: u32 },
+}
+
+#[derive(Debug)]
+struct Pooled {
+    transaction: Transaction,
+    ticket: Ticket,
+    arrived: Duration,
+}
+
+/// Answers gathered for one submission.
+#[derive(Debug)]
+struct Submission {
+    results: Vec<Result<Accepted, SubmitError>>,
+    /// Transactions in the pool.
+    open: usize,
+}
+
+/// A batch of ours that is not ordered yet.
+#[derive(Debug)]
+struct Outstanding {
+    info: BatchInfo,
+    metas: Arc<[TransactionMeta]>,
+    body: Bytes,
+}
+
+/// A batch that has just been sealed.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub digest: Digest,
+    pub batch: Batch,
+    pub metas: Arc<[TransactionMeta]>,
+}
+
+/// Own batch ids: used only below what is durably reserved.
+#[derive(Debug)]
+struct Ids {
+    next: u64,
+    durable_until: u64,
+    /// A range asked for, and the group that carries it.
+    pending: Option<(u64, u64)>,
+}
+
+/// See the module docs.
+#[derive(Debug)]
+pub(super) struct BatchGenerator {
+    author: Author,
+    chain: ChainId,
+    epoch: Epoch,
+    incarnation: Incarnation,
+    parameters: ChainParameters,
+    config: SequencerConfig,
+    ids: Ids,
+    /// By start of the gas bucket.
+    pool: BTreeMap<u64, VecDeque<Pooled>>,
+    pool_bytes: u64,
+    pool_count: u64,
+    submissions: BTreeMap<RequestId, Submission>,
+    outstanding: BTreeMap<Digest, Outstanding>,
+    outstanding_order: BTreeSet<(Timestamp, Digest)>,
+    outstanding_bytes: u64,
+    last_expiration: Timestamp,
+}
+
+/// What of the generator cannot change within an epoch.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub author: Author,
+    pub chain: ChainId,
+    pub epoch: Epoch,
+    pub incarnation: Incarnation,
+}
+
+impl BatchGenerator {
+    /// `reserved` is one above the highest counter that an earlier life may have used.
+    pub fn new(
+        identity: Identity,
+        parameters: ChainParameters,
+        config: SequencerConfig,
+        reserved: u64,
+    ) -> Self {
+        Self {
+            author: identity.author,
+            chain: identity.chain,
+            epoch: identity.epoch,
+            incarnation: identity.incarnation,
+            parameters,
+            config,
+            ids: Ids { next: reserved, durable_until: reserved, pending: None },
+            pool: BTreeMap::new(),
+            pool_bytes: 0,
+            pool_count: 0,
+            submissions: BTreeMap::new(),
+            outstanding: BTreeMap::new(),
+            outstanding_order: BTreeSet::new(),
+            outstanding_bytes: 0,
+            last_expiration: Timestamp(0),
+        }
+    }
+
+    /// An own batch of an earlier life that is not ordered yet.
+    pub fn on_recovered(
+        &mut self,
+        digest: Digest,
+        info: BatchInfo,
+        metas: Arc<[TransactionMeta]>,
+        body: Bytes,
+    ) {
+        self.last_expiration = self.last_expiration.max(info.expiration);
+        self.keep_outstanding(digest, Outstanding { info, metas, body });
+    }
+
+    /// Takes transactions into the pool, or says at once why not.
+    pub fn on_submit(
+        &mut self,
+        outbox: &mut Outbox,
+        clock: &Clock,
+        id: RequestId,
+        transactions: Vec<Transaction>,
+        busy: Option<BusyReason>,
+    ) {
+        let mut submission = Submission { results: Vec::new(), open: 0 };
+        for (ordinal, transaction) in transactions.into_iter().enumerate() {
+            // Replaced when the batch is sealed; never seen by the host.
+            let pending = Accepted { batch: Digest::default(), position: 0 };
+            let admitted = self.admit(clock, &transaction, busy);
+            submission.results.push(admitted.map(|()| pending));
+            if admitted.is_ok() {
+                submission.open += 1;
+                let ticket = Ticket::Submitted { id, ordinal };
+                self.pool_push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
+            }
+        }
+        if submission.open == 0 {
+            outbox.reply_now(id, Reply::Submitted(submission.results));
+        } else {
+            let known = self.submissions.insert(id, submission);
+            assert!(known.is_none(), "request {id:?} was used twice");
+        }
+    }
+
+    fn admit(
+        &self,
+        clock: &Clock,
+        transaction: &Transaction,
+        busy: Option<BusyReason>,
+    ) -> Result<(), SubmitError> {
+        let length = transaction.bytes.len();
+        if length == 0 {
+            return Err(SubmitError::Empty);
+        }
+        let bound = self.parameters.transaction_bytes_max;
+        if length > bound as usize {
+            return Err(SubmitError::TooLarge { length, bound });
+        }
+        if transaction.expiration <= clock.latest() {
+            return Err(SubmitError::Expired);
+        }
+        let full = self.pool_bytes + length as u64 > self.config.pool_bytes_max.as_u64()
+            || self.pool_count >= self.config.pool_transactions_max;
+        match busy.filter(|reason| *reason == BusyReason::Disk || full) {
+            Some(reason) => Err(self.busy_error(reason)),
+            None if full => Err(self.busy_error(BusyReason::Pool)),
+            None => Ok(()),
+        }
+    }
+
+    fn busy_error(&self, reason: BusyReason) -> SubmitError {
+        // Long enough for the pool to move on by some batches.
+        SubmitError::Busy { reason, retry_after: self.config.batch_age_max * 8 }
+    }
+
+    /// Asks for the next range of ids before the current one runs out.
+    pub fn reserve_ids(&mut self, outbox: &mut Outbox) {
+        let low_water = self.config.reservation / 2;
+        if self.ids.pending.is_some() || self.ids.next + low_water < self.ids.durable_until {
+            return;
+        }
+        let until = self.ids.durable_until + self.config.reservation;
+        outbox.record(Record::Reserved { until });
+        self.ids.pending = Some((until, outbox.group));
+    }
+
+    /// A group is durable.
+    pub fn on_durable(&mut self, sequence: u64) {
+        if let Some((until, group)) = self.ids.pending
+            && group <= sequence
+        {
+            self.ids.durable_until = until;
+            self.ids.pending = None;
+        }
+    }
+
+    /// Seals one batch if one is due; the caller decides whether there is room for it.
+    pub fn seal(&mut self, outbox: &mut Outbox, clock: &Clock) -> Option<Sealed> {
+        if self.ids.next >= self.ids.durable_until || self.is_lagging() {
+            return None;
+        }
+        let bucket = self.due_bucket(clock.now.monotonic)?;
+        let (builder, metas, tickets) = self.cut(clock, bucket, outbox);
+        if tickets.is_empty() {
+            return None;
+        }
+        let count = builder.count();
+        let body = builder.finish();
+        let expiration = clock.latest().saturating_add(self.parameters.batch_lifetime());
+        self.last_expiration = self.last_expiration.max(expiration);
+        let info = BatchInfo {
+            author: self.author,
+            batch_id: BatchId { incarnation: self.incarnation, counter: self.ids.next },
+            epoch: self.epoch,
+            expiration: self.last_expiration,
+            count,
+            bytes: body.bytes().len() as u32,
+            gas_bucket_start: bucket,
+            root: body.root(),
+        };
+        self.ids.next += 1;
+        let digest = info.digest(&self.chain);
+        let metas: Arc<[TransactionMeta]> = metas.into();
+        let kept = Outstanding { info, metas: Arc::clone(&metas), body: body.bytes().clone() };
+        self.keep_outstanding(digest, kept);
+        self.answer(outbox, digest, &tickets);
+        Some(Sealed { digest, batch: Batch { info, body }, metas })
+    }
+
+    /// True if too much of ours waits to be ordered.
+    pub fn is_lagging(&self) -> bool {
+        self.outstanding_bytes >= self.config.outstanding_bytes_max.as_u64()
+            || self.outstanding.len() as u64 >= self.config.outstanding_batches_max
+    }
+
+    /// The highest bucket that is full, else the highest whose oldest transaction is due.
+    fn due_bucket(&self, now: Duration) -> Option<u64> {
+        let target = self.config.batch_bytes_target.as_u64();
+        let highest = *self.pool.keys().next_back()?;
+        if self.pool_bytes >= target {
+            return Some(highest);
+        }
+        let is_due = |queue: &VecDeque<Pooled>| {
+            queue.front().is_some_and(|p| p.arrived + self.config.batch_age_max <= now)
+        };
+        self.pool.iter().rev().find(|(_, queue)| is_due(queue)).map(|(bucket, _)| *bucket)
+    }
+
+    /// Takes from one bucket, oldest first, as much as fits into one batch.
+    fn cut(
+        &mut self,
+        clock: &Clock,
+        bucket: u64,
+        outbox: &mut Outbox,
+    ) -> (BodyBuilder, Vec<TransactionMeta>, Vec<Ticket>) {
+        let mut builder = BodyBuilder::new();
+        let (mut metas, mut tickets) = (Vec::new(), Vec::new());
+        // One transaction above the target is taken whole: the chain's bound still holds.
+        let target = self.config.batch_bytes_target.as_u64() as usize;
+        let bound = self.parameters.batch_bytes_max as usize;
+        while let Some(front) = self.pool.get(&bucket).and_then(VecDeque::front) {
+            let size = builder.bytes_with(front.transaction.bytes.len());
+            let fits = size <= bound && (size <= target || builder.count() == 0);
+            if !fits || builder.count() >= self.parameters.batch_transactions_max {
+                break;
+            }
+            let Some(pooled) = self.pool_pop(bucket) else { break };
+            if pooled.transaction.expiration <= clock.latest() {
+                self.give_up(outbox, &pooled.ticket);
+                continue;
+            }
+            metas.push(TransactionMeta {
+                gas_unit_price: pooled.transaction.gas_unit_price,
+                expiration: pooled.transaction.expiration,
+            });
+            tickets.push(pooled.ticket);
+            builder.push(pooled.transaction.bytes);
+        }
+        (builder, metas, tickets)
+    }
+
+    /// Tells everyone whose transaction sits in the new batch.
+    fn answer(&mut self, outbox: &mut Outbox, batch: Digest, tickets: &[Ticket]) {
+        let mut moved: BTreeMap<Digest, Vec<(u32, Accepted)>> = BTreeMap::new();
+        for (position, ticket) in tickets.iter().enumerate() {
+            let accepted = Accepted { batch, position: position as u32 };
+            match *ticket {
+                Ticket::Submitted { id, ordinal } => self.settle(outbox, id, ordinal, Ok(accepted)),
+                Ticket::Rebatched { from, position } => {
+                    moved.entry(from).or_default().push((position, accepted));
+                }
+            }
+        }
+        for (from, moved) in moved {
+            outbox.event(Event::Rebatched { from, moved });
+        }
+    }
+
+    fn give_up(&mut self, outbox: &mut Outbox, ticket: &Ticket) {
+        match *ticket {
+            Ticket::Submitted { id, ordinal } => {
+                self.settle(outbox, id, ordinal, Err(SubmitError::Expired));
+            }
+            Ticket::Rebatched { from, position } => {
+                outbox.event(Event::Expired { batch: from, positions: vec![position] });
+            }
+        }
+    }
+
+    /// Notes one result; the last one answers the submission.
+    fn settle(
+        &mut self,
+        outbox: &mut Outbox,
+        id: RequestId,
+        ordinal: usize,
+        result: Result<Accepted, SubmitError>,
+    ) {
+        let Some(submission) = self.submissions.get_mut(&id) else {
+            unreachable!("{id:?} has a pooled transaction and no submission")
+        };
+        submission.results[ordinal] = result;
+        submission.open -= 1;
+        if submission.open == 0
+            && let Some(submission) = self.submissions.remove(&id)
+        {
+            outbox.reply_durably(id, Reply::Submitted(submission.results));
+        }
+    }
+
+    /// Batches that a commit ordered are done with, unless its block came too late for them: what
+    /// was skipped is batched again. Returns how many transactions were let go.
+    pub fn on_commit(
+        &mut self,
+        outbox: &mut Outbox,
+        clock: &Clock,
+        ordered: &[(Digest, BatchInfo)],
+        block_timestamp: Timestamp,
+    ) -> u64 {
+        let mut freed = 0;
+        for (digest, info) in ordered {
+            if info.author != self.author || info.expiration < block_timestamp {
+                continue;
+            }
+            if let Some(done) = self.let_go(digest) {
+                freed += u64::from(done.info.count);
+            }
+        }
+        self.rebatch_expired(outbox, clock);
+        freed
+    }
+
+    /// What consensus time has passed can never be executed: its transactions are batched again.
+    fn rebatch_expired(&mut self, outbox: &mut Outbox, clock: &Clock) {
+        while let Some(&(expiration, digest)) = self.outstanding_order.first() {
+            if expiration >= clock.consensus {
+                break;
+            }
+            let Some(batch) = self.let_go(&digest) else { break };
+            let body = crate::types::BatchBody::new(batch.body);
+            let mut expired = Vec::new();
+            for (position, (bytes, meta)) in body.transactions().zip(&*batch.metas).enumerate() {
+                let position = position as u32;
+                if meta.expiration <= clock.latest() {
+                    expired.push(position);
+                    continue;
+                }
+                // Bytes of their own: a slice would keep the whole old body in memory.
+                let transaction = Transaction {
+                    bytes: Bytes::copy_from_slice(&bytes),
+                    gas_unit_price: meta.gas_unit_price,
+                    expiration: meta.expiration,
+                };
+                let ticket = Ticket::Rebatched { from: digest, position };
+                self.pool_push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
+            }
+            if !expired.is_empty() {
+                outbox.event(Event::Expired { batch: digest, positions: expired });
+            }
+        }
+    }
+
+    /// When the next batch is due.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let oldest = self.pool.values().filter_map(VecDeque::front).map(|p| p.arrived).min();
+        oldest.map(|arrived| arrived + self.config.batch_age_max)
+    }
+
+    /// Transactions and bytes in the pool.
+    pub fn pool(&self) -> (u64, u64) {
+        (self.pool_count, self.pool_bytes)
+    }
+
+    /// Own batches not ordered yet: count and bytes.
+    pub fn outstanding(&self) -> (u64, u64) {
+        (self.outstanding.len() as u64, self.outstanding_bytes)
+    }
+
+    fn keep_outstanding(&mut self, digest: Digest, batch: Outstanding) {
+        self.outstanding_bytes += batch.info.charge();
+        self.outstanding_order.insert((batch.info.expiration, digest));
+        let known = self.outstanding.insert(digest, batch);
+        assert!(known.is_none(), "own batch {digest:?} was sealed twice");
+    }
+
+    fn let_go(&mut self, digest: &Digest) -> Option<Outstanding> {
+        let batch = self.outstanding.remove(digest)?;
+        self.outstanding_order.remove(&(batch.info.expiration, *digest));
+        self.outstanding_bytes -= batch.info.charge();
+        Some(batch)
+    }
+
+    fn pool_push(&mut self, pooled: Pooled) {
+        let price = pooled.transaction.gas_unit_price;
+        let starts = &self.config.gas_bucket_starts;
+        let index = starts.partition_point(|start| *start <= price);
+        // Proof: the first start is 0 (checked by `validate`), so the index is at least 1.
+        let bucket = starts[index.max(1) - 1];
+        self.pool_bytes += pooled.transaction.bytes.len() as u64;
+        self.pool_count += 1;
+        self.pool.entry(bucket).or_default().push_back(pooled);
+    }
+
+    fn pool_pop(&mut self, bucket: u64) -> Option<Pooled> {
+        let queue = self.pool.get_mut(&bucket)?;
+        let pooled = queue.pop_front()?;
+        if queue.is_empty() {
+            self.pool.remove(&bucket);
+        }
+        self.pool_bytes -= pooled.transaction.bytes.len() as u64;
+        self.pool_count -= 1;
+        Some(pooled)
+    }
+}

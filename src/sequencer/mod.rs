@@ -1,0 +1,551 @@
+//! The pure core: one synchronous, deterministic sequencer that owns the four components.
+//!
+//! ```text
+//!  Input ──▶ step ──┬─▶ BatchGenerator ── sealed batch ──▶ BatchCoordinator ─┐
+//!                   ├─▶ BatchCoordinator (admission, slots, windows) ────────┤
+//!                   ├─▶ ProofCoordinator (votes) ── proof ──▶ ProofManager   │
+//!                   ├─▶ ProofManager (what can be proposed)                  │
+//!                   ├─▶ Payloads, CommitLog, Retention, Fetcher              │
+//!                   ▼                                                        ▼
+//!               Effects (leave now)                          open Group {records, promises}
+//! ```
+//!
+//! **Guarantees.** `step` never blocks, reads no clock and draws no randomness: the same inputs
+//! give the same outputs. A promise travels in the group that holds, or follows, the records it
+//! depends on, so nothing leaves before its disk write ([`crate::store::Group`]). A commit is
+//! applied to all four components within one step, or to none.
+//!
+//! **What it is not.** It does not decode, hash what arrives, verify signatures (ingress does, in
+//! parallel), sign (egress does, with a token), or touch a disk (the writer does).
+//!
+//! **Failure.** An `assert!` states only what this sequencer alone brought about; it ends the
+//! sequencer as a whole. Whatever peers, hosts or faulty quorums can cause is a typed error.
+
+mod batch_coordinator;
+mod batch_generator;
+mod commit_log;
+mod fetcher;
+mod outbox;
+mod payloads;
+pub mod port;
+mod proof_coordinator;
+mod proof_manager;
+mod recover;
+mod retention;
+pub mod status;
+mod windows;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use recover::{RecoverError, Setup};
+
+use self::batch_coordinator::BatchCoordinator;
+use self::batch_generator::BatchGenerator;
+use self::commit_log::CommitLog;
+use self::fetcher::Fetcher;
+use self::outbox::{Clock, Outbox};
+use self::payloads::{Arrived, Content, Payloads};
+use self::port::{
+    BatchRecord, BusyReason, Effect, Event, Input, Now, ParentOf, Promise, PullError, PullRequest,
+    Record, Refusal, Reply, RequestId, VerifyRequest,
+};
+use self::proof_coordinator::ProofCoordinator;
+use self::proof_manager::ProofManager;
+use self::retention::{Held, Retention};
+use self::status::Status;
+use self::windows::Windows;
+use crate::config::SequencerConfig;
+use crate::store::Group;
+use crate::types::{
+    Ack, Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, CommitReceipt,
+    Committee, Component, Digest, Epoch, InvalidPayload, Message, Payload, PayloadContent,
+    PayloadHeader, ProofOfStore, SignedBatchInfo, Usage,
+};
+
+/// See the module docs.
+#[derive(Debug)]
+pub struct Sequencer {
+    author: Author,
+    chain: ChainId,
+    epoch: Epoch,
+    committee: Committee,
+    parameters: ChainParameters,
+    config: SequencerConfig,
+    generator: BatchGenerator,
+    coordinator: BatchCoordinator,
+    proofs: ProofCoordinator,
+    manager: ProofManager,
+    windows: Windows,
+    payloads: Payloads,
+    commits: CommitLog,
+    retention: Retention,
+    fetcher: Fetcher,
+    outbox: Outbox,
+    /// Sequence of the last group known to be durable.
+    durable: u64,
+    next_announcement: Duration,
+}
+
+impl Sequencer {
+    // ---- getters -------------------------------------------------------------------------------
+
+    /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
+        [sealing, self.proofs.next_deadline(), self.fetcher.next_deadline()]
+            .into_iter()
+            .flatten()
+            .chain([self.next_announcement])
+            .min()
+    }
+
+    /// True if the open group takes no more input until it is taken.
+    pub fn is_full(&self) -> bool {
+        self.outbox.bytes >= self.config.group_bytes_max.as_u64()
+    }
+
+    /// Size of the open group in bytes, roughly.
+    pub fn open_bytes(&self) -> u64 {
+        self.outbox.bytes
+    }
+
+    /// What this validator grants and has released.
+    pub fn announcement(&self, now: Now) -> Announcement {
+        let released = self.retention.released(&self.clock(now));
+        Announcement { window: self.config.window(), released }
+    }
+
+    /// What this validator stores of another one.
+    pub fn stored_of(&self, author: &Author) -> Usage {
+        self.coordinator.stored(author)
+    }
+
+    /// How many proofs could be proposed.
+    pub fn proposable(&self) -> u64 {
+        self.manager.len() as u64
+    }
+
+    /// A snapshot.
+    pub fn status(&self) -> Status {
+        let (pool_transactions, pool_bytes) = self.generator.pool();
+        let (outstanding_batches, outstanding_bytes) = self.generator.outstanding();
+        Status {
+            epoch: self.epoch,
+            consensus_time: self.commits.consensus_time(),
+            logged: self.commits.logged(),
+            applied: self.commits.applied().0,
+            pool_transactions,
+            pool_bytes,
+            uncertified_batches: self.proofs.uncertified(),
+            outstanding_batches,
+            outstanding_bytes,
+            proofs: self.proposable(),
+            contents: self.retention.len() as u64,
+            fetches: self.fetcher.len() as u64,
+            open_payloads: self.payloads.open() as u64,
+            busy: Status::reason(self.busy()),
+            windows: self.windows.status(|author| self.coordinator.stored(author)),
+            cursors: self.commits.cursors(),
+        }
+    }
+
+    // ---- outputs -------------------------------------------------------------------------------
+
+    /// The next thing that may leave now.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.outbox.effects.pop_front()
+    }
+
+    /// Closes the open group and hands it out, if there is anything in it.
+    pub fn take_group(&mut self) -> Option<Group> {
+        if self.outbox.records.is_empty() && self.outbox.promises.is_empty() {
+            return None;
+        }
+        let records = std::mem::take(&mut self.outbox.records);
+        let promises = std::mem::take(&mut self.outbox.promises);
+        let group = Group::new(self.outbox.group, records, promises);
+        self.outbox.group += 1;
+        self.outbox.bytes = 0;
+        Some(group)
+    }
+
+    // ---- inputs --------------------------------------------------------------------------------
+
+    /// Takes one input at one time.
+    pub fn step(&mut self, now: Now, input: Input) {
+        let clock = self.clock(now);
+        self.route(&clock, input);
+        // Consensus time may have moved.
+        let clock = self.clock(now);
+        self.generator.reserve_ids(&mut self.outbox);
+        self.seal(&clock);
+    }
+
+    fn route(&mut self, clock: &Clock, input: Input) {
+        match input {
+            Input::LinkUp { peer, hello } => {
+                self.windows.on_link_up(peer, &hello);
+                self.proofs.on_link_up(&mut self.outbox, clock, peer);
+            }
+            Input::LinkDown { peer } => self.windows.on_link_down(peer),
+            Input::Announce { from, announcement } => {
+                self.windows.on_announcement(from, announcement);
+            }
+            Input::Batch { from, digest, batch } => self.on_batch(clock, from, digest, &batch),
+            Input::Vote(vote) => self.on_vote(clock, &vote),
+            Input::Proof { digest, proof } => self.on_proof(clock, digest, proof),
+            Input::Payload { from, digest, payload, batches, verdict } => {
+                let content = Content { payload, batches };
+                self.on_payload(clock, from, digest, Arrived { content, verdict });
+            }
+            Input::FetchedBatch { from, digest, batch } => {
+                self.on_fetched_batch(clock, from, digest, batch);
+            }
+            Input::FetchMissing { digest, .. } => {
+                self.fetcher.on_missing(clock.now.monotonic, &digest);
+                self.tick_fetcher(clock);
+            }
+            Input::Submit { id, transactions } => {
+                let busy = self.busy();
+                self.generator.on_submit(&mut self.outbox, clock, id, transactions, busy);
+            }
+            Input::Pull { id, request } => self.on_pull(clock, id, &request),
+            Input::Verify { id, request } => self.on_verify(clock, id, &request),
+            Input::Commit { id, commit } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                if self.commits.on_commit(outbox, retention, id, commit) {
+                    self.apply_commits(clock.now);
+                }
+            }
+            Input::Fetch { id, digest, responders, deadline } => {
+                let now = clock.now.monotonic;
+                let outbox = &mut self.outbox;
+                self.fetcher.on_request(outbox, now, id, digest, &responders, deadline);
+                self.tick_fetcher(clock);
+            }
+            Input::Acknowledge { subscriber, next } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_acknowledge(outbox, retention, subscriber, next);
+            }
+            Input::Cancel(id) => {
+                self.fetcher.on_cancel(id);
+                if let Some(digest) = self.payloads.on_cancel(id)
+                    && !self.commits.awaits(&digest)
+                {
+                    self.fetcher.on_needless(&digest);
+                }
+            }
+            Input::Durable { sequence } => {
+                assert!(sequence > self.durable, "group {sequence} became durable twice");
+                self.durable = sequence;
+                self.generator.on_durable(sequence);
+            }
+            Input::Space { admits } => self.coordinator.admits = admits,
+            Input::Status(id) => {
+                let status = Box::new(self.status());
+                self.outbox.reply_now(id, Reply::Status(status));
+            }
+            Input::Tick => self.on_tick(clock),
+        }
+    }
+
+    // ---- batches -------------------------------------------------------------------------------
+
+    /// Seals what is due while there is room for it.
+    fn seal(&mut self, clock: &Clock) {
+        while self.may_seal() {
+            let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
+            let (digest, batch) = (sealed.digest, sealed.batch);
+            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+            self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+            self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
+        }
+    }
+
+    fn may_seal(&self) -> bool {
+        self.busy().is_none() && !self.is_full()
+    }
+
+    /// What holds admission back, if anything.
+    fn busy(&self) -> Option<BusyReason> {
+        if !self.coordinator.admits {
+            return Some(BusyReason::Disk);
+        }
+        if self.generator.is_lagging() {
+            return Some(BusyReason::Commits);
+        }
+        let charge = self.config.batch_bytes_target.as_u64();
+        let has_room = self.windows.quorum_has_room(&self.committee, charge);
+        (!has_room).then_some(BusyReason::Windows)
+    }
+
+    fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
+        let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+        let durable = self.durable;
+        let coordinator = &mut self.coordinator;
+        match coordinator.on_batch(outbox, clock, retention, durable, from, digest, batch) {
+            Ok(true) => {
+                let content = port::Content::Batch(batch.clone());
+                self.fetcher.on_content(&mut self.outbox, &digest, &content);
+            }
+            Ok(false) => {}
+            Err(reason) => self.outbox.refuse(from, reason),
+        }
+    }
+
+    fn on_fetched_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: Batch) {
+        if !self.fetcher.is_wanted(&digest) {
+            self.outbox.refuse(from, Refusal::Unasked);
+            return;
+        }
+        let content = port::Content::Batch(batch.clone());
+        self.fetcher.on_content(&mut self.outbox, &digest, &content);
+        let info = batch.info;
+        let room = self.retention.recovered_bytes() + info.charge()
+            <= self.config.recovered_bytes_max.as_u64();
+        let over = self.retention.is_over(info.expiration, clock);
+        if over || !room || self.retention.get(&digest).is_some() {
+            return;
+        }
+        let body = batch.body.bytes().clone();
+        let record = BatchRecord { digest, info, body, claims_slot: false, own: None };
+        self.outbox.record(Record::Batch(record));
+        let held = Held::Batch { info, in_slot: false };
+        self.retention.insert(digest, held, self.outbox.group);
+    }
+
+    // ---- proofs --------------------------------------------------------------------------------
+
+    fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
+        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.committee, vote) {
+            self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
+            self.outbox.promise(Promise::Publish(proof));
+            self.outbox.event(Event::Certified { digest: vote.digest });
+        }
+    }
+
+    fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
+        if proof.info.epoch == self.epoch
+            && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
+        {
+            self.outbox.record(Record::Proof { digest, proof });
+        }
+    }
+
+    // ---- payloads ------------------------------------------------------------------------------
+
+    fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
+        match self.build_payload(request) {
+            Ok((digest, content)) => {
+                let payload = Arc::clone(&content.payload);
+                self.store_payload(clock, digest, content);
+                self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
+            }
+            Err(error) => self.outbox.reply_now(id, Reply::Pulled(Err(error))),
+        }
+    }
+
+    fn build_payload(&self, request: &PullRequest) -> Result<(Digest, Content), PullError> {
+        if request.epoch != self.epoch {
+            return Err(PullError::Epoch(request.epoch));
+        }
+        let applied = self.commits.applied();
+        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
+        let (height, timestamp) = match self.payloads.stored(&request.parent) {
+            Some(parent) => (parent.header.height, parent.header.block_timestamp),
+            // Only what is applied needs no stored payload.
+            None => (applied.0, self.commits.consensus_time()),
+        };
+        if request.height != height.next() || request.block_timestamp < timestamp {
+            return Err(PullError::Parent);
+        }
+        excluded.extend(&request.exclude);
+        // Room for the header and the lists' lengths.
+        let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
+        let proofs =
+            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
+        let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
+        let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
+        let content = PayloadContent { proofs, ..PayloadContent::default() };
+        let header = PayloadHeader {
+            epoch: request.epoch,
+            height: request.height,
+            parent: request.parent,
+            block_timestamp: request.block_timestamp,
+            content_root: content.root(),
+        };
+        let payload = Arc::new(Payload { header, content });
+        Ok((payload.digest(&self.chain), Content { payload, batches }))
+    }
+
+    fn on_payload(&mut self, clock: &Clock, from: Author, digest: Digest, arrived: Arrived) {
+        let known = self.payloads.stored(&digest).is_some();
+        if known && !self.fetcher.is_wanted(&digest) {
+            return;
+        }
+        let content = port::Content::Payload(Arc::clone(&arrived.content.payload));
+        self.fetcher.on_content(&mut self.outbox, &digest, &content);
+        if known {
+            return;
+        }
+        let awaited = self.commits.awaits(&digest);
+        let waiting = self.payloads.take_waiting(&digest);
+        self.payloads.on_arrived(from, digest, arrived);
+        if awaited {
+            // Consensus ordered it: whatever anybody thinks of it, this is the content.
+            self.store_arrived(digest);
+            self.apply_commits(clock.now);
+        }
+        for (id, parent) in waiting {
+            self.decide(id, digest, parent);
+        }
+    }
+
+    fn on_verify(&mut self, clock: &Clock, id: RequestId, request: &VerifyRequest) {
+        let VerifyRequest { digest, parent, responders } = request;
+        if !self.decide(id, *digest, *parent) {
+            self.payloads.wait(*digest, id, *parent);
+            let due = clock.now.monotonic + self.config.payload_patience;
+            self.fetcher.on_need(*digest, responders, due);
+        }
+    }
+
+    /// Answers one question about a payload, if it is here.
+    fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
+        if let Some(stored) = self.payloads.stored(&digest) {
+            let header = stored.header;
+            match payloads::check_parent(&header, parent) {
+                Ok(()) => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
+                Err(error) => self.outbox.reply_now(id, Reply::Verified(Err(error))),
+            }
+            return true;
+        }
+        let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
+        let header = arrived.content.payload.header;
+        let checked = arrived
+            .verdict
+            .clone()
+            .and_then(|()| self.check_header(&header))
+            .and_then(|()| payloads::check_parent(&header, parent));
+        match checked {
+            Ok(()) => {
+                self.store_content(digest, arrived.content);
+                self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
+            }
+            Err(error) => {
+                // Kept, so that the next question gets the same answer.
+                self.payloads.on_arrived(self.author, digest, arrived);
+                self.outbox.reply_now(id, Reply::Verified(Err(error)));
+            }
+        }
+        true
+    }
+
+    fn check_header(&self, header: &PayloadHeader) -> Result<(), InvalidPayload> {
+        if header.epoch == self.epoch {
+            return Ok(());
+        }
+        Err(InvalidPayload::Epoch { found: header.epoch, expected: self.epoch })
+    }
+
+    fn store_arrived(&mut self, digest: Digest) {
+        if let Some(arrived) = self.payloads.take_arrived(&digest) {
+            self.store_content(digest, arrived.content);
+        }
+    }
+
+    fn store_payload(&mut self, clock: &Clock, digest: Digest, content: Content) {
+        self.store_content(digest, content);
+        self.apply_commits(clock.now);
+    }
+
+    /// Records a payload, unless it is on disk already.
+    fn store_content(&mut self, digest: Digest, content: Content) {
+        if self.retention.get(&digest).is_none() {
+            let payload = Arc::clone(&content.payload);
+            let expiration = payload.expiration(&self.parameters);
+            let batches = content.batches.clone();
+            self.outbox.record(Record::Payload { digest, payload, batches, expiration });
+            self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
+        }
+        self.payloads.on_stored(digest, content);
+        self.fetcher.on_needless(&digest);
+    }
+
+    // ---- commits -------------------------------------------------------------------------------
+
+    /// Applies logged commits in order, each to all components in one step, as far as their
+    /// payloads are here; the first one that is missing is fetched.
+    fn apply_commits(&mut self, now: Now) {
+        while let Some((commit, digest)) = self.commits.next_to_apply() {
+            self.store_arrived(digest);
+            let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
+            let Some(content) = content else {
+                let everyone: Vec<_> = self.windows.peers().collect();
+                self.fetcher.on_need(digest, &everyone, now.monotonic);
+                self.tick_fetcher(&self.clock(now));
+                return;
+            };
+            let infos = content.payload.content.batches().copied();
+            let ordered: Vec<(Digest, BatchInfo)> =
+                content.batches.iter().copied().zip(infos).collect();
+            let receipt = self.apply(now, &commit.header, &ordered);
+            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+            self.commits.on_applied(outbox, retention, receipt, &content.batches);
+            self.payloads.on_applied(commit.index);
+        }
+    }
+
+    fn apply(
+        &mut self,
+        now: Now,
+        header: &PayloadHeader,
+        ordered: &[(Digest, BatchInfo)],
+    ) -> CommitReceipt {
+        let clock = self.clock(now);
+        let outbox = &mut self.outbox;
+        let timestamp = header.block_timestamp;
+        let transactions = self.generator.on_commit(outbox, &clock, ordered, timestamp);
+        let overdue = self.retention.collect(outbox, &clock);
+        let deleted = self.coordinator.on_overdue(outbox, &overdue);
+        let votes = self.proofs.on_commit(&clock, ordered);
+        let queued = self.manager.on_commit(ordered, clock.consensus);
+        let watermark = header.height;
+        let ack = |component, freed| Ack { component, freed, watermark };
+        let acks = [
+            ack(Component::BatchGenerator, transactions),
+            ack(Component::BatchCoordinator, deleted),
+            ack(Component::ProofCoordinator, votes),
+            ack(Component::ProofManager, queued),
+        ];
+        CommitReceipt { index: header.height, block_timestamp: timestamp, acks }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    fn on_tick(&mut self, clock: &Clock) {
+        let (outbox, windows) = (&mut self.outbox, &mut self.windows);
+        self.proofs.on_tick(outbox, clock, windows, &self.committee);
+        self.tick_fetcher(clock);
+        if clock.now.monotonic >= self.next_announcement {
+            self.next_announcement = clock.now.monotonic + self.config.announce_interval;
+            let message = Message::Announce(self.announcement(clock.now));
+            let to = self.windows.linked().collect();
+            self.outbox.effect(Effect::Multicast { to, message });
+        }
+    }
+
+    fn tick_fetcher(&mut self, clock: &Clock) {
+        let linked: BTreeSet<Author> = self.windows.linked().collect();
+        self.fetcher.on_tick(&mut self.outbox, clock.now.monotonic, &linked);
+    }
+
+    fn clock(&self, now: Now) -> Clock {
+        Clock { now, consensus: self.commits.consensus_time() }
+    }
+}

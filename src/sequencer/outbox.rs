@@ -1,0 +1,85 @@
+//! What one step brings about: effects that leave at once, and the open group.
+
+use std::collections::VecDeque;
+
+use super::port::{Effect, Event, Now, Promise, Record, Refusal, Reply, RequestId};
+use crate::types::{Author, BatchInfo, Timestamp};
+
+/// Gathers the outcome of steps until the engine takes it.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Sequence of the open group.
+    pub group: u64,
+    /// What must be on disk.
+    pub records: Vec<Record>,
+    /// What must wait for it.
+    pub promises: Vec<Promise>,
+    /// What may leave now.
+    pub effects: VecDeque<Effect>,
+    /// Size of the open group in bytes, roughly.
+    pub bytes: u64,
+}
+
+/// Bytes that a record without content weighs in a group, roughly.
+const RECORD_BYTES: u64 = 256;
+
+/// What a step knows of the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// The argument of the step.
+    pub now: Now,
+    /// The largest committed block timestamp.
+    pub consensus: Timestamp,
+}
+
+impl Clock {
+    /// The later of the wall clock and consensus time: what expirations are measured from.
+    pub fn latest(&self) -> Timestamp {
+        self.now.wall.max(self.consensus)
+    }
+}
+
+impl Outbox {
+    /// Adds a record to the open group.
+    pub fn record(&mut self, record: Record) {
+        self.bytes += RECORD_BYTES
+            + match &record {
+                Record::Batch(batch) => batch.body.len() as u64,
+                Record::Payload { payload, .. } => {
+                    (payload.content.batches().count() * (BatchInfo::ENCODED_BYTES + 256)) as u64
+                }
+                _ => 0,
+            };
+        self.records.push(record);
+    }
+
+    /// Adds a promise to the open group.
+    pub fn promise(&mut self, promise: Promise) {
+        self.promises.push(promise);
+    }
+
+    /// Lets something leave now.
+    pub fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    /// Refuses what a peer sent.
+    pub fn refuse(&mut self, peer: Author, reason: Refusal) {
+        self.effect(Effect::Refused { peer, reason });
+    }
+
+    /// Answers a request without promising anything.
+    pub fn reply_now(&mut self, id: RequestId, reply: Reply) {
+        self.effect(Effect::Reply { id, reply });
+    }
+
+    /// Answers a request once the open group is durable.
+    pub fn reply_durably(&mut self, id: RequestId, reply: Reply) {
+        self.promise(Promise::Reply { id, reply });
+    }
+
+    /// Tells the host once the open group is durable.
+    pub fn event(&mut self, event: Event) {
+        self.promise(Promise::Event(event));
+    }
+}

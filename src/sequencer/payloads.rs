@@ -1,0 +1,180 @@
+//! Payloads: what was proposed, by us or by others, until it is ordered or passed by.
+//!
+//! A payload that arrives is kept in memory, bounded per peer, until the host asks about it; it is
+//! stored when the host asks and it can be valid, or when a commit names it. The answer "valid" is
+//! a promise of the group that holds it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::port::{ParentOf, PullError, RequestId};
+use crate::types::{Author, CommitIndex, Digest, InvalidPayload, Payload, PayloadHeader};
+
+/// Headers are remembered this many heights below what is applied, for proposals that linger.
+const HEIGHTS_KEPT: u64 = 1024;
+
+/// A payload in the store.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub header: PayloadHeader,
+    /// Gone once its commit is applied.
+    pub content: Option<Content>,
+}
+
+/// A payload with the digests of its batches, in order of execution.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub payload: Arc<Payload>,
+    pub batches: Vec<Digest>,
+}
+
+/// A payload that nobody asked about yet.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub content: Content,
+    pub verdict: Result<(), InvalidPayload>,
+}
+
+/// See the module docs.
+#[derive(Debug)]
+pub(super) struct Payloads {
+    unasked_max: usize,
+    stored: BTreeMap<Digest, Stored>,
+    heights: BTreeSet<(CommitIndex, Digest)>,
+    arrived: BTreeMap<Digest, Arrived>,
+    arrived_from: BTreeMap<Author, VecDeque<Digest>>,
+    waiting: BTreeMap<Digest, BTreeMap<RequestId, Option<ParentOf>>>,
+    /// Contents up to this height are gone from memory.
+    cleared: CommitIndex,
+}
+
+impl Payloads {
+    pub fn new(unasked_max: usize) -> Self {
+        Self {
+            unasked_max,
+            stored: BTreeMap::new(),
+            heights: BTreeSet::new(),
+            arrived: BTreeMap::new(),
+            arrived_from: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            cleared: CommitIndex(0),
+        }
+    }
+
+    /// A payload that is, or is about to be, in the store.
+    pub fn on_stored(&mut self, digest: Digest, content: Content) {
+        let header = content.payload.header;
+        self.heights.insert((header.height, digest));
+        self.stored.insert(digest, Stored { header, content: Some(content) });
+        self.arrived.remove(&digest);
+    }
+
+    /// Keeps a payload that nobody asked about; the oldest of the same peer makes room.
+    pub fn on_arrived(&mut self, from: Author, digest: Digest, arrived: Arrived) {
+        if self.arrived.insert(digest, arrived).is_some() {
+            return;
+        }
+        let queue = self.arrived_from.entry(from).or_default();
+        queue.push_back(digest);
+        while queue.len() > self.unasked_max {
+            if let Some(oldest) = queue.pop_front() {
+                self.arrived.remove(&oldest);
+            }
+        }
+    }
+
+    /// A payload that arrived and is not stored.
+    pub fn take_arrived(&mut self, digest: &Digest) -> Option<Arrived> {
+        self.arrived.remove(digest)
+    }
+
+    /// A payload in the store.
+    pub fn stored(&self, digest: &Digest) -> Option<&Stored> {
+        self.stored.get(digest)
+    }
+
+    /// The host waits for a payload that is not here.
+    pub fn wait(&mut self, digest: Digest, id: RequestId, parent: Option<ParentOf>) {
+        self.waiting.entry(digest).or_default().insert(id, parent);
+    }
+
+    /// Those who wait for a payload.
+    pub fn take_waiting(&mut self, digest: &Digest) -> BTreeMap<RequestId, Option<ParentOf>> {
+        self.waiting.remove(digest).unwrap_or_default()
+    }
+
+    /// The host no longer waits. Returns the payload if nobody else does.
+    pub fn on_cancel(&mut self, id: RequestId) -> Option<Digest> {
+        let digest = *self.waiting.iter().find(|(_, ids)| ids.contains_key(&id))?.0;
+        let ids = self.waiting.get_mut(&digest)?;
+        ids.remove(&id);
+        if !ids.is_empty() {
+            return None;
+        }
+        self.waiting.remove(&digest);
+        Some(digest)
+    }
+
+    /// A commit is applied: contents at its height go from memory, old headers altogether.
+    pub fn on_applied(&mut self, index: CommitIndex) {
+        let cleared = (self.cleared.next(), Digest::default());
+        let end = (index.next(), Digest::default());
+        for (_, digest) in self.heights.range(cleared..end) {
+            if let Some(stored) = self.stored.get_mut(digest) {
+                stored.content = None;
+            }
+        }
+        self.cleared = index;
+        while let Some(&(height, digest)) = self.heights.first() {
+            if height.0 + HEIGHTS_KEPT >= index.0 {
+                break;
+            }
+            self.heights.remove(&(height, digest));
+            self.stored.remove(&digest);
+        }
+    }
+
+    /// Batches of the payloads from `parent` down to, not including, what is applied.
+    pub fn batches_of_ancestors(
+        &self,
+        parent: Digest,
+        applied: (CommitIndex, Digest),
+    ) -> Result<BTreeSet<Digest>, PullError> {
+        let mut excluded = BTreeSet::new();
+        let mut at = parent;
+        while at != applied.1 {
+            let Some(stored) = self.stored.get(&at) else {
+                return Err(PullError::UnknownAncestor(at));
+            };
+            if stored.header.height <= applied.0 {
+                return Err(PullError::Stale(stored.header.height));
+            }
+            let Some(content) = &stored.content else {
+                return Err(PullError::UnknownAncestor(at));
+            };
+            excluded.extend(&content.batches);
+            at = stored.header.parent;
+        }
+        Ok(excluded)
+    }
+
+    /// Payloads stored and not ordered yet.
+    pub fn open(&self) -> usize {
+        self.stored.values().filter(|stored| stored.content.is_some()).count()
+    }
+}
+
+/// Checks a payload against the block it was proposed on.
+pub(super) fn check_parent(
+    header: &PayloadHeader,
+    parent: Option<ParentOf>,
+) -> Result<(), InvalidPayload> {
+    let Some(parent) = parent else { return Ok(()) };
+    if header.parent != parent.digest || header.height != parent.height.next() {
+        return Err(InvalidPayload::Parent);
+    }
+    if header.block_timestamp < parent.block_timestamp {
+        return Err(InvalidPayload::TimeWentBack);
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Recovery: the inverse of writing. Records in, a sequencer out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Sequencer;
+use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
+use super::batch_generator::{BatchGenerator, Identity};
+use super::commit_log::CommitLog;
+use super::fetcher::Fetcher;
+use super::outbox::{Clock, Outbox};
+use super::payloads::{Content, Payloads};
+use super::port::{BatchRecord, Now, Promise, Record};
+use super::proof_coordinator::ProofCoordinator;
+use super::proof_manager::ProofManager;
+use super::retention::{Held, Retention};
+use super::windows::Windows;
+use crate::config::SequencerConfig;
+use crate::store::{Recovered, StoredBatch};
+use crate::types::{
+    Author, Commit, CommitReceipt, Committee, Digest, Epoch, Genesis, Payload, ProofOfStore, Slot,
+    Timestamp,
+};
+
+/// What a sequencer is made of, beside what its store held.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This validator.
+    pub author: Author,
+    /// The chain.
+    pub genesis: Genesis,
+    /// The epoch to serve.
+    pub epoch: Epoch,
+    /// Its committee.
+    pub committee: Committee,
+    /// Settings; validated by the caller.
+    pub config: SequencerConfig,
+}
+
+/// Records that contradict each other. The store is damaged, or not ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// A commit does not follow the one before.
+    #[error("commit {0:?} on disk does not follow the one before it")]
+    Gap(crate::types::CommitIndex),
+    /// A receipt without its commit.
+    #[error("the receipt of commit {0:?} on disk has no commit")]
+    Receipt(crate::types::CommitIndex),
+    /// A claimed slot whose batch is not there.
+    #[error("slot {0:?} on disk is claimed by a batch that is not there")]
+    Claim(Slot),
+    /// Two records of one content.
+    #[error("content {0:?} is on disk twice")]
+    Twice(Digest),
+}
+
+/// Records by kind.
+#[derive(Default)]
+struct Sorted {
+    reserved: u64,
+    floors: Vec<Slot>,
+    batches: BTreeMap<Digest, BatchRecord>,
+    claims: Vec<(Digest, Slot)>,
+    proofs: BTreeMap<Digest, Arc<ProofOfStore>>,
+    payloads: Vec<(Digest, Arc<Payload>, Vec<Digest>, Timestamp)>,
+    commits: Vec<Commit>,
+    receipts: Vec<CommitReceipt>,
+    cursors: Vec<(String, crate::types::CommitIndex)>,
+}
+
+impl Sorted {
+    fn new(records: Vec<Record>) -> Result<Self, RecoverError> {
+        let mut sorted = Self::default();
+        for record in records {
+            match record {
+                Record::Batch(batch) => {
+                    let digest = batch.digest;
+                    if sorted.batches.insert(digest, batch).is_some() {
+                        return Err(RecoverError::Twice(digest));
+                    }
+                }
+                Record::Claim { digest, slot } => sorted.claims.push((digest, slot)),
+                Record::Proof { digest, proof } => {
+                    sorted.proofs.insert(digest, proof);
+                }
+                Record::Payload { digest, payload, batches, expiration } => {
+                    sorted.payloads.push((digest, payload, batches, expiration));
+                }
+                Record::Commit(commit) => sorted.commits.push(commit),
+                Record::Applied(receipt) => sorted.receipts.push(receipt),
+                Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
+                Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
+                Record::Floor { slot } => sorted.floors.push(slot),
+                // Already carried out by the store.
+                Record::DropBatch { .. }
+                | Record::DropPayload { .. }
+                | Record::DropCommits { .. } => {}
+            }
+        }
+        sorted.commits.sort_unstable_by_key(|commit| commit.index);
+        sorted.receipts.sort_unstable_by_key(|receipt| receipt.index);
+        Ok(sorted)
+    }
+}
+
+impl Sequencer {
+    /// Rebuilds the sequencer from what its store held. Counters of the last life are skipped,
+    /// batches without a proof are collected again, our own signatures for them are given again.
+    pub fn recover(setup: Setup, recovered: Recovered, now: Now) -> Result<Self, RecoverError> {
+        let mut sorted = Sorted::new(recovered.records)?;
+        let reserved = sorted.reserved;
+        let mut sequencer = Self::empty(setup, recovered.incarnation, reserved);
+        sequencer.recover_commits(&mut sorted)?;
+        sequencer.recover_batches(&mut sorted)?;
+        sequencer.recover_payloads(&mut sorted)?;
+        sequencer.recover_proofs(now, &sorted);
+        sequencer.generator.reserve_ids(&mut sequencer.outbox);
+        sequencer.apply_commits(now);
+        Ok(sequencer)
+    }
+
+    fn empty(setup: Setup, incarnation: crate::types::Incarnation, reserved: u64) -> Self {
+        let Setup { author, genesis, epoch, committee, config } = setup;
+        let parameters = genesis.parameters;
+        let chain = genesis.chain_id();
+        let limits = AdmissionLimits {
+            window: config.window(),
+            batch_lifetime: parameters.batch_lifetime(),
+            clock_allowance: parameters.clock_allowance(),
+        };
+        let identity = Identity { author, chain, epoch, incarnation };
+        // Longer than any own batch they ordered: the store tells ordered batches from open ones by
+        // the commits it keeps.
+        let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
+        Self {
+            generator: BatchGenerator::new(identity, parameters, config.clone(), reserved),
+            coordinator: BatchCoordinator::new(epoch, &committee, limits),
+            proofs: ProofCoordinator::new(config.resend_interval),
+            manager: ProofManager::default(),
+            windows: Windows::new(author, &committee, parameters.grace()),
+            payloads: Payloads::new(config.unasked_payloads_max),
+            commits: CommitLog::new(chain, &genesis.header(), kept),
+            retention: Retention::new(parameters.grace()),
+            fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
+            outbox: Outbox { group: 1, ..Outbox::default() },
+            durable: 0,
+            next_announcement: Duration::ZERO,
+            author,
+            chain,
+            epoch,
+            committee,
+            parameters,
+            config,
+        }
+    }
+
+    fn recover_commits(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {
+        for (subscriber, next) in std::mem::take(&mut sorted.cursors) {
+            self.commits.on_recovered_cursor(subscriber, next);
+        }
+        for commit in &sorted.commits {
+            if !self.commits.on_recovered(*commit) {
+                return Err(RecoverError::Gap(commit.index));
+            }
+        }
+        for receipt in &sorted.receipts {
+            if !self.commits.on_recovered_receipt(*receipt) {
+                return Err(RecoverError::Receipt(receipt.index));
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_batches(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {
+        for slot in &sorted.floors {
+            self.coordinator.on_recovered_floor(*slot);
+        }
+        for (digest, slot) in &sorted.claims {
+            match sorted.batches.get_mut(digest) {
+                Some(batch) => batch.claims_slot = true,
+                None => return Err(RecoverError::Claim(*slot)),
+            }
+        }
+        for (digest, batch) in &sorted.batches {
+            let held = Held::Batch { info: batch.info, in_slot: batch.claims_slot };
+            self.retention.insert(*digest, held, 0);
+            if batch.claims_slot {
+                self.coordinator.on_recovered_claim(batch.info.slot(), *digest, &batch.info);
+            }
+            if batch.info.author == self.author {
+                self.windows.on_recovered_batch(*digest, &batch.info);
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_payloads(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {
+        let applied = self.commits.applied().0;
+        let by_index: BTreeMap<_, _> = sorted
+            .commits
+            .iter()
+            .map(|commit| (commit.header.digest(&self.chain), commit.index))
+            .collect();
+        for (digest, payload, batches, expiration) in std::mem::take(&mut sorted.payloads) {
+            if self.retention.get(&digest).is_some() {
+                return Err(RecoverError::Twice(digest));
+            }
+            self.retention.insert(digest, Held::Payload { expiration }, 0);
+            if let Some(index) = by_index.get(&digest) {
+                self.commits.pin(&mut self.retention, *index, &[digest]);
+                if *index <= applied {
+                    self.commits.pin(&mut self.retention, *index, &batches);
+                    self.settle_ordered(sorted, &payload, &batches);
+                }
+            }
+            self.payloads.on_stored(digest, Content { payload, batches });
+        }
+        self.payloads.on_applied(applied);
+        Ok(())
+    }
+
+    /// What an applied commit ordered is neither collected nor proposed again.
+    fn settle_ordered(&mut self, sorted: &mut Sorted, payload: &Payload, batches: &[Digest]) {
+        let infos = payload.content.batches().copied();
+        let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
+        self.manager.on_commit(&ordered, Timestamp(0));
+        for (digest, info) in &ordered {
+            if info.expiration >= payload.header.block_timestamp
+                && let Some(batch) = sorted.batches.get_mut(digest)
+            {
+                batch.own = None;
+            }
+        }
+    }
+
+    fn recover_proofs(&mut self, now: Now, sorted: &Sorted) {
+        let clock: Clock = self.clock(now);
+        for (digest, proof) in &sorted.proofs {
+            if proof.info.epoch == self.epoch {
+                self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
+            }
+        }
+        let mut own: Vec<_> = sorted.batches.values().filter(|b| b.own.is_some()).collect();
+        own.sort_unstable_by_key(|batch| batch.info.batch_id);
+        for batch in own {
+            let BatchRecord { digest, info, body, own: Some(metas), .. } = batch else { continue };
+            if info.epoch != self.epoch {
+                continue;
+            }
+            self.generator.on_recovered(*digest, *info, Arc::clone(metas), body.clone());
+            if info.expiration < clock.consensus {
+                // The next commit has it batched again.
+                continue;
+            }
+            let proof = sorted.proofs.get(digest).cloned();
+            if proof.is_none() {
+                let stored = StoredBatch { digest: *digest, author: self.author };
+                self.outbox.promise(Promise::Sign(stored));
+            }
+            self.proofs.on_recovered(&clock, *digest, *info, proof);
+        }
+    }
+}

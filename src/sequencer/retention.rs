@@ -1,0 +1,207 @@
+//! What content is held, until when, and what keeps it.
+//!
+//! Content goes when its expiration plus grace lies below consensus time and nothing pins it;
+//! never at commit, because a faulty leader may order a committed batch again and honest
+//! validators must still hold it. Pins are logged commits at or above the lowest subscriber
+//! cursor. Deletion is a record like any other.
+//!
+//! Node-scoped: an epoch's end does not touch it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::outbox::{Clock, Outbox};
+use super::port::Record;
+use crate::types::{BatchInfo, Digest, Timestamp};
+
+/// Most contents deleted in one step: a jump of consensus time must not fill a group.
+const DROPS_PER_STEP: usize = 1024;
+
+/// What is held under a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// A batch.
+    Batch {
+        /// Its info.
+        info: BatchInfo,
+        /// True if it is stored in its author's slot.
+        in_slot: bool,
+    },
+    /// A payload.
+    Payload {
+        /// When it may go, before the grace.
+        expiration: Timestamp,
+    },
+}
+
+impl Held {
+    fn expiration(&self) -> Timestamp {
+        match self {
+            Self::Batch { info, .. } => info.expiration,
+            Self::Payload { expiration } => *expiration,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    held: Held,
+    /// The group that made it, or makes it, durable.
+    group: u64,
+    pins: u32,
+    /// True until its time is over: while it counts against its author's window.
+    counted: bool,
+}
+
+/// A batch whose time is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overdue {
+    pub digest: Digest,
+    pub info: BatchInfo,
+    /// True if it sat in its author's slot.
+    pub in_slot: bool,
+    /// True the first time: it counts against its author's window no more, deleted or pinned.
+    pub frees_window: bool,
+    /// True if it is deleted now; false if a pin keeps it a while longer.
+    pub deleted: bool,
+}
+
+/// See the module docs.
+#[derive(Debug)]
+pub(super) struct Retention {
+    grace: Duration,
+    contents: BTreeMap<Digest, Entry>,
+    /// Contents by the time they may go; pinned ones leave it when that time has come.
+    order: BTreeSet<(Timestamp, Digest)>,
+    /// Pins of digests, also of content that is not here.
+    pins: BTreeMap<Digest, u32>,
+    /// Bytes of batches outside their author's window.
+    recovered_bytes: u64,
+}
+
+impl Retention {
+    pub fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            contents: BTreeMap::new(),
+            order: BTreeSet::new(),
+            pins: BTreeMap::new(),
+            recovered_bytes: 0,
+        }
+    }
+
+    /// Holds content that the group with this sequence makes durable.
+    pub fn insert(&mut self, digest: Digest, held: Held, group: u64) {
+        if let Held::Batch { info, in_slot: false } = held {
+            self.recovered_bytes += info.charge();
+        }
+        let pins = self.pins.get(&digest).copied().unwrap_or(0);
+        let known = self.contents.insert(digest, Entry { held, group, pins, counted: true });
+        assert!(known.is_none(), "content {digest:?} is held already");
+        self.order.insert((held.expiration(), digest));
+    }
+
+    /// A held batch now sits in its author's slot.
+    pub fn claim(&mut self, digest: &Digest) {
+        if let Some(Entry { held: Held::Batch { info, in_slot }, .. }) =
+            self.contents.get_mut(digest)
+            && !*in_slot
+        {
+            *in_slot = true;
+            self.recovered_bytes -= info.charge();
+        }
+    }
+
+    /// What is held under this digest.
+    pub fn get(&self, digest: &Digest) -> Option<&Held> {
+        self.contents.get(digest).map(|entry| &entry.held)
+    }
+
+    /// The group that makes it durable, if it is held.
+    pub fn group_of(&self, digest: &Digest) -> Option<u64> {
+        self.contents.get(digest).map(|entry| entry.group)
+    }
+
+    /// Contents held.
+    pub fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Bytes of batches outside their author's window.
+    pub fn recovered_bytes(&self) -> u64 {
+        self.recovered_bytes
+    }
+
+    /// Keeps a content, here or not, until it is unpinned as often.
+    pub fn pin(&mut self, digest: Digest) {
+        *self.pins.entry(digest).or_default() += 1;
+        if let Some(entry) = self.contents.get_mut(&digest) {
+            entry.pins += 1;
+        }
+    }
+
+    /// Takes one pin back.
+    pub fn unpin(&mut self, digest: &Digest) {
+        let Some(pins) = self.pins.get_mut(digest) else {
+            unreachable!("{digest:?} is unpinned more often than pinned")
+        };
+        *pins -= 1;
+        if *pins == 0 {
+            self.pins.remove(digest);
+        }
+        if let Some(entry) = self.contents.get_mut(digest) {
+            entry.pins -= 1;
+            if entry.pins == 0 {
+                self.order.insert((entry.held.expiration(), *digest));
+            }
+        }
+    }
+
+    /// True if content with this expiration may no longer be held.
+    pub fn is_over(&self, expiration: Timestamp, clock: &Clock) -> bool {
+        expiration.saturating_add(self.grace) < clock.consensus
+    }
+
+    /// Everything whose expiration plus grace lies below this counts no more in any window:
+    /// consensus time, less what a bounded slice of deletion has not come to yet.
+    pub fn released(&self, clock: &Clock) -> Timestamp {
+        let first = self.order.first().map(|(expiration, _)| expiration.saturating_add(self.grace));
+        first.map_or(clock.consensus, |first| first.min(clock.consensus))
+    }
+
+    /// Deletes what is due and not pinned, in one bounded slice; returns the batches concerned.
+    pub fn collect(&mut self, outbox: &mut Outbox, clock: &Clock) -> Vec<Overdue> {
+        let mut overdue = Vec::new();
+        for _ in 0..DROPS_PER_STEP {
+            let Some(&(expiration, digest)) = self.order.first() else { break };
+            if !self.is_over(expiration, clock) {
+                break;
+            }
+            self.order.remove(&(expiration, digest));
+            let Some(entry) = self.contents.get_mut(&digest) else {
+                unreachable!("{digest:?} is ordered for deletion and not held")
+            };
+            // A pinned one is back in the order when its last pin goes.
+            let deleted = entry.pins == 0;
+            match entry.held {
+                Held::Batch { info, in_slot } => {
+                    let frees_window = in_slot && entry.counted;
+                    entry.counted = false;
+                    overdue.push(Overdue { digest, info, in_slot, frees_window, deleted });
+                    if deleted {
+                        self.recovered_bytes -= if in_slot { 0 } else { info.charge() };
+                        outbox.record(Record::DropBatch { digest, expiration });
+                    }
+                }
+                Held::Payload { .. } if deleted => {
+                    outbox.record(Record::DropPayload { digest, expiration });
+                }
+                Held::Payload { .. } => {}
+            }
+            if deleted {
+                self.contents.remove(&digest);
+            }
+        }
+        overdue
+    }
+}

@@ -1,0 +1,67 @@
+//! What the sequencer says of itself: a snapshot for status pages, health and metrics.
+
+use serde::Serialize;
+
+use super::port::BusyReason;
+use crate::types::{Author, CommitIndex, Epoch, Timestamp, Usage};
+
+/// A snapshot of the sequencer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The epoch that is served.
+    pub epoch: Epoch,
+    /// The largest committed block timestamp, microseconds.
+    pub consensus_time: Timestamp,
+    /// The highest index logged.
+    pub logged: CommitIndex,
+    /// The highest index applied to all four components.
+    pub applied: CommitIndex,
+    /// Transactions accepted and not in a batch yet.
+    pub pool_transactions: u64,
+    /// Their bytes.
+    pub pool_bytes: u64,
+    /// Own batches without a proof.
+    pub uncertified_batches: u64,
+    /// Own batches not ordered yet, with or without a proof.
+    pub outstanding_batches: u64,
+    /// Bytes of those.
+    pub outstanding_bytes: u64,
+    /// Proofs that could be proposed.
+    pub proofs: u64,
+    /// Contents held, batches and payloads.
+    pub contents: u64,
+    /// Fetches under way.
+    pub fetches: u64,
+    /// Payloads stored and not ordered yet.
+    pub open_payloads: u64,
+    /// What holds admission back, if anything.
+    pub busy: Option<String>,
+    /// Per validator.
+    pub windows: Vec<WindowStatus>,
+    /// The next index each subscriber needs.
+    pub cursors: Vec<(String, CommitIndex)>,
+}
+
+/// How two validators stand with each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct WindowStatus {
+    /// The other validator.
+    pub peer: Author,
+    /// True if a link is up.
+    pub linked: bool,
+    /// What it grants us.
+    pub granted: Usage,
+    /// What we have used of that.
+    pub used: Usage,
+    /// What we store of it.
+    pub stored: Usage,
+    /// What it said it has released up to, microseconds.
+    pub released: Timestamp,
+}
+
+impl Status {
+    /// The reason in words.
+    pub(crate) fn reason(busy: Option<BusyReason>) -> Option<String> {
+        busy.map(|reason| reason.to_string())
+    }
+}

@@ -1,0 +1,7 @@
+//! Scenarios on four sequencers joined without a shell: messages, groups and time move only when
+//! the test says so.
+
+mod batches;
+mod commits;
+mod net;
+mod recovery;

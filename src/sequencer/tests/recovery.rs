@@ -1,0 +1,176 @@
+//! What survives the end of a process.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::net::*;
+use crate::sequencer::port::*;
+use crate::store::Store as _;
+use crate::types::*;
+
+#[test]
+fn no_batch_id_is_ever_used_twice_whatever_was_written() {
+    let mut net = Net::new();
+    let mut ids = BTreeSet::new();
+    for life in 0..5 {
+        for count in 0..3 {
+            net.nodes[0].holds = count == 2;
+            net.submit(0, &[&format!("{life} {count}")]);
+            net.now.monotonic += net.config.batch_age_max;
+            net.input(0, Input::Tick);
+            // The bytes leave before our own group is written: this is what could be seen.
+            for (from, _, message) in &net.wires {
+                if let (0, Message::Batch(batch)) = (*from, message) {
+                    ids.insert((batch.info.batch_id, batch.info.root));
+                }
+            }
+            net.settle();
+        }
+        net.restart(0);
+        net.settle();
+    }
+    let numbers: BTreeSet<_> = ids.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids.len(), numbers.len(), "an id was used for two batches");
+    assert!(numbers.len() >= 10, "{}", numbers.len());
+}
+
+#[test]
+fn no_id_is_used_before_its_reservation_is_durable() {
+    let mut net = Net::new();
+    net.restart(0);
+    net.nodes[0].holds = true;
+    net.wires.clear();
+    net.submit(0, &["one"]);
+    net.pass(Duration::from_millis(100));
+    assert!(!net.wires.iter().any(|(from, _, m)| *from == 0 && matches!(m, Message::Batch(_))));
+    net.nodes[0].holds = false;
+    net.pass(Duration::from_millis(100));
+    assert_eq!(net.nodes[3].sequencer.proposable(), 1);
+}
+
+#[test]
+fn uncertified_batches_of_the_last_life_are_sent_again_and_certified() {
+    let mut net = Net::new();
+    net.drops = |from, _, message| from == 0 && matches!(message, Message::Batch(_));
+    let digest = net.batch(0, "one");
+    net.drops = |_, _, _| false;
+    net.restart(0);
+    net.pass(Duration::from_secs(2));
+    assert!(net.nodes[0].events.contains(&Event::Certified { digest }));
+    assert!((0..4).all(|index| net.nodes[index].sequencer.proposable() == 1));
+}
+
+#[test]
+fn a_proof_that_was_recorded_and_never_published_is_published_by_the_next_life() {
+    let mut net = Net::new();
+    net.drops = |from, _, message| from == 0 && matches!(message, Message::Proofs(_));
+    net.batch(0, "one");
+    assert_eq!(net.nodes[1].sequencer.proposable(), 0);
+    net.drops = |_, _, _| false;
+    net.restart(0);
+    net.settle();
+    assert_eq!(net.nodes[0].sequencer.proposable(), 1);
+    assert_eq!(net.nodes[1].sequencer.proposable(), 1);
+}
+
+#[test]
+fn commits_receipts_cursors_and_payloads_are_where_they_were() {
+    let mut net = Net::new();
+    let ordered = net.batch(0, "one");
+    let (first, payload) = net.block(1, net.genesis_digest());
+    let subscriber = "executor".to_owned();
+    net.input(0, Input::Acknowledge { subscriber, next: CommitIndex(2) });
+    let waiting = net.batch(0, "two");
+    let open = net.pull(0, 2, first);
+    let before = net.nodes[0].sequencer.status();
+    net.restart(0);
+    net.settle();
+    let after = net.nodes[0].sequencer.status();
+    assert_eq!(after.applied, CommitIndex(1));
+    assert_eq!(after.logged, before.logged);
+    assert_eq!(after.cursors, before.cursors);
+    assert_eq!(after.consensus_time, before.consensus_time);
+    assert_eq!(after.contents, before.contents);
+    assert_eq!(after.proofs, 1, "what was ordered is not proposed again");
+    assert_eq!(after.outstanding_batches, 1);
+    let id = net.commit(0, payload.header);
+    net.settle();
+    assert_eq!(net.receipt(0, id), net.nodes[0].store.reader().receipt(CommitIndex(1)).unwrap());
+    // The open payload still counts as an ancestor.
+    let child = net.pull(0, 3, open.digest(&net.genesis.chain_id()));
+    assert!(child.content.is_empty());
+    let chain = net.genesis.chain_id();
+    let orders = |payload: &Payload| payload.content.batches().next().unwrap().digest(&chain);
+    assert_eq!(orders(&open), waiting);
+    assert_eq!(orders(&payload), ordered);
+}
+
+#[test]
+fn a_commit_that_was_logged_without_its_payload_is_applied_by_the_next_life() {
+    let mut net = Net::new();
+    net.batch(0, "one");
+    let payload = net.pull(0, 1, net.genesis_digest());
+    net.drops = |_, _, message| matches!(message, Message::FetchRequest(_));
+    net.commit(3, payload.header);
+    net.settle();
+    net.restart(3);
+    assert_eq!(net.nodes[3].sequencer.status().logged, CommitIndex(1));
+    net.drops = |_, _, _| false;
+    net.pass(Duration::from_secs(3));
+    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(1));
+    let id = net.commit(3, payload.header);
+    net.settle();
+    assert!(net.receipt(3, id).is_some());
+}
+
+#[test]
+fn fetched_content_goes_to_the_waiter_and_stays_outside_the_window() {
+    let mut net = Net::new();
+    net.drops = |_, to, message| to == 3 && matches!(message, Message::Batch(_));
+    let digest = net.batch(0, "one");
+    let id = RequestId(800);
+    let deadline = net.now.monotonic + Duration::from_secs(2);
+    let responders = vec![net.nodes[0].author];
+    net.input(3, Input::Fetch { id, digest, responders, deadline });
+    net.settle();
+    let reply = net.nodes[3].replies.remove(&id);
+    assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Batch(_))))), "{reply:?}");
+    assert_eq!(net.nodes[3].sequencer.stored_of(&net.nodes[0].author), Usage::default());
+    assert!(net.nodes[3].store.reader().batch(&digest).unwrap().is_some());
+    // From its author's link it is signed after all, also by the next life.
+    for _ in 0..2 {
+        let batch = net.nodes[0].store.reader().batch(&digest).unwrap().unwrap();
+        net.give_batch(0, 3, &batch);
+        net.settle();
+        assert_eq!(net.nodes[3].signed.pop(), Some(digest));
+        assert_eq!(net.nodes[3].sequencer.stored_of(&net.nodes[0].author).batches, 1);
+        net.restart(3);
+        net.settle();
+    }
+}
+
+#[test]
+fn a_fetch_ends_at_its_deadline_and_a_cancelled_one_is_forgotten() {
+    let mut net = Net::new();
+    let digest = Digest([5; 32]);
+    let responders: Vec<_> = net.nodes.iter().map(|node| node.author).collect();
+    for id in [RequestId(800), RequestId(801)] {
+        let deadline = net.now.monotonic + Duration::from_secs(1);
+        let responders = responders.clone();
+        net.input(0, Input::Fetch { id, digest, responders, deadline });
+    }
+    net.input(0, Input::Cancel(RequestId(801)));
+    net.pass(Duration::from_millis(990));
+    assert_eq!(net.nodes[0].sequencer.status().fetches, 1);
+    net.pass(Duration::from_millis(20));
+    let reply = net.nodes[0].replies.remove(&RequestId(800));
+    assert!(matches!(reply, Some(Reply::Fetched(Err(FetchError::TimedOut { .. })))));
+    assert!(!net.nodes[0].replies.contains_key(&RequestId(801)));
+    assert_eq!(net.nodes[0].sequencer.status().fetches, 0);
+    // What nobody waits for is not taken.
+    let batch = net.forge(1, 1, "x", Duration::from_secs(5));
+    let digest = batch.info.digest(&net.genesis.chain_id());
+    let from = net.nodes[1].author;
+    net.input(0, Input::FetchedBatch { from, digest, batch });
+    assert_eq!(net.nodes[0].refusals.pop(), Some(Refusal::Unasked));
+}

@@ -1,0 +1,137 @@
+//! Windows between validators, the author's side: what each peer grants us and what we used of it.
+//!
+//! An own batch is counted once per peer, whatever the resends, until the peer's `released` covers
+//! its expiration plus grace. The peer counts only what it stores, which is never more, so a batch
+//! sent within the window is never refused for room. Nothing is cumulative: loss, restart and
+//! epoch change need no repair (design section 7).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::status::WindowStatus;
+use crate::types::{Announcement, Author, BatchInfo, Committee, Digest, Hello, Timestamp, Usage};
+
+/// One peer's window for us.
+#[derive(Debug, Default)]
+struct Peer {
+    linked: bool,
+    announcement: Announcement,
+    used: Usage,
+    /// What is counted: (expiration, digest, charge), in the order in which it is released.
+    sent: BTreeSet<(Timestamp, Digest, u64)>,
+}
+
+/// The windows of all peers.
+#[derive(Debug)]
+pub(super) struct Windows {
+    peers: BTreeMap<Author, Peer>,
+    own_power: u64,
+    grace: Duration,
+}
+
+impl Windows {
+    pub fn new(me: Author, committee: &Committee, grace: Duration) -> Self {
+        let others = committee.members().iter().filter(|member| member.author != me);
+        let peers = others.map(|member| (member.author, Peer::default())).collect();
+        Self { peers, own_power: committee.power_of(&me), grace }
+    }
+
+    /// After a restart: nobody knows who was sent what, so everyone counts as having it.
+    pub fn on_recovered_batch(&mut self, digest: Digest, info: &BatchInfo) {
+        for peer in self.peers.values_mut() {
+            count(peer, digest, info);
+        }
+    }
+
+    pub fn on_link_up(&mut self, author: Author, hello: &Hello) {
+        if let Some(peer) = self.peers.get_mut(&author) {
+            peer.linked = true;
+        }
+        self.on_announcement(author, hello.announcement);
+    }
+
+    pub fn on_link_down(&mut self, author: Author) {
+        if let Some(peer) = self.peers.get_mut(&author) {
+            peer.linked = false;
+        }
+    }
+
+    pub fn on_announcement(&mut self, author: Author, announcement: Announcement) {
+        let Some(peer) = self.peers.get_mut(&author) else { return };
+        // A peer's released time never falls; an old message must not bring back what was freed.
+        let released = peer.announcement.released.max(announcement.released);
+        peer.announcement = Announcement { released, ..announcement };
+        while let Some(&(expiration, digest, charge)) = peer.sent.first() {
+            if expiration.saturating_add(self.grace) >= released {
+                break;
+            }
+            peer.sent.remove(&(expiration, digest, charge));
+            peer.used.remove(charge);
+        }
+    }
+
+    /// True if validators of a quorum of power, ourselves included, have room for one more batch.
+    pub fn quorum_has_room(&self, committee: &Committee, charge: u64) -> bool {
+        let with_room = self.peers.iter().filter(|(_, peer)| has_room(peer, charge));
+        let power: u64 = with_room.map(|(author, _)| committee.power_of(author)).sum();
+        committee.is_quorum(power + self.own_power)
+    }
+
+    /// Of `candidates`, those that may be sent this batch now; counts it for them.
+    pub fn grant(
+        &mut self,
+        candidates: impl Iterator<Item = Author>,
+        digest: Digest,
+        info: &BatchInfo,
+    ) -> Vec<Author> {
+        let key = (info.expiration, digest, info.charge());
+        let mut granted = Vec::new();
+        for author in candidates {
+            let Some(peer) = self.peers.get_mut(&author) else { continue };
+            if !peer.linked {
+                continue;
+            }
+            if !peer.sent.contains(&key) {
+                if !has_room(peer, info.charge()) {
+                    continue;
+                }
+                count(peer, digest, info);
+            }
+            granted.push(author);
+        }
+        granted
+    }
+
+    /// Every other validator.
+    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// Every other validator whose link is up.
+    pub fn linked(&self) -> impl Iterator<Item = Author> + '_ {
+        self.peers.iter().filter(|(_, peer)| peer.linked).map(|(author, _)| *author)
+    }
+
+    /// For status pages; `stored` says what we hold of a peer.
+    pub fn status(&self, stored: impl Fn(&Author) -> Usage) -> Vec<WindowStatus> {
+        let row = |(author, peer): (&Author, &Peer)| WindowStatus {
+            peer: *author,
+            linked: peer.linked,
+            granted: peer.announcement.window,
+            used: peer.used,
+            stored: stored(author),
+            released: peer.announcement.released,
+        };
+        self.peers.iter().map(row).collect()
+    }
+}
+
+fn has_room(peer: &Peer, charge: u64) -> bool {
+    peer.linked && peer.used.has_room(charge, &peer.announcement.window)
+}
+
+fn count(peer: &mut Peer, digest: Digest, info: &BatchInfo) {
+    if peer.sent.insert((info.expiration, digest, info.charge())) {
+        peer.used.add(info.charge());
+    }
+}

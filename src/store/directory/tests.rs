@@ -1,0 +1,135 @@
+//! Creating is not opening, and every crash point of creating.
+
+use super::super::tests::OWN;
+use super::*;
+
+fn create(path: &Path) -> Result<DataDirectory, StoreError> {
+    let fill = |database: &Path, _: &Meta| {
+        fs::write(database.join("file"), "x").unwrap();
+        Ok(())
+    };
+    DataDirectory::create(path, OWN, fill).map(|(directory, ())| directory)
+}
+
+#[test]
+fn what_was_created_opens_again_with_the_same_incarnation() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("some/data");
+    let created = *create(&path).unwrap().meta();
+    let opened = DataDirectory::open_own(&path, &OWN).unwrap();
+    assert_eq!(opened.meta(), &created);
+    assert!(opened.free_bytes().unwrap() > 0);
+    let other = create(&temporary.path().join("other")).unwrap();
+    assert_ne!(other.meta().incarnation, created.incarnation);
+}
+
+#[test]
+fn opening_makes_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Missing(_))));
+    assert!(!path.exists());
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Missing(_))));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+}
+
+#[test]
+fn one_process_at_a_time_and_never_created_twice() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    let first = create(&path).unwrap();
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::InUse(_))));
+    assert!(matches!(create(&path), Err(StoreError::Exists(_))));
+    drop(first);
+    assert!(matches!(create(&path), Err(StoreError::Exists(_))));
+    DataDirectory::open(&path).unwrap();
+}
+
+#[test]
+fn of_another_validator_or_chain_or_version_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    drop(create(&path).unwrap());
+    let other_author = StoreIdentity { author: Author([9; 32]), ..OWN };
+    let other_chain = StoreIdentity { chain: ChainId([9; 32]), ..OWN };
+    for identity in [other_author, other_chain] {
+        let opened = DataDirectory::open_own(&path, &identity);
+        assert!(matches!(opened, Err(StoreError::Foreign { .. })));
+    }
+    let text = fs::read_to_string(path.join(FORMAT)).unwrap();
+    fs::write(path.join(FORMAT), text.replace("quorum-store 1\n", "quorum-store 2\nmore\n"))
+        .unwrap();
+    let opened = DataDirectory::open(&path);
+    assert!(matches!(opened, Err(StoreError::Format { found: 2, expected: 1, .. })));
+}
+
+#[test]
+fn a_changed_format_file_is_damage() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    drop(create(&path).unwrap());
+    let text = fs::read(path.join(FORMAT)).unwrap();
+    for length in 0..text.len() {
+        fs::write(path.join(FORMAT), &text[..length]).unwrap();
+        assert!(matches!(DataDirectory::open(&path), Err(StoreError::Damaged { .. })), "{length}");
+    }
+    for position in "quorum-store 1\n".len()..text.len() {
+        let mut other = text.clone();
+        other[position] ^= 1;
+        fs::write(path.join(FORMAT), &other).unwrap();
+        assert!(
+            matches!(DataDirectory::open(&path), Err(StoreError::Damaged { .. })),
+            "{position}"
+        );
+    }
+    fs::write(path.join(FORMAT), &text).unwrap();
+    fs::remove_dir_all(path.join(DATABASE)).unwrap();
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_crash_at_every_point_of_creating_leaves_no_store_and_creating_finishes() {
+    let temporary = tempfile::tempdir().unwrap();
+    let leave: [fn(&Path); 5] = [
+        |_| (),
+        |path| drop(File::create(path.join(LOCK)).unwrap()),
+        |path| fs::write(path.join(FORMAT_NEW), "torn").unwrap(),
+        |path| {
+            fs::write(path.join(FORMAT_NEW), "torn").unwrap();
+            fs::create_dir(path.join(DATABASE)).unwrap();
+        },
+        |path| {
+            fs::write(path.join(FORMAT_NEW), "whole").unwrap();
+            fs::create_dir(path.join(DATABASE)).unwrap();
+            fs::write(path.join(DATABASE).join("left over"), "x").unwrap();
+        },
+    ];
+    for (point, leave) in leave.into_iter().enumerate() {
+        let path = temporary.path().join(point.to_string());
+        fs::create_dir(&path).unwrap();
+        leave(&path);
+        assert!(matches!(DataDirectory::open(&path), Err(StoreError::Missing(_))), "{point}");
+        drop(create(&path).unwrap());
+        assert!(!path.join(DATABASE).join("left over").exists());
+        DataDirectory::open(&path).unwrap();
+    }
+    let path = temporary.path().join("failed");
+    let fail = |_: &Path, _: &Meta| -> Result<(), StoreError> {
+        Err(StoreError::DiskFull { doing: "testing" })
+    };
+    let failed = DataDirectory::create(&path, OWN, fail);
+    assert!(matches!(failed, Err(StoreError::DiskFull { .. })));
+    create(&path).unwrap();
+}
+
+#[test]
+fn a_database_that_lost_its_format_is_not_touched() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    drop(create(&path).unwrap());
+    fs::remove_file(path.join(FORMAT)).unwrap();
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Missing(_))));
+    assert!(matches!(create(&path), Err(StoreError::Exists(_))));
+    assert!(path.join(DATABASE).join("file").exists());
+}

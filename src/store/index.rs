@@ -1,0 +1,153 @@
+//! What a store knows in memory: where the content of a digest lies.
+//!
+//! Derived from the records alone, by the same steps at recovery and at every commit, so it can
+//! never know anything that the disk does not. Keys are sorted by expiration; readers ask by
+//! digest; this is the way from one to the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::schema::{ContentKind, Table, Value, Write};
+use crate::sequencer::port::Record;
+use crate::types::{CommitIndex, Digest, Timestamp};
+
+/// Where a content lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub(crate) kind: ContentKind,
+    /// Part of its key.
+    pub(crate) expiration: Timestamp,
+    /// Length of the content.
+    pub(crate) bytes: u64,
+}
+
+/// What one group weighs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Keys and values.
+    pub(crate) bytes: u64,
+    /// Of those, values that are content.
+    pub(crate) content_bytes: u64,
+    /// Of those, each payload, in order.
+    payloads: Vec<u64>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, write: &Write<'_>) {
+        let (key, value) = match write {
+            Write::Put { table: Table::Content, key, value } => {
+                let length = value.as_ref().len() as u64;
+                self.content_bytes += length;
+                if matches!(value, Value::Encoded(_)) {
+                    self.payloads.push(length);
+                }
+                (key, length)
+            }
+            Write::Put { key, value, .. } => (key, value.as_ref().len() as u64),
+            Write::Delete { key, .. } => (key, 0),
+        };
+        self.bytes += key.len() as u64 + value;
+    }
+}
+
+/// Content, proofs and commits in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
+    contents: BTreeMap<Digest, Located>,
+    /// Proofs may be here without their batch.
+    proofs: BTreeMap<Digest, Timestamp>,
+    commits: BTreeSet<CommitIndex>,
+    content_bytes: u64,
+}
+
+impl Index {
+    pub(crate) fn content(&self, digest: &Digest, kind: ContentKind) -> Option<Located> {
+        self.contents.get(digest).copied().filter(|located| located.kind == kind)
+    }
+
+    pub(crate) fn proof(&self, digest: &Digest) -> Option<Timestamp> {
+        self.proofs.get(digest).copied()
+    }
+
+    /// Indices of which a commit or a receipt is kept.
+    pub(crate) fn commits(&self) -> &BTreeSet<CommitIndex> {
+        &self.commits
+    }
+
+    /// Bytes and number of contents.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        (self.content_bytes, self.contents.len() as u64)
+    }
+
+    pub(crate) fn insert_content(&mut self, digest: Digest, located: Located) {
+        self.content_bytes += located.bytes;
+        if let Some(old) = self.contents.insert(digest, located) {
+            self.content_bytes -= old.bytes;
+        }
+    }
+
+    pub(crate) fn insert_proof(&mut self, digest: Digest, expiration: Timestamp) {
+        self.proofs.insert(digest, expiration);
+    }
+
+    pub(crate) fn insert_commit(&mut self, index: CommitIndex) {
+        self.commits.insert(index);
+    }
+
+    /// Before a group is written: readers must not be led to what it deletes.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn forget(&mut self, records: &[Record]) {
+        for record in records {
+            self.remove(record);
+        }
+    }
+
+    /// After a group was written.
+    pub(crate) fn apply(&mut self, records: &[Record], tally: &Tally) {
+        let mut payload_bytes = tally.payloads.iter().copied();
+        for record in records {
+            match record {
+                Record::Batch(batch) => {
+                    let (expiration, bytes) = (batch.info.expiration, u64::from(batch.info.bytes));
+                    let kind = ContentKind::Batch;
+                    self.insert_content(batch.digest, Located { kind, expiration, bytes });
+                }
+                Record::Payload { digest, expiration, .. } => {
+                    let bytes = payload_bytes.next().unwrap_or_default();
+                    let (kind, expiration) = (ContentKind::Payload, *expiration);
+                    self.insert_content(*digest, Located { kind, expiration, bytes });
+                }
+                Record::Proof { digest, proof } => {
+                    self.insert_proof(*digest, proof.info.expiration);
+                }
+                Record::Commit(commit) => self.insert_commit(commit.index),
+                Record::Applied(receipt) => self.insert_commit(receipt.index),
+                other => self.remove(other),
+            }
+        }
+    }
+
+    fn remove(&mut self, record: &Record) {
+        match record {
+            Record::DropBatch { digest, expiration } => {
+                self.remove_content(digest, ContentKind::Batch, *expiration);
+                if self.proofs.get(digest) == Some(expiration) {
+                    self.proofs.remove(digest);
+                }
+            }
+            Record::DropPayload { digest, expiration } => {
+                self.remove_content(digest, ContentKind::Payload, *expiration);
+            }
+            Record::DropCommits { below } => self.commits = self.commits.split_off(below),
+            _ => (),
+        }
+    }
+
+    /// The expiration is part of the key: with another one, nothing was deleted.
+    fn remove_content(&mut self, digest: &Digest, kind: ContentKind, expiration: Timestamp) {
+        let found = self.content(digest, kind);
+        if let Some(located) = found.filter(|located| located.expiration == expiration) {
+            self.contents.remove(digest);
+            self.content_bytes -= located.bytes;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a block orders: a header that the ordering engine agrees on, and the content it names.
+//!
+//! The digest is the header's hash, so the chain of headers can be walked, and commits logged,
+//! although a content is lost. The content is kept, fetched, served and deleted like a batch.
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Batch, BatchInfo};
+use super::codec;
+use super::genesis::ChainParameters;
+use super::ids::{ChainId, CommitIndex, Digest, Epoch, Timestamp};
+use super::proof::ProofOfStore;
+
+const HEADER_DOMAIN: &str = "quorum-store/v1/payload";
+const CONTENT_DOMAIN: &str = "quorum-store/v1/payload-content";
+
+/// The part of a payload that is agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayloadHeader {
+    /// Epoch of the block and of every batch in it.
+    pub epoch: Epoch,
+    /// Height of the block: the index of its commit.
+    pub height: CommitIndex,
+    /// Digest of the payload below; the chain id for genesis.
+    pub parent: Digest,
+    /// Consensus time once this is committed; not below the parent's.
+    pub block_timestamp: Timestamp,
+    /// Hash of the content.
+    pub content_root: Digest,
+}
+
+impl PayloadHeader {
+    /// What a digest-ordering engine agrees on.
+    pub fn digest(&self, chain: &ChainId) -> Digest {
+        Digest(codec::hash(HEADER_DOMAIN, &(chain, self)))
+    }
+}
+
+/// The part of a payload that can be lost without losing the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayloadContent {
+    /// Batches with a proof of store.
+    pub proofs: Vec<ProofOfStore>,
+    /// Batches without a proof that every voter must hold durably before it votes.
+    pub optimistic: Vec<BatchInfo>,
+    /// Small batches that travel inside the payload.
+    pub inline: Vec<Batch>,
+    /// Evidence that content of earlier commits is gone; empty until that exists.
+    pub unavailable: Vec<Digest>,
+}
+
+impl PayloadContent {
+    /// The hash that the header carries.
+    pub fn root(&self) -> Digest {
+        Digest(codec::hash(CONTENT_DOMAIN, self))
+    }
+
+    /// Every batch in the order of execution: proofs, then optimistic, then inline.
+    pub fn batches(&self) -> impl Iterator<Item = &BatchInfo> {
+        let proofs = self.proofs.iter().map(|proof| &proof.info);
+        proofs.chain(&self.optimistic).chain(self.inline.iter().map(|batch| &batch.info))
+    }
+
+    /// True if it orders nothing.
+    pub fn is_empty(&self) -> bool {
+        self.proofs.is_empty()
+            && self.optimistic.is_empty()
+            && self.inline.is_empty()
+            && self.unavailable.is_empty()
+    }
+}
+
+/// A header with its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// What is agreed on.
+    pub header: PayloadHeader,
+    /// What it names.
+    pub content: PayloadContent,
+}
+
+impl Payload {
+    /// The header's digest.
+    pub fn digest(&self, chain: &ChainId) -> Digest {
+        self.header.digest(chain)
+    }
+
+    /// Its canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// When its content may go, before the grace: the later of its own lifetime and its last
+    /// batch's expiration.
+    pub fn expiration(&self, parameters: &ChainParameters) -> Timestamp {
+        let own = self.header.block_timestamp.saturating_add(parameters.batch_lifetime());
+        self.content.batches().map(|info| info.expiration).fold(own, Ord::max)
+    }
+}
+
+/// Why a payload can never be valid, whoever looks at it and whenever.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPayload {
+    /// The content is not what the header names.
+    #[error("the content's root differs from its header")]
+    ContentRoot,
+    /// Larger than the chain allows.
+    #[error("{0} bytes are more than the chain allows for a payload")]
+    TooLarge(usize),
+    /// Of another epoch.
+    #[error("payload or batch of epoch {found:?} in epoch {expected:?}")]
+    Epoch {
+        /// As stated.
+        found: Epoch,
+        /// Where it was proposed.
+        expected: Epoch,
+    },
+    /// Not built on the parent it was proposed on.
+    #[error("the parent or height is not that of the proposal")]
+    Parent,
+    /// Time would go back.
+    #[error("block timestamp below its parent's")]
+    TimeWentBack,
+    /// A batch appears twice.
+    #[error("batch {0:?} appears twice")]
+    Duplicate(Digest),
+    /// A batch that no block with this timestamp may order.
+    #[error("batch {0:?} is expired at the block's timestamp")]
+    ExpiredBatch(Digest),
+    /// A proof in it is invalid.
+    #[error("an invalid proof: {0}")]
+    Proof(#[from] super::proof::InvalidProof),
+    /// An inline batch is invalid.
+    #[error("an invalid inline batch: {0}")]
+    Inline(#[from] super::batch::InvalidBatch),
+    /// A kind of content that this release does not order yet.
+    #[error("{0} are not part of payloads in this release")]
+    Unsupported(&'static str),
+}

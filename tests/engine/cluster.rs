@@ -1,0 +1,191 @@
+//! Four nodes in one process, on the in-memory transport.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::Registry;
+use quorum_store::config::SequencerConfig;
+use quorum_store::crypto::{Ed25519Signer, Signer};
+use quorum_store::engine::{EngineConfig, NodeConfig, QuorumStore};
+use quorum_store::sequencer::port::{
+    Event, ParentOf, PayloadLimits, PullRequest, Transaction, VerifyRequest,
+};
+use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::{Store, StoreIdentity, memory::MemoryStore};
+use quorum_store::transport::memory::MemoryNetwork;
+use quorum_store::transport::{Peer, Transport};
+use quorum_store::types::{
+    Author, ChainParameters, Commit, CommitIndex, Committee, Digest, Epoch, Genesis, Incarnation,
+    Member, Payload, Timestamp,
+};
+use zeroize::Zeroizing;
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn signer(index: u8) -> Ed25519Signer {
+    Ed25519Signer::new(&Zeroizing::new([index + 1; 32]))
+}
+
+pub fn genesis(nonce: u8) -> Genesis {
+    let members = (0..4).map(|i| Member { author: signer(i).author(), power: 1 }).collect();
+    Genesis {
+        nonce: Digest([nonce; 32]),
+        parameters: ChainParameters::default(),
+        committee: Committee::new(members).unwrap(),
+    }
+}
+
+pub fn peers() -> Vec<Peer> {
+    let address = "127.0.0.1:1".parse().unwrap();
+    (0..4).map(|index| Peer { key: signer(index).author(), address }).collect()
+}
+
+pub fn now() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp(now.as_micros() as u64)
+}
+
+pub fn transaction(text: &str) -> Transaction {
+    Transaction {
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+        gas_unit_price: 1,
+        expiration: now().saturating_add(Duration::from_secs(25)),
+    }
+}
+
+/// Starts node `index` of the chain `genesis` on `network`.
+pub async fn node(
+    index: u8,
+    genesis: &Genesis,
+    network: &MemoryNetwork,
+    store: Box<dyn Store>,
+) -> QuorumStore {
+    let signer = signer(index);
+    let author = signer.author();
+    let config = NodeConfig {
+        genesis: genesis.clone(),
+        epoch: Epoch(0),
+        committee: genesis.committee.clone(),
+        sequencer: SequencerConfig::default(),
+        engine: EngineConfig { invalid_per_minute_max: 5, ..EngineConfig::default() },
+    };
+    let network = network.clone();
+    let start = |handshake, events| {
+        let transport = network.join(author, handshake, &peers(), events);
+        Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
+    };
+    QuorumStore::start(config, store, Arc::new(signer), start, &Registry::new()).await.unwrap()
+}
+
+pub fn memory(index: u8, genesis: &Genesis) -> Box<dyn Store> {
+    let incarnation = Incarnation(u64::from(index) + 1);
+    Box::new(MemoryStore::new(signer(index).author(), genesis.chain_id(), incarnation))
+}
+
+fn path(directory: &Path, index: u8) -> PathBuf {
+    directory.join(format!("validator-{index}"))
+}
+
+pub fn create(directory: &Path, index: u8, genesis: &Genesis) {
+    let identity = StoreIdentity { author: signer(index).author(), chain: genesis.chain_id() };
+    RocksStore::create(&path(directory, index), identity, &small()).unwrap();
+}
+
+pub fn open(directory: &Path, index: u8, genesis: &Genesis) -> Box<dyn Store> {
+    let identity = StoreIdentity { author: signer(index).author(), chain: genesis.chain_id() };
+    Box::new(RocksStore::open(&path(directory, index), identity, &small()).unwrap())
+}
+
+fn small() -> RocksConfig {
+    RocksConfig { write_buffer_bytes: 1 << 20, ..RocksConfig::default() }
+}
+
+/// Four nodes with in-memory stores, all links up.
+pub async fn four(genesis: &Genesis) -> (MemoryNetwork, Vec<QuorumStore>) {
+    let network = MemoryNetwork::new();
+    let mut nodes = Vec::new();
+    for index in 0..4 {
+        nodes.push(node(index, genesis, &network, memory(index, genesis)).await);
+    }
+    for node in &nodes {
+        until(|| node.links().iter().filter(|link| link.up).count() == 3).await;
+    }
+    (network, nodes)
+}
+
+/// Waits for a condition that others bring about.
+pub async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
+}
+
+/// Submits one transaction and waits until its batch is certified.
+pub async fn certify(node: &QuorumStore, text: &str) -> Digest {
+    let mut events = node.events();
+    // Links to a quorum may still be coming up.
+    let accepted = loop {
+        let results = node.submit(vec![transaction(text)]).await.unwrap();
+        if let Ok(accepted) = results[0] {
+            break accepted;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let waiting = async {
+        loop {
+            if let Event::Certified { digest } = events.recv().await.unwrap()
+                && digest == accepted.batch
+            {
+                return digest;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("certified in time")
+}
+
+/// What a leader asks for.
+pub fn pull_request(height: u64, parent: Digest) -> PullRequest {
+    let limits =
+        PayloadLimits { transactions_max: 10_000, batch_bytes_max: 8 << 20, batches_max: 100 };
+    let (epoch, height) = (Epoch(0), CommitIndex(height));
+    PullRequest { epoch, height, parent, block_timestamp: now(), limits, exclude: Vec::new() }
+}
+
+/// Node 0 proposes, everybody verifies and is told of the commit.
+pub async fn block(
+    nodes: &[QuorumStore],
+    genesis: &Genesis,
+    height: u64,
+    parent: ParentOf,
+) -> (Arc<Payload>, Commit) {
+    let payload = nodes[0].pull(pull_request(height, parent.digest)).await.unwrap();
+    let digest = payload.digest(&genesis.chain_id());
+    nodes[0].announce(&payload);
+    let responders: Vec<Author> = peers().iter().map(|peer| peer.key).collect();
+    for node in nodes {
+        let responders = responders.clone();
+        let request = VerifyRequest { digest, parent: Some(parent), responders };
+        let verified = tokio::time::timeout(PATIENCE, node.verify(request)).await;
+        assert_eq!(verified.expect("in time").unwrap(), payload.header);
+    }
+    let commit = Commit { index: CommitIndex(height), round: height, header: payload.header };
+    for node in nodes {
+        let receipt = node.notify_commit(commit).await.unwrap();
+        assert_eq!(receipt.index, commit.index);
+    }
+    (payload, commit)
+}
+
+/// The block below the first one.
+pub fn genesis_parent(genesis: &Genesis) -> ParentOf {
+    ParentOf {
+        digest: genesis.header().digest(&genesis.chain_id()),
+        height: CommitIndex(0),
+        block_timestamp: Timestamp(0),
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing to see: the work is in `build.rs`.

@@ -1,0 +1,141 @@
+//! Every option with unit, default, bound and meaning: what `validator config` prints.
+//!
+//! A test holds this table against the structs: no option can be missing here, and no default can
+//! differ.
+
+use std::fmt::Write as _;
+
+/// One option.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionRow {
+    /// Its path in the file.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Its default; empty if it must be given.
+    pub default: &'static str,
+    /// What it may be.
+    pub bound: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+macro_rules! rows {
+    ($($name:literal $unit:literal $default:literal $bound:literal $meaning:literal;)*) => {
+        &[$(OptionRow {
+            name: $name, unit: $unit, default: $default, bound: $bound, meaning: $meaning,
+        }),*]
+    };
+}
+
+/// The options of `validator-<i>.toml`.
+#[rustfmt::skip]
+pub const OPTIONS: &[OptionRow] = rows![
+    "genesis" "path" "" "an existing file" "the genesis; relative to the config";
+    "key_file" "path" "" "mode 0600" "64 hex digits: the secret seed";
+    "data_dir" "path" "" "made by generate or init" "store, execution state and consensus journal";
+    "worker_threads" "threads" "2" "1 to 64" "threads that run tasks";
+    "drain_timeout" "duration" "10s" "100ms to 2m" "how long a shutdown may take before it is cut off";
+    "network.transport_listen" "address" "" "port 0: any" "links of the quorum store (UDP)";
+    "network.ordering_listen" "address" "" "port 0: any" "the ordering engine (TCP)";
+    "network.http_listen" "address" "" "port 0: any" "clients and operators (TCP); no access control: keep it on loopback or behind a proxy";
+    "network.loopback" "yes/no" "false" "" "all validators are on this machine: larger datagrams";
+    "network.link_wait" "duration" "5s" "0s to 1m" "how long to wait for links to a quorum before ordering starts anyway";
+    "peers[].key" "hex" "" "a member of the committee" "public key of another validator";
+    "peers[].transport" "address" "" "" "its links of the quorum store";
+    "peers[].ordering" "address" "" "" "its ordering engine";
+    "proposal.block_interval" "duration" "50ms" "1ms to 10s" "least time between two blocks";
+    "proposal.empty_block_interval" "duration" "500ms" "from block_interval to 200ms below ordering.leader_timeout" "an idle leader proposes an empty block after this long";
+    "proposal.transactions_max" "transactions" "65536" "at least one full batch" "most transactions of a block";
+    "proposal.batch_bytes_max" "size" "32MiB" "at least one full batch" "most bytes of batches that a block orders";
+    "proposal.batches_max" "batches" "1024" "1 to 65536" "most batches of a block";
+    "ordering.leader_timeout" "duration" "1s" "300ms to 1m" "how long a leader is waited for";
+    "ordering.certification_timeout" "duration" "2s" "above leader_timeout" "how long a view may take";
+    "ordering.timeout_retry" "duration" "1s" "10ms to 1m" "how often a vote to skip a view is repeated";
+    "ordering.skip_timeout" "duration" "5s" "above the two before" "a leader that was silent for this long is not waited for";
+    "execution.queue_blocks_max" "blocks" "256" "1 to 65536" "finalised blocks that wait to be executed";
+    "execution.materialize_deadline" "duration" "5s" "100ms to 1m" "missing content is reported after this long, and waited for all the same";
+    "execution.blocks_kept" "blocks" "100000" "1000 to 100000000" "summaries kept for GET /blocks";
+    "http.connections_max" "connections" "256" "1 to 65536" "clients connected at once; more wait";
+    "http.body_bytes_max" "size" "4MiB" "one transaction to 64MiB" "largest request body";
+    "http.ingress_bytes_max" "size" "64MiB" "body_bytes_max to 2GiB" "request bodies held at once; more are answered 429";
+    "http.body_timeout" "duration" "10s" "100ms to 10m" "how long a request body may take to arrive";
+    "http.reads_max" "reads" "16" "1 to 1024" "reads of the store at once; more wait";
+    "http.tracked_transactions_max" "transactions" "1000000" "1000 to 100000000" "clients' transactions that are followed; about 180 bytes of memory each";
+    "http.outcomes_bytes_max" "size" "32MiB" "64KiB to 4GiB" "outcomes kept for streams that read late";
+    "http.outcome_streams_max" "streams" "16" "1 to 1024" "streams of outcomes at once";
+    "sequencer.window_bytes" "size" "1.0 GiB" "at least 4 full batches" "what is stored of each author";
+    "sequencer.window_batches" "batches" "262144" "at least 16" "what is stored of each author";
+    "sequencer.pool_bytes_max" "size" "32.0 MiB" "at least one full batch" "transactions accepted and not batched yet";
+    "sequencer.pool_transactions_max" "transactions" "131072" "at least 1" "transactions accepted and not batched yet";
+    "sequencer.batch_bytes_target" "size" "256.0 KiB" "at most one full batch" "a batch is sealed at this size";
+    "sequencer.batch_age_max" "duration" "20ms" "1ms to 1s" "a batch is sealed when its oldest transaction has waited this long";
+    "sequencer.gas_bucket_starts" "prices" "[0, 150, 300, 500, 1000, 3000, 5000, 10000, 100000, 1000000]" "rising, the first 0" "lowest gas unit price of each bucket";
+    "sequencer.outstanding_bytes_max" "size" "64.0 MiB" "at least 4 x batch_bytes_target" "own batches not ordered yet, in memory";
+    "sequencer.outstanding_batches_max" "batches" "4096" "at least 16" "own batches not ordered yet";
+    "sequencer.reservation" "ids" "65536" "256 to 2^32" "own batch ids reserved on disk at once";
+    "sequencer.resend_interval" "duration" "1s" "50ms to 10s" "a silent validator is asked again after this long, then twice that";
+    "sequencer.group_bytes_max" "size" "8.0 MiB" "at least one full batch" "a group commit takes no more input beyond this";
+    "sequencer.unasked_payloads_max" "payloads" "16" "2 to 1024" "payloads of one peer that nobody asked about";
+    "sequencer.payload_patience" "duration" "150ms" "1ms to 5s" "a payload that is asked about is fetched after this long";
+    "sequencer.fetch_try_timeout" "duration" "400ms" "10ms to 10s" "a fetch goes to the next holder after this long";
+    "sequencer.fetches_max" "fetches" "4096" "at least 1" "fetches under way at once";
+    "sequencer.recovered_bytes_max" "size" "1.0 GiB" "" "fetched content kept beyond its author's window";
+    "sequencer.announce_interval" "duration" "500ms" "10ms to 1s" "what is granted is announced at least this often";
+    "engine.ingress_workers" "threads" "2" "1 to 64" "threads that decode, hash and verify what arrives";
+    "engine.link_queue" "messages" "1024" "16 to 2^20" "messages between links and those threads, beside their byte budgets";
+    "engine.inbox" "inputs" "65536" "64 to 2^24" "inputs that wait for the core, per class";
+    "engine.host_queue" "requests" "4096" "16 to 2^20" "requests of the validator that wait for the core";
+    "engine.submit_queue_bytes" "size" "32.0 MiB" "1MiB to 2GiB" "transactions that wait for the core";
+    "engine.cache_bytes" "size" "64.0 MiB" "1MiB to 1TiB" "batches and payloads kept in memory for execution and serving";
+    "engine.proof_cache" "proofs" "16384" "64 to 2^24" "verified proofs remembered";
+    "engine.serve_queue" "requests" "256" "4 to 2^20" "requests of other validators that wait to be served";
+    "engine.readers" "reads" "2" "1 to 64" "reads of the disk at once, for serving and execution";
+    "engine.disk_reserve" "size" "1.0 GiB" "16MiB to 1PiB" "below this much free space no batches are admitted";
+    "engine.disk_check_interval" "duration" "1s" "10ms to 10s" "how often free space is looked at";
+    "engine.invalid_per_minute_max" "messages" "100" "at least 1" "invalid messages of one validator that close its link";
+    "engine.event_queue" "events" "65536" "16 to 2^24" "events kept for a slow listener";
+    "storage.write_buffer_bytes" "bytes" "67108864" "1 MiB to 1 GiB" "one write buffer of the content table, in memory";
+    "storage.write_buffers" "buffers" "4" "2 to 16" "write buffers of the content table";
+    "storage.min_blob_bytes" "bytes" "1024" "0 to 1 MiB" "content from this size is not rewritten by compaction";
+    "storage.blob_file_bytes" "bytes" "268435456" "1 MiB to 4 GiB" "largest file of such content";
+    "storage.blob_gc_age_percent" "percent" "25" "0 to 100" "the oldest share of those files that may be rewritten";
+    "storage.background_jobs" "threads" "2" "1 to 16" "threads for flush and compaction";
+    "storage.direct_io" "yes/no" "true" "" "flush and compaction bypass the page cache where they can";
+];
+
+/// The options of `genesis.toml`: chain parameters, equal at every validator.
+#[rustfmt::skip]
+pub const GENESIS_OPTIONS: &[OptionRow] = rows![
+    "nonce" "hex" "" "32 random bytes" "makes the chain unique";
+    "parameters.batch_lifetime" "duration" "30s" "1s to 1h" "how long a batch may wait to be ordered";
+    "parameters.grace" "duration" "30s" "1s to 1h" "how long content is kept after it expired";
+    "parameters.clock_allowance" "duration" "500ms" "1ms to batch_lifetime" "how far clocks may differ";
+    "parameters.transaction_bytes_max" "size" "64KiB" "1B to 1MiB, 16 below batch_bytes_max" "largest transaction, with price and expiration";
+    "parameters.batch_transactions_max" "transactions" "8192" "1 to 65536" "most transactions in a batch";
+    "parameters.batch_bytes_max" "size" "1MiB" "1B to 4MiB" "largest batch body";
+    "parameters.payload_bytes_max" "size" "960KiB" "4KiB to 4MiB" "largest encoded payload";
+    "parameters.transaction_life_max" "duration" "30s" "1s to 2m" "longest life of a transaction: bounds replay protection";
+    "validators[].key" "hex" "" "distinct" "public key of a validator";
+    "validators[].power" "votes" "" "1" "its voting power";
+];
+
+/// The text that `validator config` prints.
+pub fn describe() -> String {
+    let mut text = String::new();
+    for (title, rows) in
+        [("validator-<i>.toml", OPTIONS), ("genesis.toml (chain parameters)", GENESIS_OPTIONS)]
+    {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{title}\n");
+        let _ =
+            writeln!(text, "| option | unit | default | bound | meaning |\n|---|---|---|---|---|");
+        for row in rows {
+            let default = if row.default.is_empty() { "(required)" } else { row.default };
+            let OptionRow { name, unit, bound, meaning, .. } = row;
+            let _ = writeln!(text, "| {name} | {unit} | {default} | {bound} | {meaning} |");
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,69 @@
+//! What others may read while blocks are executed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use rocksdb::DB;
+
+use super::schema::{self, BlockSummary, ExecutorError};
+use crate::transaction::TransactionId;
+
+/// Ids executed and not expired, with the height of their block. Only durable blocks are in it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dedup(Arc<RwLock<HashMap<TransactionId, u64>>>);
+
+impl Dedup {
+    /// The ids; whoever holds this holds up the executor.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, HashMap<TransactionId, u64>> {
+        // A panic while it is held cannot leave a map of plain values half changed.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn remember(&self, height: u64, ids: impl Iterator<Item = TransactionId>) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        map.extend(ids.map(|id| (id, height)));
+    }
+
+    pub(super) fn forget(&self, ids: impl Iterator<Item = TransactionId>) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            map.remove(&id);
+        }
+        // After a burst the table would keep its largest size for ever.
+        if map.capacity() > 1 << 16 && map.len() < map.capacity() / 8 {
+            let keep = map.len() * 2;
+            map.shrink_to(keep);
+        }
+    }
+}
+
+/// Reads of executed blocks. All but [`Archive::height_of`] read the disk: call them where that
+/// may block.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    db: Arc<DB>,
+    dedup: Dedup,
+}
+
+impl Archive {
+    pub(super) fn new(db: Arc<DB>, dedup: Dedup) -> Self {
+        Self { db, dedup }
+    }
+
+    /// The block that executed a transaction, while the transaction has not expired.
+    pub fn height_of(&self, id: &TransactionId) -> Option<u64> {
+        self.dedup.read().get(id).copied()
+    }
+
+    /// What is kept of a block.
+    pub fn block(&self, height: u64) -> Result<Option<BlockSummary>, ExecutorError> {
+        schema::read_summary(&self.db, height)
+    }
+
+    /// The ids executed in a block, in order, as one string of 32-byte ids. `None` for a block that
+    /// executed nothing, is unknown, or whose transactions have all expired.
+    pub fn transactions(&self, height: u64) -> Result<Option<Vec<u8>>, ExecutorError> {
+        let ids = schema::read_ids(&self.db, height)?;
+        Ok(ids.map(|ids| ids.iter().flatten().collect()))
+    }
+}

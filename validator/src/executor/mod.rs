@@ -1,0 +1,320 @@
+//! Executes finalised blocks: the part of the validator that has a state.
+//!
+//! The state is deliberately small, a chain of digests over what was executed, but it is kept like
+//! a real one:
+//!
+//! - **One commit point.** The next index, the state digest, the ids executed in a block and the
+//!   block's summary are one synced write. A crash keeps all of a block or nothing of it, so a
+//!   block is never executed twice and never skipped: whoever feeds this resumes at
+//!   [`Progress::next_index`].
+//! - **Replicated decisions only.** What is executed follows from the blocks: a transaction is
+//!   refused if its expiration lies below the block's timestamp, or more than the longest life
+//!   above it, or if its id was executed before. No clock and no local history is asked, so the
+//!   state digest is equal at equal height at every correct validator.
+//! - **Bounded memory.** An id is remembered until it has expired by consensus time; after that the
+//!   first rule refuses it. Ids of a block expire together at the latest one longest life after
+//!   the block, so they are dropped block by block, from the value that the store holds anyway.
+//!
+//! A failed write is final: the caller ends the process, and the next start resumes here.
+
+mod archive;
+pub mod check;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use quorum_store::engine::MaterializedBatch;
+use quorum_store::types::{Author, ChainId, Digest, PayloadHeader, Timestamp};
+use rocksdb::{DB, WriteBatch};
+
+pub use archive::Archive;
+pub use schema::{BlockSummary, Counters, ExecutorError};
+
+use crate::transaction::{self, TransactionId};
+use archive::Dedup;
+use schema::{ExecutedIds, StateRecord};
+
+const DOMAIN: &[u8] = b"quorum-store/v1/executed-state";
+
+/// What the state belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The validator.
+    pub author: Author,
+    /// The chain.
+    pub chain: ChainId,
+}
+
+/// What execution needs to know of the chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Longest life of a transaction.
+    pub transaction_life_max: std::time::Duration,
+    /// Summaries of this many blocks are kept.
+    pub blocks_kept: u64,
+}
+
+/// How far execution got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The index of the block to execute next.
+    pub next_index: u64,
+    /// Digest of the block below it.
+    pub head: Digest,
+    /// Timestamp of that block.
+    pub block_timestamp: Timestamp,
+    /// Digest over everything executed so far.
+    pub state_digest: Digest,
+    /// What was executed and what was not.
+    pub counters: Counters,
+}
+
+impl Progress {
+    /// Height of the last executed block; 0 is genesis.
+    pub const fn height(&self) -> u64 {
+        self.next_index - 1
+    }
+}
+
+/// A block with its content.
+#[derive(Debug)]
+pub struct Block {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its header.
+    pub header: PayloadHeader,
+    /// Its batches in order of execution.
+    pub batches: Vec<MaterializedBatch>,
+}
+
+/// What became of a block.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct BlockOutcome {
+    /// Ids executed, in order.
+    pub executed: Vec<TransactionId>,
+    /// Ids refused because of their expiration.
+    pub expired: Vec<TransactionId>,
+    /// How many were refused because they were executed before.
+    pub duplicates: u64,
+    /// Entries of batches that are not transactions.
+    pub malformed: u64,
+    /// Batches without content at this index.
+    pub skipped: Vec<Digest>,
+}
+
+/// Ids of one block that are still remembered.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    height: u64,
+    block_timestamp: Timestamp,
+}
+
+/// The executor. One owner; readers use its [`Archive`].
+#[derive(Debug)]
+pub struct Executor {
+    db: Arc<DB>,
+    rules: Rules,
+    state: StateRecord,
+    dedup: Dedup,
+    /// Blocks whose ids are in `dedup`, oldest first.
+    remembered: VecDeque<Remembered>,
+}
+
+impl Executor {
+    /// Makes the state of a chain at genesis. Never overwrites one that has executed something.
+    pub fn create(path: &Path, identity: Identity, genesis: Digest) -> Result<(), ExecutorError> {
+        let db = schema::open(path, true)?;
+        if let Some(state) = schema::read_state(&db)? {
+            // A creation that was interrupted before the rest of the data directory was complete
+            // leaves the genesis state behind; it may be completed.
+            let fresh = state.next_index == 1 && state.identity() == identity;
+            return if fresh { Ok(()) } else { Err(ExecutorError::Exists(path.to_owned())) };
+        }
+        let state = StateRecord::genesis(identity, genesis);
+        let mut batch = WriteBatch::default();
+        batch.put(schema::STATE_KEY, schema::encode(&state)?);
+        schema::write(&db, batch)?;
+        schema::sync_parent(path)
+    }
+
+    /// Opens the state and rebuilds what is remembered.
+    pub fn open(path: &Path, identity: Identity, rules: Rules) -> Result<Self, ExecutorError> {
+        if !schema::exists(path) {
+            return Err(ExecutorError::Missing(path.to_owned()));
+        }
+        let db = schema::open(path, false)?;
+        let state =
+            schema::read_state(&db)?.ok_or_else(|| ExecutorError::Missing(path.to_owned()))?;
+        if state.identity() != identity {
+            return Err(ExecutorError::Foreign(path.to_owned()));
+        }
+        let mut executor = Self {
+            db: Arc::new(db),
+            rules,
+            state,
+            dedup: Dedup::default(),
+            remembered: VecDeque::new(),
+        };
+        executor.remember_again()?;
+        Ok(executor)
+    }
+
+    /// Fills `dedup` from the ids of the blocks inside the window.
+    fn remember_again(&mut self) -> Result<(), ExecutorError> {
+        for entry in schema::executed_ids(&self.db) {
+            let (height, ids) = entry?;
+            let block_timestamp = ids.block_timestamp;
+            self.dedup.remember(height, ids.iter());
+            self.remembered.push_back(Remembered { height, block_timestamp });
+        }
+        Ok(())
+    }
+
+    /// How far execution got.
+    pub fn progress(&self) -> Progress {
+        self.state.progress()
+    }
+
+    /// A handle for readers.
+    pub fn archive(&self) -> Archive {
+        Archive::new(self.db.clone(), self.dedup.clone())
+    }
+
+    /// Executes the next block. Its effects are durable when this returns.
+    pub fn execute(&mut self, block: &Block) -> Result<BlockOutcome, ExecutorError> {
+        let height = block.header.height.0;
+        if height != self.state.next_index {
+            let expected = self.state.next_index;
+            return Err(ExecutorError::OutOfOrder { expected, found: height });
+        }
+        if block.header.block_timestamp < self.state.block_timestamp {
+            return Err(ExecutorError::TimeWentBack(height));
+        }
+        let (outcome, ids) = self.select(block);
+        let state = self.after(block, &outcome);
+        let forgotten = self.forgettable(block.header.block_timestamp)?;
+        let summary = BlockSummary {
+            height,
+            digest: block.digest,
+            batches: block.batches.len() as u64,
+            transactions: outcome.executed.len() as u64,
+            state_digest: state.state_digest,
+            block_timestamp: block.header.block_timestamp,
+        };
+        self.write(&state, &summary, &ids, &forgotten)?;
+        self.state = state;
+        for (_, old) in &forgotten {
+            self.remembered.pop_front();
+            self.dedup.forget(old.iter());
+        }
+        if !ids.is_empty() {
+            self.dedup.remember(height, ids.iter());
+            let block_timestamp = ids.block_timestamp;
+            self.remembered.push_back(Remembered { height, block_timestamp });
+        }
+        Ok(outcome)
+    }
+
+    /// Decides, transaction by transaction, what is executed.
+    fn select(&self, block: &Block) -> (BlockOutcome, ExecutedIds) {
+        let now = block.header.block_timestamp;
+        let latest = now.saturating_add(self.rules.transaction_life_max);
+        let mut outcome = BlockOutcome::default();
+        let mut ids = ExecutedIds::new(now);
+        let mut in_block = HashSet::new();
+        let earlier = self.dedup.read();
+        for batch in &block.batches {
+            let Some(body) = &batch.body else {
+                outcome.skipped.push(batch.digest);
+                continue;
+            };
+            for bytes in body.transactions() {
+                let Some(envelope) = transaction::unwrap(&bytes) else {
+                    outcome.malformed += 1;
+                    continue;
+                };
+                if envelope.expiration < now || envelope.expiration > latest {
+                    outcome.expired.push(envelope.id);
+                } else if earlier.contains_key(&envelope.id) || !in_block.insert(envelope.id) {
+                    outcome.duplicates += 1;
+                } else {
+                    ids.push(&envelope.id, envelope.expiration);
+                    outcome.executed.push(envelope.id);
+                }
+            }
+        }
+        (outcome, ids)
+    }
+
+    /// The state once a block has this outcome.
+    fn after(&self, block: &Block, outcome: &BlockOutcome) -> StateRecord {
+        let mut counters = self.state.counters;
+        counters.executed_transactions += outcome.executed.len() as u64;
+        counters.duplicates += outcome.duplicates;
+        counters.expired += outcome.expired.len() as u64;
+        counters.malformed += outcome.malformed;
+        counters.skipped += outcome.skipped.len() as u64;
+        StateRecord {
+            next_index: self.state.next_index + 1,
+            head: block.digest,
+            block_timestamp: block.header.block_timestamp,
+            state_digest: chain_digest(&self.state.state_digest, &block.digest, &outcome.executed),
+            counters,
+            ..self.state
+        }
+    }
+
+    /// Remembered blocks whose ids have all expired at `now`, with their ids.
+    fn forgettable(&self, now: Timestamp) -> Result<Vec<(u64, ExecutedIds)>, ExecutorError> {
+        let life = self.rules.transaction_life_max;
+        let past = |block: &&Remembered| block.block_timestamp.saturating_add(life) < now;
+        let blocks = self.remembered.iter().take_while(past);
+        blocks
+            .map(|block| {
+                let ids = schema::read_ids(&self.db, block.height)?.ok_or_else(|| {
+                    ExecutorError::Damaged(format!("the ids of block {} are gone", block.height))
+                })?;
+                Ok((block.height, ids))
+            })
+            .collect()
+    }
+
+    /// The one synced write of a block.
+    fn write(
+        &self,
+        state: &StateRecord,
+        summary: &BlockSummary,
+        ids: &ExecutedIds,
+        forgotten: &[(u64, ExecutedIds)],
+    ) -> Result<(), ExecutorError> {
+        let mut batch = WriteBatch::default();
+        batch.put(schema::STATE_KEY, schema::encode(state)?);
+        batch.put(schema::summary_key(summary.height), schema::encode(summary)?);
+        if !ids.is_empty() {
+            batch.put(schema::ids_key(summary.height), ids.bytes());
+        }
+        for (height, _) in forgotten {
+            batch.delete(schema::ids_key(*height));
+        }
+        if let Some(old) = summary.height.checked_sub(self.rules.blocks_kept) {
+            batch.delete(schema::summary_key(old));
+        }
+        schema::write(&self.db, batch)
+    }
+}
+
+/// One link of the chain of state digests: ids have a fixed length, so nothing is ambiguous.
+fn chain_digest(previous: &Digest, block: &Digest, executed: &[TransactionId]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(DOMAIN);
+    hasher.update(previous.as_bytes());
+    hasher.update(block.as_bytes());
+    for id in executed {
+        hasher.update(id);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,255 @@
+//! `validator generate`: keys, genesis, configs and data directories of a new chain.
+//!
+//! ```text
+//! DIR/genesis.toml
+//! DIR/validator-<i>.toml    DIR/validator-<i>.key (0600)    DIR/validator-<i>/  (data)
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use quorum_store::crypto::{Ed25519Signer, Signer as _};
+use quorum_store::store::rocks::RocksConfig;
+use quorum_store::types::committee::Member;
+use quorum_store::types::{Author, ChainParameters, Committee, Digest, Genesis};
+use serde::Serialize;
+
+use crate::config::PeerConfig;
+use crate::config::genesis::GenesisFile;
+use crate::executor::Identity;
+use crate::exit::Failure;
+use crate::keys::{self, Seed};
+use crate::setup::DataDirectory;
+
+/// Most validators that are generated at once.
+const VALIDATORS_MAX: u32 = 256;
+
+/// Arguments of `validator generate`.
+#[derive(Debug, clap::Args)]
+pub struct GenerateArguments {
+    /// Number of validators
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    validators: u32,
+    /// Directory that everything is written to; made if missing
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Address that all validators listen on; free ports are chosen
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Number of validators.
+    pub validators: u32,
+    /// Where.
+    pub directory: PathBuf,
+}
+
+/// A validator that was generated.
+#[derive(Clone, Debug)]
+pub struct GeneratedValidator {
+    /// Its config.
+    pub config: PathBuf,
+    /// Where it will serve clients.
+    pub http: SocketAddr,
+}
+
+/// Runs the command.
+pub fn run(arguments: &GenerateArguments) -> Result<(), Failure> {
+    let directory = arguments.dir.clone();
+    let options = GenerateOptions { validators: arguments.validators, directory };
+    for validator in generate_at(&options, arguments.listen)? {
+        println!("{} serves http://{}", validator.config.display(), validator.http);
+    }
+    Ok(())
+}
+
+/// Makes everything a new chain needs, of validators that listen on loopback.
+pub fn generate(options: &GenerateOptions) -> Result<Vec<GeneratedValidator>, Failure> {
+    generate_at(options, IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Makes everything a new chain needs. Refuses a directory that holds a genesis already.
+pub fn generate_at(
+    options: &GenerateOptions,
+    listen: IpAddr,
+) -> Result<Vec<GeneratedValidator>, Failure> {
+    if !(1..=VALIDATORS_MAX).contains(&options.validators) {
+        return Err(Failure::usage(format!(
+            "--validators {} must lie between 1 and {VALIDATORS_MAX}",
+            options.validators
+        )));
+    }
+    let directory = &options.directory;
+    let what = format!("directory {}", directory.display());
+    fs::create_dir_all(directory).map_err(|error| Failure::write(&what, &error))?;
+    let plans = plan(options.validators, listen)?;
+    let members = plans.iter().map(|plan| Member { author: plan.author, power: 1 }).collect();
+    let genesis = Genesis {
+        nonce: Digest(*keys::random()?),
+        parameters: ChainParameters::default(),
+        committee: Committee::new(members).map_err(|error| Failure::other(error.to_string()))?,
+    };
+    write_new(&directory.join("genesis.toml"), &GenesisFile::describe(&genesis).text()?)?;
+    let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
+    let chain = genesis.chain_id();
+    let genesis_digest = genesis.header().digest(&chain);
+    let mut generated = Vec::with_capacity(plans.len());
+    for (index, plan) in plans.iter().enumerate() {
+        let name = format!("validator-{index}");
+        keys::create(&directory.join(format!("{name}.key")), &plan.seed)?;
+        let config = directory.join(format!("{name}.toml"));
+        write_new(&config, &plan.config_text(&name, listen, &peers)?)?;
+        let data_directory = directory.join(&name);
+        let identity = Identity { author: plan.author, chain };
+        let storage = RocksConfig::default();
+        DataDirectory::new(&data_directory).create(identity, genesis_digest, &storage)?;
+        generated.push(GeneratedValidator { config, http: plan.http });
+    }
+    sync(directory)?;
+    Ok(generated)
+}
+
+/// One validator before anything is written.
+struct Plan {
+    seed: Seed,
+    author: Author,
+    transport: SocketAddr,
+    ordering: SocketAddr,
+    http: SocketAddr,
+}
+
+/// The part of a config that has no default.
+#[derive(Serialize)]
+struct ConfigFile<'a> {
+    genesis: &'a str,
+    key_file: String,
+    data_dir: &'a str,
+    network: NetworkSection,
+    peers: Vec<&'a PeerConfig>,
+}
+
+#[derive(Serialize)]
+struct NetworkSection {
+    transport_listen: SocketAddr,
+    ordering_listen: SocketAddr,
+    http_listen: SocketAddr,
+    loopback: bool,
+}
+
+impl Plan {
+    fn peer(&self) -> PeerConfig {
+        PeerConfig { key: self.author, transport: self.transport, ordering: self.ordering }
+    }
+
+    fn config_text(
+        &self,
+        name: &str,
+        listen: IpAddr,
+        peers: &[PeerConfig],
+    ) -> Result<String, Failure> {
+        let file = ConfigFile {
+            genesis: "genesis.toml",
+            key_file: format!("{name}.key"),
+            data_dir: name,
+            network: NetworkSection {
+                transport_listen: self.transport,
+                ordering_listen: self.ordering,
+                http_listen: self.http,
+                loopback: listen.is_loopback(),
+            },
+            peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
+        };
+        let body = toml::to_string(&file)
+            .map_err(|error| Failure::other(format!("cannot write a config: {error}")))?;
+        Ok(format!(
+            "# Validator {}.\n# `validator config` lists every option.\n\n{body}",
+            self.author
+        ))
+    }
+}
+
+/// Chooses keys and free ports. All ports are held until the last one is chosen, so that no two
+/// are equal; between now and the start of the validators somebody else may take one, and then
+/// `run` says so.
+fn plan(validators: u32, listen: IpAddr) -> Result<Vec<Plan>, Failure> {
+    let any = SocketAddr::new(listen, 0);
+    let mut held_udp = Vec::new();
+    let mut held_tcp = Vec::new();
+    let mut plans = Vec::new();
+    for _ in 0..validators {
+        let failed = |error| Failure::listen("a free port", any, &error);
+        let udp = UdpSocket::bind(any).map_err(failed)?;
+        let tcp =
+            [TcpListener::bind(any).map_err(failed)?, TcpListener::bind(any).map_err(failed)?];
+        let seed = keys::random()?;
+        plans.push(Plan {
+            author: Ed25519Signer::new(&seed).author(),
+            seed,
+            transport: udp.local_addr().map_err(failed)?,
+            ordering: tcp[0].local_addr().map_err(failed)?,
+            http: tcp[1].local_addr().map_err(failed)?,
+        });
+        held_udp.push(udp);
+        held_tcp.push(tcp);
+    }
+    Ok(plans)
+}
+
+/// Writes a file that must not exist, and syncs it.
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| Failure::write(&path.display().to_string(), &error))
+}
+
+fn sync(directory: &Path) -> Result<(), Failure> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Failure::write(&directory.display().to_string(), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ValidatorConfig;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn plans_have_distinct_keys_and_ports_and_their_configs_are_valid() {
+        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let plans = plan(4, listen).unwrap();
+        let keys: BTreeSet<_> = plans.iter().map(|plan| plan.author).collect();
+        let tcp: BTreeSet<_> = plans.iter().flat_map(|plan| [plan.ordering, plan.http]).collect();
+        assert_eq!((keys.len(), tcp.len()), (4, 8));
+        let members = keys.iter().map(|key| Member { author: *key, power: 1 }).collect();
+        let committee = Committee::new(members).unwrap();
+        let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
+        for plan in &plans {
+            let text = plan.config_text("validator-0", listen, &peers).unwrap();
+            let config: ValidatorConfig = toml::from_str(&text).unwrap();
+            config.validate(&ChainParameters::default(), &committee, &plan.author).unwrap();
+            assert!(config.network.loopback);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_holds_a_chain_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("genesis.toml"), "old").unwrap();
+        let options =
+            |validators| GenerateOptions { validators, directory: directory.path().to_owned() };
+        let failure = generate(&options(1)).unwrap_err();
+        assert_eq!(failure.code(), 2);
+        let kept = std::fs::read_to_string(directory.path().join("genesis.toml")).unwrap();
+        assert_eq!(kept, "old");
+        assert_eq!(generate(&options(VALIDATORS_MAX + 1)).unwrap_err().code(), 2);
+    }
+}

@@ -1,0 +1,123 @@
+//! Headers of payloads by digest: what a proposal is checked against, and what the walk from a
+//! finalised block to its ancestors goes by.
+//!
+//! Looked for in memory, then in the local store, then at the other validators. What comes from
+//! there is durable here before it is returned, because the library verifies it on the way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use quorum_store::engine::{CallError, QuorumStore, StopCause};
+use quorum_store::sequencer::port::VerifyRequest;
+use quorum_store::types::{Author, Digest, PayloadHeader};
+
+/// Headers kept in memory: a few minutes of blocks.
+const CACHE_HEADERS_MAX: usize = 4096;
+
+/// The headers.
+pub struct Headers {
+    store: QuorumStore,
+    /// The other members of the committee.
+    others: Vec<Author>,
+    cache: Mutex<Cache>,
+}
+
+struct Cache {
+    genesis: (Digest, PayloadHeader),
+    headers: HashMap<Digest, PayloadHeader>,
+    order: VecDeque<Digest>,
+}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Headers").field("others", &self.others.len()).finish_non_exhaustive()
+    }
+}
+
+impl Headers {
+    /// Knows the genesis.
+    pub fn new(store: QuorumStore, others: Vec<Author>, genesis: (Digest, PayloadHeader)) -> Self {
+        let cache = Cache { genesis, headers: HashMap::new(), order: VecDeque::new() };
+        Self { store, others, cache: Mutex::new(cache) }
+    }
+
+    /// Remembers a header that was verified or proposed here.
+    pub fn remember(&self, digest: Digest, header: PayloadHeader) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.headers.insert(digest, header).is_none() {
+            cache.order.push_back(digest);
+        }
+        if cache.order.len() > CACHE_HEADERS_MAX
+            && let Some(oldest) = cache.order.pop_front()
+        {
+            cache.headers.remove(&oldest);
+        }
+    }
+
+    /// The others, best first: those named, then everybody else.
+    pub fn responders(&self, first: &[Author]) -> Vec<Author> {
+        let named = first.iter().filter(|author| self.others.contains(author));
+        let rest = self.others.iter().filter(|author| !first.contains(author));
+        named.chain(rest).copied().collect()
+    }
+
+    /// The header of a payload that a quorum holds. Waits for as long as it takes: drop the future
+    /// to give up.
+    pub async fn header(
+        &self,
+        digest: Digest,
+        first: &[Author],
+    ) -> Result<PayloadHeader, StopCause> {
+        if let Some(header) = self.cached(&digest) {
+            return Ok(header);
+        }
+        let header = match self.stored(digest).await {
+            Some(header) => header,
+            None => self.fetched(digest, first).await?,
+        };
+        self.remember(digest, header);
+        Ok(header)
+    }
+
+    /// Makes sure that a payload is durable here, and returns its header.
+    pub async fn fetched(
+        &self,
+        digest: Digest,
+        first: &[Author],
+    ) -> Result<PayloadHeader, StopCause> {
+        let responders = self.responders(first);
+        match self.store.verify(VerifyRequest { digest, parent: None, responders }).await {
+            Ok(header) => Ok(header),
+            Err(CallError::Stopped(cause)) => Err(cause),
+            Err(CallError::Refused(reason)) => {
+                // Only asked for what a quorum has voted for, so at least one honest validator
+                // holds it to be valid. Saying "false" here would only split the committee.
+                tracing::error!(%digest, %reason, "a payload of a quorum is refused here");
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn cached(&self, digest: &Digest) -> Option<PayloadHeader> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.genesis.0 == *digest {
+            return Some(cache.genesis.1);
+        }
+        cache.headers.get(digest).copied()
+    }
+
+    /// From the local store. A failed read counts as a miss here: whatever made it fail stops the
+    /// store itself, which says so.
+    async fn stored(&self, digest: Digest) -> Option<PayloadHeader> {
+        let reader = self.store.reader();
+        let read = tokio::task::spawn_blocking(move || reader.payload(&digest)).await;
+        match read {
+            Ok(Ok(payload)) => payload.map(|payload| payload.header),
+            Ok(Err(error)) => {
+                tracing::warn!(%digest, %error, "a payload could not be read");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What clients, operators and dashboards see: the routes, and what they share.
+//!
+//! | module | routes |
+//! |---|---|
+//! | [`ingress`] | `POST /transactions`, `POST /transactions/batch` |
+//! | [`streams`] | `GET /outcomes` |
+//! | [`reads`] | transactions, batches, proofs, commits, blocks |
+//! | [`state`] | status, health, readiness, pressure, metrics |
+//!
+//! Everything a client can use up is bounded: connections ([`listener`]), bytes of request bodies,
+//! reads of the disk, streams, and transactions that are followed. A request that waits for one of
+//! them is given up when its client goes away; a submission is not, because the library may have
+//! accepted it already.
+
+pub mod ingress;
+pub mod listener;
+mod reads;
+mod state;
+mod streams;
+mod submission;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use prometheus::Registry;
+use quorum_store::engine::QuorumStore;
+use quorum_store::store::{StoreError, StoreReader};
+use quorum_store::types::Genesis;
+use quorum_store_ordering::Runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::application::Newest;
+use crate::config::HttpConfig;
+use crate::executor::{Archive, Identity, Progress};
+use crate::exit::Failure;
+use crate::metrics::Metrics;
+use crate::tracker::Tracker;
+
+/// What the validator does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Links are being made.
+    Starting,
+    /// Takes part, and takes transactions.
+    Serving,
+    /// Ends.
+    Draining,
+}
+
+/// What every request may use.
+pub struct Service {
+    /// The quorum store.
+    pub store: QuorumStore,
+    /// The ordering engine's runtime, for what it counts.
+    pub runtime: Runtime,
+    /// Clients' transactions.
+    pub tracker: Arc<Tracker>,
+    /// Executed blocks.
+    pub archive: Archive,
+    /// How far execution got.
+    pub progress: watch::Receiver<Progress>,
+    /// The newest finalised block.
+    pub newest: watch::Receiver<Newest>,
+    /// What execution waits for.
+    pub waiting: watch::Receiver<Option<String>>,
+    /// What the validator does at the moment.
+    pub phase: watch::Receiver<Phase>,
+    /// All metrics.
+    pub registry: Registry,
+    /// The validator's own metrics.
+    pub metrics: Arc<Metrics>,
+    /// Who this is.
+    pub identity: Identity,
+    /// The chain.
+    pub genesis: Genesis,
+    /// Bounds.
+    pub limits: Limits,
+    /// Submissions under way.
+    pub tasks: TaskTracker,
+    /// Ends streams and the server.
+    pub stop: CancellationToken,
+}
+
+/// What clients may use at once.
+pub struct Limits {
+    /// As configured.
+    pub config: HttpConfig,
+    /// Bytes of request bodies.
+    pub ingress_bytes: Arc<Semaphore>,
+    /// Reads of the disk.
+    pub reads: Arc<Semaphore>,
+    /// Streams of outcomes.
+    pub streams: Arc<Semaphore>,
+}
+
+impl Limits {
+    /// Nothing is used yet.
+    pub fn new(config: HttpConfig) -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            ingress_bytes: semaphore(config.ingress_bytes_max.get()),
+            reads: semaphore(config.reads_max),
+            streams: semaphore(config.outcome_streams_max),
+            config,
+        }
+    }
+}
+
+/// The routes.
+pub fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/transactions", post(ingress::one))
+        .route("/transactions/batch", post(ingress::many))
+        .route("/transactions/{id}", get(reads::transaction))
+        .route("/outcomes", get(streams::outcomes))
+        .route("/batches/{digest}", get(reads::batch))
+        .route("/batches/{digest}/proof", get(reads::proof))
+        .route("/commits/{index}", get(reads::commit))
+        .route("/blocks/{height}", get(reads::block))
+        .route("/blocks/{height}/transactions", get(reads::block_transactions))
+        .route("/leases", post(state::leases))
+        .route("/pressure", get(state::pressure))
+        .route("/status", get(state::status))
+        .route("/health", get(state::health))
+        .route("/ready", get(state::ready))
+        .route("/metrics", get(state::metrics))
+        .with_state(service)
+}
+
+/// Serves until the service is stopped and every answer under way is sent.
+pub async fn serve(
+    listener: listener::BoundedListener,
+    service: Arc<Service>,
+) -> Result<(), Failure> {
+    let stop = service.stop.clone();
+    axum::serve(listener, router(service))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(|error| Failure::other(format!("serving HTTP failed: {error}")))
+}
+
+impl Service {
+    /// Reads the store where that may block, not more at once than is allowed.
+    async fn read<T, F>(&self, read: F) -> Result<T, Response>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn StoreReader, &Archive) -> Result<Option<T>, ReadError> + Send + 'static,
+    {
+        let permit = self.limits.reads.clone().acquire_owned().await;
+        let (reader, archive) = (self.store.reader(), self.archive.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let found = read(&*reader, &archive);
+            drop(permit);
+            found
+        });
+        match read.await {
+            Ok(Ok(Some(found))) => Ok(found),
+            Ok(Ok(None)) => Err(error(StatusCode::NOT_FOUND, "not here")),
+            Ok(Err(ReadError(reason))) => {
+                tracing::error!(%reason, "a read for a client failed");
+                Err(error(StatusCode::INTERNAL_SERVER_ERROR, &reason))
+            }
+            Err(_) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, "the read was given up")),
+        }
+    }
+}
+
+/// Why a read failed, for the log and the client.
+struct ReadError(String);
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<crate::executor::ExecutorError> for ReadError {
+    fn from(error: crate::executor::ExecutorError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A JSON answer.
+fn json(status: StatusCode, value: &serde_json::Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (status, headers, value.to_string()).into_response()
+}
+
+/// A refusal with its reason.
+fn error(status: StatusCode, reason: &str) -> Response {
+    json(status, &serde_json::json!({ "reason": reason }))
+}
+
+/// Raw bytes.
+fn octets(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], body.into()).into_response()
+}

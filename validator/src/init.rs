@@ -1,0 +1,23 @@
+//! `validator init`: makes one data directory, on purpose.
+
+use std::path::PathBuf;
+
+use crate::exit::Failure;
+use crate::setup::Setup;
+
+/// Arguments of `validator init`.
+#[derive(Debug, clap::Args)]
+pub struct InitArguments {
+    /// Config of the validator whose data directory is made
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Makes the data directory. An existing one is never touched.
+pub fn run(arguments: &InitArguments) -> Result<(), Failure> {
+    let setup = Setup::read(&arguments.config)?;
+    let storage = &setup.config.storage;
+    setup.data.create(setup.identity(), setup.genesis_digest(), storage)?;
+    println!("created {} for validator {}", setup.data.path().display(), setup.author);
+    Ok(())
+}

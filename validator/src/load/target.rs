@@ -1,0 +1,75 @@
+//! One target of a load: its connections, its books, its last error; shared by sender and follower.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::client::Client;
+use super::tracker::Tracker;
+
+/// What sender and follower of one target share.
+pub struct TargetState {
+    /// Its connections.
+    pub client: Client,
+    /// Told whenever the last open transaction was resolved.
+    pub settled: Notify,
+    tracker: Mutex<Tracker>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl TargetState {
+    /// A target with empty books.
+    pub fn new(client: Client, tracker: Tracker) -> Self {
+        let (tracker, last_error) = (Mutex::new(tracker), Mutex::new(None));
+        Self { client, settled: Notify::new(), tracker, last_error }
+    }
+
+    /// The books. Never held across an await.
+    pub fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        lock(&self.tracker)
+    }
+
+    /// Keeps an error for the summary; the last one is the one that is shown.
+    pub fn note(&self, error: &dyn std::fmt::Display) {
+        *lock(&self.last_error) = Some(error.to_string());
+    }
+
+    /// The last error.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+}
+
+/// A lock whose holders do not panic; if one did, its task's panic is reported where it is joined.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits between attempts: doubling, bounded.
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LAST: Duration = Duration::from_secs(1);
+
+    /// The first wait is 50 ms, the longest 1 s.
+    pub fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// The attempt went well.
+    pub fn reset(&mut self) {
+        self.next = Self::FIRST;
+    }
+
+    /// When to try again.
+    pub fn next_attempt(&mut self) -> Instant {
+        let wait = self.next;
+        self.next = (wait * 2).min(Self::LAST);
+        Instant::now() + wait
+    }
+}

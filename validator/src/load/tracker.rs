@@ -1,0 +1,307 @@
+//! The books of one target: what was sent to it, what it said, what is still open.
+//!
+//! A transaction is entered before its bytes leave, so an outcome that overtakes the answer finds
+//! it, and leaves the books once it is resolved or refused: memory follows what is open, not what
+//! was sent. An answer for what is not in the books any more is one that was overtaken. Nothing
+//! here waits or does I/O.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use serde::Serialize;
+
+use super::latency::Latencies;
+use super::outcomes::{Outcome, State};
+
+/// The first half of a transaction's id: random enough to tell our own apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(pub [u8; 16]);
+
+impl Key {
+    /// The key of an id.
+    pub fn of(id: &[u8; 32]) -> Self {
+        let mut key = [0; 16];
+        key.copy_from_slice(&id[..16]);
+        Self(key)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.0[..8]);
+        state.write_u64(u64::from_le_bytes(word));
+    }
+}
+
+/// Keys are hashes of our own transactions, so they need no second hash.
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+}
+
+/// The part of a run that counts, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Window {
+    /// Its first microsecond.
+    pub start_micros: u64,
+    /// The first microsecond after it.
+    pub end_micros: u64,
+}
+
+impl Window {
+    fn contains(self, time_micros: u64) -> bool {
+        (self.start_micros..self.end_micros).contains(&time_micros)
+    }
+}
+
+/// Transactions that were answered with something else than 202, by HTTP status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// 400.
+    pub malformed: u64,
+    /// 413.
+    pub too_large: u64,
+    /// 429.
+    pub back_pressure: u64,
+    /// 503.
+    pub not_serving: u64,
+    /// Any other status.
+    pub other: u64,
+}
+
+impl Refused {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.malformed + self.too_large + self.back_pressure + self.not_serving + self.other
+    }
+
+    fn count(&mut self, status: u16) {
+        let counter = match status {
+            400 => &mut self.malformed,
+            413 => &mut self.too_large,
+            429 => &mut self.back_pressure,
+            503 => &mut self.not_serving,
+            _ => &mut self.other,
+        };
+        *counter += 1;
+    }
+}
+
+/// Transactions, unless a field says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Handed to a connection.
+    pub sent: u64,
+    /// Of those, inside the window.
+    pub sent_in_window: u64,
+    /// Came due and were not sent, because the requests in flight were at their bound.
+    pub unsent: u64,
+    /// Sent a second time, because the connection broke before the answer.
+    pub resent: u64,
+    /// Answered 202.
+    pub accepted: u64,
+    /// Answered otherwise.
+    pub refused: Refused,
+    /// Never answered.
+    pub unanswered: u64,
+    /// Executed.
+    pub executed: u64,
+    /// Of those, executed inside the window.
+    pub executed_in_window: u64,
+    /// Reported expired.
+    pub expired: u64,
+    /// In a batch that was skipped by evidence.
+    pub skipped: u64,
+    /// Reported executed although nothing of ours was waiting for it.
+    pub repeated: u64,
+    /// Lines of outcomes that the target no longer had when they were asked for.
+    pub outcomes_lost: u64,
+    /// Lines of outcomes that could not be read.
+    pub outcomes_malformed: u64,
+    /// Accepted and without an outcome now.
+    pub unresolved: u64,
+}
+
+impl Counts {
+    /// Adds the counts of another target.
+    pub fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.sent_in_window += other.sent_in_window;
+        self.unsent += other.unsent;
+        self.resent += other.resent;
+        self.accepted += other.accepted;
+        self.refused.malformed += other.refused.malformed;
+        self.refused.too_large += other.refused.too_large;
+        self.refused.back_pressure += other.refused.back_pressure;
+        self.refused.not_serving += other.refused.not_serving;
+        self.refused.other += other.refused.other;
+        self.unanswered += other.unanswered;
+        self.executed += other.executed;
+        self.executed_in_window += other.executed_in_window;
+        self.expired += other.expired;
+        self.skipped += other.skipped;
+        self.repeated += other.repeated;
+        self.outcomes_lost += other.outcomes_lost;
+        self.outcomes_malformed += other.outcomes_malformed;
+        self.unresolved += other.unresolved;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// On its way; no answer yet.
+    Sent,
+    /// Answered 202; its outcome is open.
+    Accepted,
+    /// No answer will come; it may be executed all the same.
+    Unanswered,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    phase: Phase,
+    measured: bool,
+}
+
+/// The books.
+pub struct Tracker {
+    window: Window,
+    open: HashMap<Key, Entry, BuildHasherDefault<KeyHasher>>,
+    counts: Counts,
+    latencies: Latencies,
+}
+
+impl Tracker {
+    /// Empty books; latencies are those of transactions sent inside the window.
+    pub fn new(window: Window) -> Self {
+        Self {
+            window,
+            open: HashMap::default(),
+            counts: Counts::default(),
+            latencies: Latencies::new(),
+        }
+    }
+
+    /// These are about to be sent.
+    pub fn on_sent(&mut self, keys: &[Key], now_micros: u64) {
+        let measured = self.window.contains(now_micros);
+        for key in keys {
+            self.open.insert(*key, Entry { phase: Phase::Sent, measured });
+        }
+        self.counts.sent += keys.len() as u64;
+        if measured {
+            self.counts.sent_in_window += keys.len() as u64;
+        }
+    }
+
+    /// These came due and could not be sent.
+    pub fn on_unsent(&mut self, transactions: u64) {
+        self.counts.unsent += transactions;
+    }
+
+    /// These are being sent once more.
+    pub fn on_resent(&mut self, keys: &[Key]) {
+        self.counts.resent += keys.len() as u64;
+    }
+
+    /// The target answered, one HTTP status per key.
+    pub fn on_answer(&mut self, keys: &[Key], statuses: impl Iterator<Item = u16>) {
+        for (key, status) in keys.iter().zip(statuses) {
+            if status != 202 {
+                self.counts.refused.count(status);
+                self.open.remove(key);
+                continue;
+            }
+            self.counts.accepted += 1;
+            if let Some(entry) = self.open.get_mut(key)
+                && entry.phase != Phase::Accepted
+            {
+                entry.phase = Phase::Accepted;
+                self.counts.unresolved += 1;
+            }
+        }
+    }
+
+    /// No answer will come for these.
+    pub fn on_unanswered(&mut self, keys: &[Key]) {
+        self.counts.unanswered += keys.len() as u64;
+        for key in keys {
+            if let Some(entry) = self.open.get_mut(key) {
+                entry.phase = Phase::Unanswered;
+            }
+        }
+    }
+
+    /// The target reported a group of transactions.
+    pub fn on_outcome(&mut self, outcome: &Outcome<'_>) {
+        let in_window = self.window.contains(outcome.time_micros);
+        match outcome.state {
+            State::Gap => self.counts.outcomes_lost += outcome.lost,
+            State::Accepted | State::Certified => {
+                for (key, latency_micros) in outcome.transactions() {
+                    if self.open.get(&key).is_some_and(|entry| entry.measured) {
+                        self.latencies.record(outcome.state, latency_micros);
+                    }
+                }
+            }
+            State::Executed | State::Expired | State::Skipped => {
+                for (key, latency_micros) in outcome.transactions() {
+                    self.resolve(key, outcome.state, in_window, latency_micros);
+                }
+            }
+        }
+    }
+
+    /// A line could not be read.
+    pub fn on_malformed_outcome(&mut self) {
+        self.counts.outcomes_malformed += 1;
+    }
+
+    /// The counts now.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The latencies so far.
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
+    fn resolve(&mut self, key: Key, state: State, in_window: bool, latency_micros: u64) {
+        let Some(entry) = self.open.remove(&key) else {
+            self.counts.repeated += u64::from(state == State::Executed);
+            return;
+        };
+        self.counts.unresolved -= u64::from(entry.phase == Phase::Accepted);
+        match state {
+            State::Executed => {
+                self.counts.executed += 1;
+                self.counts.executed_in_window += u64::from(in_window);
+                if entry.measured {
+                    self.latencies.record(state, latency_micros);
+                }
+            }
+            State::Skipped => self.counts.skipped += 1,
+            _ => self.counts.expired += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tracker_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+//! The life of a transaction in the books, in every order in which news can arrive.
+
+use serde_json::json;
+
+use super::super::latency::LatencyQuantiles;
+use super::*;
+
+const WINDOW: Window = Window { start_micros: 1_000, end_micros: 2_000 };
+
+fn keys(count: u8) -> Vec<Key> {
+    (0..count).map(|index| Key([index; 16])).collect()
+}
+
+fn outcome(tracker: &mut Tracker, state: &str, keys: &[Key], time_micros: u64) {
+    let ids: String = keys.iter().map(|key| hex::encode(key.0) + &"0".repeat(32)).collect();
+    let line = json!({
+        "seq": 0,
+        "state": state,
+        "time_micros": time_micros,
+        "ids": ids,
+        "latency_micros": vec![70_000; keys.len()],
+    });
+    tracker.on_outcome(&Outcome::read(line.to_string().as_bytes()).expect("well formed"));
+}
+
+fn accept(tracker: &mut Tracker, keys: &[Key]) {
+    tracker.on_answer(keys, std::iter::repeat(202));
+}
+
+#[test]
+fn an_executed_transaction_leaves_the_books_with_its_latencies() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    tracker.on_sent(&keys, 1_500);
+    accept(&mut tracker, &keys);
+    assert_eq!(tracker.counts().unresolved, 3);
+    for state in ["accepted", "certified", "executed"] {
+        outcome(&mut tracker, state, &keys, 1_600);
+    }
+    let counts = tracker.counts();
+    assert_eq!((counts.sent_in_window, counts.executed, counts.executed_in_window), (3, 3, 3));
+    assert_eq!((counts.unresolved, counts.repeated), (0, 0));
+    assert!(tracker.open.is_empty());
+    let quantiles = tracker.latencies().quantiles();
+    for found in [quantiles.accepted, quantiles.certified, quantiles.executed] {
+        assert!(found.is_some_and(|found| (found.max - 70.0).abs() < f64::EPSILON));
+    }
+}
+
+#[test]
+fn an_outcome_that_overtakes_its_answer_resolves_it() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
+    tracker.on_sent(&keys, 1_500);
+    outcome(&mut tracker, "executed", &keys, 1_600);
+    accept(&mut tracker, &keys);
+    let counts = tracker.counts();
+    assert_eq!((counts.accepted, counts.executed, counts.unresolved), (2, 2, 0));
+    assert!(tracker.open.is_empty());
+}
+
+#[test]
+fn the_warm_up_and_the_drain_do_not_count_as_throughput() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    tracker.on_sent(&keys[..1], 999);
+    tracker.on_sent(&keys[1..], 1_999);
+    accept(&mut tracker, &keys);
+    outcome(&mut tracker, "executed", &keys[..1], 999);
+    outcome(&mut tracker, "executed", &keys[1..2], 1_999);
+    outcome(&mut tracker, "executed", &keys[2..], 2_000);
+    let counts = tracker.counts();
+    assert_eq!((counts.sent_in_window, counts.executed, counts.executed_in_window), (2, 3, 1));
+}
+
+#[test]
+fn a_warm_up_transaction_has_no_latency_and_a_late_one_has() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
+    tracker.on_sent(&keys[..1], 999);
+    outcome(&mut tracker, "executed", &keys[..1], 1_500);
+    assert_eq!(tracker.latencies().quantiles().executed, None);
+    tracker.on_sent(&keys[1..], 1_999);
+    outcome(&mut tracker, "executed", &keys[1..], 9_000);
+    assert!(tracker.latencies().quantiles().executed.is_some());
+}
+
+#[test]
+fn refusals_are_counted_by_status_and_are_not_accepted() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
+    tracker.on_sent(&keys, 1_500);
+    tracker.on_answer(&keys, [202, 400, 413, 429, 503, 418].into_iter());
+    let counts = tracker.counts();
+    let refused =
+        Refused { malformed: 1, too_large: 1, back_pressure: 1, not_serving: 1, other: 1 };
+    assert_eq!((counts.accepted, counts.refused, counts.refused.total()), (1, refused, 5));
+    assert_eq!((counts.unresolved, tracker.open.len()), (1, 1));
+}
+
+#[test]
+fn an_accepted_transaction_without_an_outcome_stays_unresolved() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    tracker.on_sent(&keys, 1_500);
+    accept(&mut tracker, &keys);
+    outcome(&mut tracker, "expired", &keys[..1], 1_600);
+    outcome(&mut tracker, "skipped", &keys[1..2], 1_600);
+    let counts = tracker.counts();
+    assert_eq!((counts.expired, counts.skipped, counts.executed, counts.unresolved), (1, 1, 0, 1));
+}
+
+#[test]
+fn an_unanswered_transaction_is_not_lost_but_may_be_executed() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    tracker.on_sent(&keys, 1_500);
+    outcome(&mut tracker, "executed", &keys[..1], 1_600);
+    tracker.on_unanswered(&keys);
+    outcome(&mut tracker, "executed", &keys[1..2], 1_600);
+    let counts = tracker.counts();
+    assert_eq!((counts.unanswered, counts.executed, counts.unresolved), (3, 2, 0));
+    assert_eq!((counts.repeated, tracker.open.len()), (0, 1));
+}
+
+#[test]
+fn a_second_execution_is_noticed() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(1));
+    tracker.on_sent(&keys, 1_500);
+    outcome(&mut tracker, "executed", &keys, 1_600);
+    outcome(&mut tracker, "executed", &keys, 1_600);
+    accept(&mut tracker, &keys);
+    outcome(&mut tracker, "executed", &keys, 1_600);
+    let counts = tracker.counts();
+    assert_eq!((counts.executed, counts.repeated), (1, 2));
+}
+
+#[test]
+fn outcomes_of_others_are_not_ours() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(1));
+    outcome(&mut tracker, "accepted", &keys, 1_600);
+    outcome(&mut tracker, "expired", &keys, 1_600);
+    assert_eq!(tracker.counts(), Counts::default());
+    assert_eq!(tracker.latencies().quantiles(), LatencyQuantiles::default());
+}
+
+#[test]
+fn a_gap_counts_what_is_lost() {
+    let mut tracker = Tracker::new(WINDOW);
+    let gap = Outcome::read(br#"{"seq":9,"state":"gap","lost":4}"#).expect("well formed");
+    tracker.on_outcome(&gap);
+    assert_eq!(tracker.counts().outcomes_lost, 4);
+}
+
+#[test]
+fn counts_of_targets_add_up_in_every_field() {
+    let refused =
+        Refused { malformed: 5, too_large: 6, back_pressure: 7, not_serving: 8, other: 9 };
+    let one = Counts {
+        sent: 1,
+        sent_in_window: 2,
+        unsent: 3,
+        resent: 4,
+        accepted: 10,
+        refused,
+        unanswered: 11,
+        executed: 12,
+        executed_in_window: 13,
+        expired: 14,
+        skipped: 15,
+        repeated: 16,
+        outcomes_lost: 17,
+        outcomes_malformed: 18,
+        unresolved: 19,
+    };
+    let mut sum = Counts::default();
+    sum.add(&one);
+    assert_eq!(sum, one);
+}

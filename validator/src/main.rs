@@ -1,0 +1,101 @@
+//! A BFT validator that embeds `quorum-store` through its public API.
+//!
+//! Reading order: [`node`] wires everything; [`application`] answers the ordering engine; [`chain`]
+//! and [`execution`] follow what it finalised into the [`executor`]; [`http`] serves clients, with
+//! the [`tracker`] and the [`outcomes`] behind it. [`setup`], [`config`], [`keys`] and
+//! [`generate`] are what a validator starts from.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod application;
+mod chain;
+mod check;
+mod clock;
+mod config;
+mod execution;
+mod executor;
+mod exit;
+mod generate;
+mod headers;
+mod http;
+mod init;
+mod keys;
+mod load;
+mod metrics;
+mod node;
+mod outcomes;
+mod process;
+mod report;
+mod setup;
+mod status;
+mod testnet;
+mod tracker;
+mod transaction;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::Failure;
+
+/// A BFT validator on quorum-store: nothing is signed before it is on disk
+#[derive(Debug, Parser)]
+#[command(name = "validator", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run N validators on this machine under load, and check what they did
+    Testnet(testnet::TestnetArguments),
+    /// Make keys, genesis, configs and data directories of a new chain
+    Generate(generate::GenerateArguments),
+    /// Make one data directory: for a new validator, or on purpose after its disk was lost
+    Init(init::InitArguments),
+    /// Print every option with unit, default and bound
+    Config,
+    /// Run one validator until SIGTERM or SIGINT
+    Run(node::RunArguments),
+    /// Send transactions and follow them to execution
+    Load(load::LoadArguments),
+    /// Print what validators say of themselves
+    Status(status::StatusArguments),
+    /// Check a data directory offline
+    Check(check::CheckArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    match dispatch(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("validator: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Testnet(arguments) => testnet::run(arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Config => {
+            print!("{}", config::options::describe());
+            Ok(())
+        }
+        Command::Run(arguments) => node::run(&arguments),
+        Command::Load(arguments) => load::run(arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+    }
+}

@@ -1,0 +1,244 @@
+//! `validator run`: one validator, wired together, until it is told to end.
+//!
+//! ```text
+//!  clients ──▶ http ──▶ quorum store ◀──▶ peers (UDP)
+//!                │         ▲   │ proofs
+//!            tracker       │   ▼
+//!                ▲     application ◀──▶ ordering engine ◀──▶ peers (TCP)
+//!                │                            │ finalised
+//!            execution ◀──── chain ◀──────────┘
+//! ```
+//!
+//! **Start**: the data directory is locked and opened before anything else, so that a second
+//! process, a lost disk or a foreign directory is told before a socket is bound. Ordering starts
+//! once links to a quorum are up, or after a bounded wait.
+//!
+//! **End**: a signal, or the end of standard input if that was asked for, drains: no new
+//! transactions, ordering stops, the block in execution is finished, the store finishes its group,
+//! streams end, every task is joined. A second signal ends the process at once, and so does a
+//! drain that takes too long.
+//!
+//! **Failure** of any part ends the whole in the same way, with the exit code of the first cause.
+
+mod parts;
+mod shutdown;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorum_store::engine::{NodeConfig, QuorumStore};
+use quorum_store::store::rocks::RocksStore;
+use quorum_store::types::Epoch;
+use quorum_store_ordering::{Engine, Runtime, RuntimeConfig};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::executor::Executor;
+use crate::exit::Failure;
+use crate::http::{self, Phase, Service};
+use crate::setup::Setup;
+use parts::Sockets;
+use shutdown::{End, Ending};
+
+/// The only epoch of this release.
+const EPOCH: Epoch = Epoch(0);
+
+/// How often links are counted before ordering starts.
+const LINK_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long clients may take to end their requests once everything else has ended.
+const CLIENT_GRACE: Duration = Duration::from_secs(2);
+
+/// Arguments of `validator run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArguments {
+    /// Config of the validator
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// End when standard input ends: for children of a process that may be killed
+    #[arg(long)]
+    end_with_stdin: bool,
+}
+
+/// Runs a validator until it ends.
+pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let setup = Setup::read(&arguments.config)?;
+    let (store, executor) = setup.open()?;
+    let runtime = RuntimeConfig {
+        directory: setup.data.consensus(),
+        worker_threads: setup.config.worker_threads,
+    };
+    let end_with_stdin = arguments.end_with_stdin;
+    quorum_store_ordering::run(runtime, move |runtime| async move {
+        let ending = Ending::listen(end_with_stdin)?;
+        serve(setup, store, executor, runtime, ending).await
+    })?
+}
+
+/// Everything that runs.
+struct Node {
+    setup: Setup,
+    service: Arc<Service>,
+    phase: watch::Sender<Phase>,
+    /// Tasks that end only if they are stopped or fail.
+    tasks: JoinSet<Result<(), Failure>>,
+    /// Ends chain and execution.
+    stop_execution: CancellationToken,
+}
+
+async fn serve(
+    setup: Setup,
+    store: RocksStore,
+    executor: Executor,
+    runtime: Runtime,
+    mut ending: Ending,
+) -> Result<(), Failure> {
+    let sockets = Sockets::bind(&setup.config.network).await?;
+    let registry = prometheus::Registry::new();
+    let (store, transport_address) = start_store(&setup, store, &registry).await?;
+    let ordering_address = sockets.ordering;
+    let drain_timeout = setup.config.drain_timeout;
+    let assembled = sockets.publish(&setup, transport_address).and_then(|()| {
+        parts::assemble(setup, &store, executor, sockets, registry, runtime.clone())
+    });
+    let (mut node, application) = match assembled {
+        Ok(assembled) => assembled,
+        Err(failure) => {
+            store.shutdown().await;
+            return Err(failure);
+        }
+    };
+    tracing::info!(
+        validator = %node.setup.author,
+        chain = %node.setup.chain,
+        height = node.service.progress.borrow().height(),
+        "store open"
+    );
+
+    let links = wait_for_links(node.service.clone(), node.setup.config.network.link_wait);
+    let ended = tokio::select! {
+        end = ending.first() => Some(end),
+        end = node.failed() => Some(end),
+        () = links => None,
+    };
+    let (end, engine) = match ended {
+        Some(end) => (end, None),
+        None => match runtime.start(node.ordering(ordering_address), application) {
+            Ok(mut engine) => {
+                node.phase.send_replace(Phase::Serving);
+                tracing::info!("serving");
+                let end = tokio::select! {
+                    end = ending.first() => end,
+                    end = node.failed() => end,
+                    cause = engine.failed() => End::Failure(cause.into()),
+                };
+                (end, Some(engine))
+            }
+            Err(error) => (End::Failure(error.into()), None),
+        },
+    };
+    end.log();
+    ending.within(drain_timeout, node.drain(engine)).await?;
+    end.result()
+}
+
+/// Opens the library, and says where it listens.
+async fn start_store(
+    setup: &Setup,
+    store: RocksStore,
+    registry: &prometheus::Registry,
+) -> Result<(QuorumStore, std::net::SocketAddr), Failure> {
+    let config = NodeConfig {
+        genesis: setup.genesis.clone(),
+        epoch: EPOCH,
+        committee: setup.genesis.committee.clone(),
+        sequencer: setup.config.sequencer.clone(),
+        engine: setup.config.engine.clone(),
+    };
+    let mut address = setup.config.network.transport_listen;
+    let signer = Arc::new(quorum_store::crypto::Ed25519Signer::new(&setup.seed));
+    let start = QuorumStore::start(
+        config,
+        Box::new(store),
+        signer,
+        |handshake, events| {
+            let transport = parts::transport(setup, handshake, events)?;
+            address = transport.local_address();
+            Ok::<_, quorum_store::transport::quic::TransportError>(Arc::new(transport) as Arc<_>)
+        },
+        registry,
+    );
+    let store = start.await?;
+    Ok((store, address))
+}
+
+/// Waits for links to a quorum, but not for ever.
+async fn wait_for_links(service: Arc<Service>, wait: Duration) {
+    let linked = async {
+        while !service.reaches_quorum() {
+            tokio::time::sleep(LINK_POLL_INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(wait, linked).await.is_err() {
+        tracing::warn!("no links to a quorum yet: ordering starts anyway");
+    }
+}
+
+impl Node {
+    /// Resolves when a part has failed.
+    async fn failed(&mut self) -> End {
+        let store = self.service.store.clone();
+        tokio::select! {
+            cause = store.stopped() => End::Failure(cause.into()),
+            Some(ended) = self.tasks.join_next() => End::Failure(match ended {
+                Ok(Err(failure)) => failure,
+                Ok(Ok(())) => Failure::other("a part of the validator ended by itself"),
+                Err(_) => Failure::other("a part of the validator panicked: see the log"),
+            }),
+        }
+    }
+
+    /// Ends everything, in the order in which nothing is lost.
+    async fn drain(mut self, engine: Option<Engine>) {
+        self.phase.send_replace(Phase::Draining);
+        if let Some(engine) = engine {
+            engine.stop().await;
+        }
+        self.stop_execution.cancel();
+        // Submissions under way are still answered; then the store finishes its group.
+        self.service.tasks.close();
+        self.service.store.shutdown().await;
+        self.service.tasks.wait().await;
+        self.service.stop.cancel();
+        if tokio::time::timeout(CLIENT_GRACE, self.join()).await.is_err() {
+            tracing::info!("clients that did not end their requests are cut off");
+            self.tasks.shutdown().await;
+        }
+        tracing::info!("drained");
+    }
+
+    /// Waits for every part.
+    async fn join(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => tracing::warn!(%failure, "a part failed while it ended"),
+                Err(error) => tracing::error!(%error, "a part panicked while it ended"),
+            }
+        }
+    }
+
+    /// Adds a part.
+    fn spawn(&mut self, part: impl Future<Output = Result<(), Failure>> + Send + 'static) {
+        self.tasks.spawn(part);
+    }
+
+    /// Starts to serve clients.
+    fn serve_http(&mut self, listener: http::listener::BoundedListener) {
+        let service = self.service.clone();
+        self.spawn(http::serve(listener, service));
+    }
+}

@@ -1,0 +1,168 @@
+//! `validator testnet`: a network of real processes on this machine, under load, held to account.
+//!
+//! ```text
+//! generate -> start -> ready -> warm-up -> window -> drain -> compare -> stop -> check -> report
+//! ```
+//!
+//! Each validator is this binary in a process of its own, with its own data directory, and ends
+//! when its standard input closes: none outlives this command, however it ends. The command
+//! succeeds only if all of this held:
+//!
+//! - every validator has the same state at the highest height that all have,
+//! - every accepted transaction was executed exactly once, or was reported expired or skipped,
+//! - no validator failed,
+//! - the store check of each data directory is clean,
+//! - and something was executed, or the rest would prove nothing.
+
+mod cluster;
+mod observer;
+mod process;
+mod session;
+mod verdict;
+mod workspace;
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use self::session::Session;
+use self::workspace::Workspace;
+use crate::exit::Failure;
+use crate::generate::{GenerateOptions, generate};
+use crate::load::units::{Rate, parse_duration, parse_rate};
+use crate::load::{fixed_rate, fresh_seed, not_yet, print, runtime, transaction_bytes};
+
+/// Options of `validator testnet`.
+#[derive(Args, Clone, Debug)]
+pub struct TestnetArguments {
+    /// How many validators run.
+    #[arg(long, default_value_t = 4, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub validators: u32,
+    /// How long the load counts; two seconds of warm-up come before it.
+    #[arg(long, default_value = "30s", value_name = "D", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Transactions per second, all validators together; `max`: as many as are accepted.
+    #[arg(long, default_value = "20000", value_name = "R", value_parser = parse_rate)]
+    pub rate: Rate,
+    /// Bytes of each made-up transaction.
+    #[arg(long, default_value_t = 512, value_name = "B",
+        value_parser = clap::value_parser!(u32).range(transaction_bytes()))]
+    pub transaction_bytes: u32,
+    /// Sends the transactions of this file instead.
+    #[arg(long, value_name = "FILE")]
+    pub transactions: Option<PathBuf>,
+    /// Where keys, configs, data and logs go; empty or missing, and kept. Default: a fresh
+    /// temporary directory, removed after a good run.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Keeps the temporary directory.
+    #[arg(long)]
+    pub keep: bool,
+    /// Where `report.json` is written.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub report: PathBuf,
+    /// Makes up the same transactions again. Default: a fresh one, shown in the summary.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Prints the report as one JSON document instead of the summary.
+    #[arg(long)]
+    pub json: bool,
+    /// Kills a random validator at this interval and starts it again, such as `kill=10s`.
+    #[arg(long, value_name = "kill=D")]
+    pub chaos: Option<String>,
+    /// Changes the committee so many times.
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u32>,
+    /// This validator loses its data directory half way.
+    #[arg(long, value_name = "I")]
+    pub wipe: Option<u32>,
+    /// Half way all validators lose the content of so many certified, unordered batches.
+    #[arg(long, value_name = "K")]
+    pub lose: Option<u32>,
+    /// Orders batches before they have a proof.
+    #[arg(long, value_name = "on/off", value_enum)]
+    pub optimistic: Option<Switch>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// Runs the command. Blocks; not to be called inside a runtime.
+#[allow(clippy::needless_pass_by_value, reason = "a command consumes its arguments")]
+pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
+    let rate = supported(&arguments)?;
+    let seed = arguments.seed.unwrap_or_else(fresh_seed);
+    let runtime = runtime()?;
+    let workspace = Workspace::prepare(arguments.dir.as_deref())?;
+    let outcome = start(&arguments, &workspace, rate, seed).and_then(|session| {
+        let report = runtime.block_on(session.run())?;
+        report.write(&arguments.report)?;
+        let text = if arguments.json {
+            report.json()?
+        } else {
+            format!("{}\nseed      {seed:>10}", report.text())
+        };
+        print(&text)?;
+        match report.violations.len() {
+            0 => Ok(()),
+            count => {
+                let all = report.violations.join("; ");
+                Err(Failure::checks(format!("{count} violated: {all}")))
+            }
+        }
+    });
+    if outcome.is_ok() && !arguments.keep {
+        return workspace.remove();
+    }
+    eprintln!("data and logs are in {}", workspace.path().display());
+    outcome
+}
+
+/// The rate, unless an option asks for what is not built yet.
+fn supported(arguments: &TestnetArguments) -> Result<NonZeroU32, Failure> {
+    let refused = [
+        ("--transactions", arguments.transactions.is_some()),
+        ("--chaos", arguments.chaos.is_some()),
+        ("--epochs", arguments.epochs.is_some()),
+        ("--wipe", arguments.wipe.is_some()),
+        ("--lose", arguments.lose.is_some()),
+        ("--optimistic on", arguments.optimistic == Some(Switch::On)),
+    ];
+    match refused.iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(not_yet(option)),
+        None => fixed_rate(arguments.rate),
+    }
+}
+
+fn start(
+    arguments: &TestnetArguments,
+    workspace: &Workspace,
+    rate: NonZeroU32,
+    seed: u64,
+) -> Result<Session, Failure> {
+    let binary = std::env::current_exe()
+        .map_err(|error| Failure::other(format!("cannot find this binary: {error}")))?;
+    let directory = workspace.path().to_owned();
+    generate(&GenerateOptions { validators: arguments.validators, directory })?;
+    Ok(Session {
+        binary,
+        members: workspace.members(arguments.validators)?,
+        rate,
+        duration: arguments.duration,
+        transaction_bytes: arguments.transaction_bytes,
+        seed,
+    })
+}
+
+#[cfg(test)]
+#[path = "testnet/testnet_tests.rs"]
+mod tests;

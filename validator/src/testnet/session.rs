@@ -1,0 +1,347 @@
+//! One run, from the first process to the report.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
+
+use super::cluster::Cluster;
+use super::observer::{Observer, Status};
+use super::verdict::Evidence;
+use super::workspace::Member;
+use crate::exit::Failure;
+use crate::load::Progress;
+use crate::load::engine::{self, LoadHandle, LoadPlan};
+use crate::load::interrupt::Interrupt;
+use crate::load::source::Content;
+use crate::report::Report;
+
+/// Load before the window: the first view after a start is lost to a timeout.
+const WARM_UP: Duration = Duration::from_secs(2);
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+const CHECK_DEADLINE: Duration = Duration::from_mins(2);
+const PROBLEMS_SHOWN: usize = 5;
+
+/// What to run.
+pub struct Session {
+    /// This binary.
+    pub binary: PathBuf,
+    /// The validators.
+    pub members: Vec<Member>,
+    /// Transactions per second.
+    pub rate: NonZeroU32,
+    /// Length of the window.
+    pub duration: Duration,
+    /// Bytes of a transaction.
+    pub transaction_bytes: u32,
+    /// Of the transactions.
+    pub seed: u64,
+}
+
+impl Session {
+    /// Runs it. An error is what kept it from being judged; what was found wrong is in the report.
+    pub async fn run(&self) -> Result<Report, Failure> {
+        let interrupt = Interrupt::listen()?;
+        let observer = Observer::new(&self.members);
+        let result = self.run_processes(&observer, &interrupt).await;
+        observer.end().await;
+        let result = match result {
+            Ok(evidence) => self.check_stores(evidence, &interrupt).await,
+            Err(failure) => Err(failure),
+        };
+        interrupt.end().await;
+        result.map(|evidence| evidence.report())
+    }
+
+    /// Whatever happens in between, every process that was started is stopped and waited for.
+    async fn run_processes(
+        &self,
+        observer: &Observer,
+        interrupt: &Interrupt,
+    ) -> Result<Evidence, Failure> {
+        let progress = Progress::new(WARM_UP + self.duration);
+        let mut run = Run {
+            observer,
+            interrupt,
+            progress,
+            cluster: Cluster::start(&self.binary, &self.members)?,
+        };
+        let evidence = run.observe(self).await;
+        run.progress.say("stopping");
+        run.cluster.measure();
+        let violations = run.cluster.stop(interrupt.insisted()).await;
+        run.progress.clear();
+        let mut evidence = evidence?;
+        evidence.usages = run.cluster.usages();
+        evidence.failures.extend(violations);
+        Ok(evidence)
+    }
+
+    /// The offline check of each data directory, now that nobody uses it.
+    async fn check_stores(
+        &self,
+        mut evidence: Evidence,
+        interrupt: &Interrupt,
+    ) -> Result<Evidence, Failure> {
+        for member in &self.members {
+            let problem = tokio::select! {
+                problem = self.check_store(member) => problem,
+                () = interrupt.requested() => return Err(interrupted()),
+            };
+            if let Some(problem) = problem {
+                let index = member.index;
+                evidence.failures.push(format!("the store of validator {index}: {problem}"));
+            }
+        }
+        Ok(evidence)
+    }
+
+    async fn check_store(&self, member: &Member) -> Option<String> {
+        let check = Command::new(&self.binary)
+            .arg("check")
+            .arg("--data-dir")
+            .arg(&member.data_directory)
+            .arg("--json")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match timeout(CHECK_DEADLINE, check).await {
+            Ok(Ok(output)) if output.status.success() => None,
+            Ok(Ok(output)) => {
+                let found = problems(&output.stdout)
+                    .unwrap_or_else(|| String::from_utf8_lossy(&output.stderr).trim().to_owned());
+                Some(format!("the check failed ({}): {found}", output.status))
+            }
+            Ok(Err(error)) => Some(format!("the check cannot run: {error}")),
+            Err(_) => Some(format!("the check took longer than {} s", CHECK_DEADLINE.as_secs())),
+        }
+    }
+
+    fn plan(&self) -> LoadPlan {
+        let (transaction_bytes, seed) = (self.transaction_bytes, self.seed);
+        LoadPlan {
+            targets: self.members.iter().map(|member| member.target.clone()).collect(),
+            rate: self.rate,
+            warm_up: WARM_UP,
+            duration: self.duration,
+            content: Content::Random { transaction_bytes, seed },
+        }
+    }
+}
+
+/// The first problems of a check's report.
+fn problems(report: &[u8]) -> Option<String> {
+    let report: Value = serde_json::from_slice(report).ok()?;
+    let problems = report.get("problems")?.as_array()?;
+    let text = |problem: &Value| match problem.as_str() {
+        Some(text) => text.to_owned(),
+        None => problem.to_string(),
+    };
+    let mut shown: Vec<_> = problems.iter().take(PROBLEMS_SHOWN).map(text).collect();
+    if problems.len() > PROBLEMS_SHOWN {
+        shown.push(format!("{} more", problems.len() - PROBLEMS_SHOWN));
+    }
+    (!shown.is_empty()).then(|| shown.join(", "))
+}
+
+fn interrupted() -> Failure {
+    Failure::other("interrupted; every validator was stopped")
+}
+
+/// The part of a run in which the processes live.
+struct Run<'a> {
+    cluster: Cluster,
+    observer: &'a Observer,
+    interrupt: &'a Interrupt,
+    progress: Progress,
+}
+
+impl Run<'_> {
+    async fn observe(&mut self, session: &Session) -> Result<Evidence, Failure> {
+        self.progress.say("waiting until every validator is ready");
+        self.ready().await?;
+        let epochs_before = epochs(&self.statuses().await);
+        let mut load = engine::start(session.plan());
+        let outcome = self.watch(&mut load).await;
+        let load = load.finish().await;
+        let Watched { failures, drained, window_cpu_seconds } = outcome?;
+        let statuses = self.statuses().await;
+        let height = common_height(&statuses);
+        let blocks = match height {
+            Some(height) => {
+                let answers = self.observer.blocks(height).await;
+                answers.into_iter().map(|block| block.map_err(|error| error.to_string())).collect()
+            }
+            None => Vec::new(),
+        };
+        let epochs = epochs(&statuses).zip(epochs_before).map(|(last, first)| last - first + 1);
+        Ok(Evidence {
+            load,
+            drained,
+            height,
+            blocks,
+            statuses,
+            epochs,
+            window_cpu_seconds,
+            usages: Vec::new(),
+            failures,
+        })
+    }
+
+    /// Waits until every validator is ready; a validator that ends ends the wait.
+    async fn ready(&mut self) -> Result<(), Failure> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        let mut unready = Vec::new();
+        loop {
+            let failures = self.cluster.failures();
+            if !failures.is_empty() {
+                return Err(Failure::other(failures.join("\n")));
+            }
+            tokio::select! {
+                answer = timeout_at(deadline, self.observer.unready()) => match answer {
+                    Ok(answer) => unready = answer,
+                    Err(_) => return Err(self.describe_unready(&unready)),
+                },
+                () = self.interrupt.requested() => return Err(interrupted()),
+            }
+            if unready.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.describe_unready(&unready));
+            }
+            sleep(READY_INTERVAL).await;
+        }
+    }
+
+    fn describe_unready(&self, unready: &[(usize, String)]) -> Failure {
+        let seconds = READY_DEADLINE.as_secs();
+        let lines = unready.iter().map(|(index, reason)| {
+            let tail = self.cluster.log_tail(*index);
+            format!(
+                "validator {index} is not ready after {seconds} s: {}; the end of its log:\n{tail}",
+                reason.trim()
+            )
+        });
+        Failure::other(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Watches the load to its end and the drain after it. A validator that fails ends both: what
+    /// it accepted has no outcome any more.
+    async fn watch(&mut self, load: &mut LoadHandle) -> Result<Watched, Failure> {
+        let (failures, marks) = self.offer(load).await?;
+        load.stop_sending();
+        let window_cpu_seconds = match marks.as_slice() {
+            [Some(before), Some(after)] => Some(after - before),
+            _ => None,
+        };
+        if !failures.is_empty() {
+            return Ok(Watched { failures, drained: None, window_cpu_seconds });
+        }
+        self.progress.say("draining: waiting for equal heights and the last outcomes");
+        let (drained, failures) = self.drain(load).await?;
+        Ok(Watched { failures, drained: Some(drained), window_cpu_seconds })
+    }
+
+    /// Returns failed validators, and the processor time at both ends of the window.
+    async fn offer(
+        &mut self,
+        load: &mut LoadHandle,
+    ) -> Result<(Vec<String>, Vec<Option<f64>>), Failure> {
+        let mut marks = Vec::new();
+        let mut ticks = interval(WATCH_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let edge = if marks.is_empty() { load.window_start() } else { load.window_end() };
+            tokio::select! {
+                biased;
+                () = self.interrupt.requested() => return Err(interrupted()),
+                () = sleep_until(edge), if marks.len() < 2 => {
+                    self.cluster.measure();
+                    marks.push(self.cluster.cpu_seconds());
+                }
+                () = load.sent() => return Ok((Vec::new(), marks)),
+                _ = ticks.tick() => {
+                    self.cluster.measure();
+                    let failures = self.cluster.failures();
+                    if !failures.is_empty() {
+                        return Ok((failures, marks));
+                    }
+                    self.progress.show(load);
+                }
+            }
+        }
+    }
+
+    /// Waits until every accepted transaction has its outcome and all validators have the same
+    /// state at the same height.
+    async fn drain(&mut self, load: &mut LoadHandle) -> Result<(bool, Vec<String>), Failure> {
+        let deadline = Instant::now() + DRAIN_DEADLINE;
+        let mut ticks = interval(DRAIN_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = self.interrupt.requested() => return Err(interrupted()),
+                () = sleep_until(deadline) => return Ok((false, Vec::new())),
+                _ = ticks.tick() => {}
+            }
+            let failures = self.cluster.failures();
+            if !failures.is_empty() {
+                return Ok((false, failures));
+            }
+            if load.snapshot().counts.unresolved > 0 {
+                continue;
+            }
+            match timeout_at(deadline, self.statuses()).await {
+                Ok(statuses) if settled(&statuses) => return Ok((true, Vec::new())),
+                Ok(_) => {}
+                Err(_) => return Ok((false, Vec::new())),
+            }
+        }
+    }
+
+    async fn statuses(&self) -> Vec<Option<Status>> {
+        self.observer.statuses().await.into_iter().map(Result::ok).collect()
+    }
+}
+
+struct Watched {
+    failures: Vec<String>,
+    /// `None`: not waited for.
+    drained: Option<bool>,
+    window_cpu_seconds: Option<f64>,
+}
+
+/// True if all say the same height and the same state.
+fn settled(statuses: &[Option<Status>]) -> bool {
+    let place = |status: &Option<Status>| {
+        let status = status.as_ref()?;
+        Some((status.height()?, status.state_digest()?.to_owned()))
+    };
+    let first = statuses.first().and_then(place);
+    first.is_some() && statuses.iter().all(|status| place(status) == first)
+}
+
+/// The highest height that all have; `None` if somebody does not say.
+fn common_height(statuses: &[Option<Status>]) -> Option<u64> {
+    let heights: Option<Vec<_>> =
+        statuses.iter().map(|status| status.as_ref().and_then(Status::height)).collect();
+    heights?.into_iter().min()
+}
+
+/// The highest epoch that anybody serves.
+fn epochs(statuses: &[Option<Status>]) -> Option<u64> {
+    statuses.iter().flatten().filter_map(Status::epoch).max()
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

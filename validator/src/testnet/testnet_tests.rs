@@ -1,0 +1,63 @@
+//! The command line of `testnet`.
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    testnet: TestnetArguments,
+}
+
+fn parse(text: &str) -> Result<TestnetArguments, clap::Error> {
+    let words = std::iter::once("testnet").chain(text.split_whitespace());
+    Line::try_parse_from(words).map(|line| line.testnet)
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let arguments = parse("").expect("all have defaults");
+    assert_eq!((arguments.validators, arguments.transaction_bytes), (4, 512));
+    assert_eq!(arguments.duration, Duration::from_secs(30));
+    assert_eq!(supported(&arguments).map(NonZeroU32::get).ok(), Some(20_000));
+}
+
+#[test]
+fn every_option_of_a_whole_run_is_taken() {
+    let arguments = parse(
+        "--validators 7 --duration 1m --rate 100 --transaction-bytes 64 --dir d --report r --keep \
+         --seed 9 --json --optimistic off",
+    );
+    let arguments = arguments.expect("well formed");
+    assert_eq!((arguments.validators, arguments.seed), (7, Some(9)));
+    assert!(arguments.keep && arguments.json && supported(&arguments).is_ok());
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_with_the_code_of_usage_before_anything_is_made() {
+    for (options, named) in [
+        ("--rate max", "--rate max"),
+        ("--transactions file", "--transactions"),
+        ("--chaos kill=10s", "--chaos"),
+        ("--epochs 2", "--epochs"),
+        ("--wipe 1", "--wipe"),
+        ("--lose 3", "--lose"),
+        ("--optimistic on", "--optimistic on"),
+    ] {
+        let mut arguments = parse(options).expect("the option is known");
+        let directory = std::env::temp_dir().join("quorum-store-never-made");
+        arguments.dir = Some(directory.clone());
+        let failure = run(arguments).expect_err(options);
+        assert!(matches!(failure, Failure::Usage(_)), "{options}");
+        assert_eq!(failure.to_string(), format!("{named}: not yet"));
+        assert!(!directory.exists());
+    }
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for line in ["--validators 0", "--validators 65", "--rate -1", "--duration 0s", "--seed x"] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}

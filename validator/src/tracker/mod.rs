@@ -1,0 +1,222 @@
+//! Follows the transactions that clients handed to this validator, from arrival to their end.
+//!
+//! It is memory of one process life and needed for no decision of consensus: it answers clients,
+//! and it keeps a transaction that is sent twice from being batched twice. Its sources:
+//!
+//! ```text
+//!  submit ─▶ pending ─▶ batched ─▶ certified ─▶ ordered ─▶ executed
+//!                 \ refused: forgotten     \                 / or, by executed blocks alone,
+//!                                           `──────────────▶  expired, skipped
+//! ```
+//!
+//! - **Executed blocks decide the end.** A transaction is `expired` when a block with a later
+//!   timestamp than its expiration was executed without it: no later block can execute it.
+//! - **Events of the library** only add the milestones between, and may be lost without harm.
+//! - **Bounded**: entries are grouped by the second of their expiration and dropped one longest
+//!   life after it in consensus time, or earlier if room is needed; when there is none left, new
+//!   transactions are refused.
+
+mod book;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorum_store::sequencer::port::{Accepted, Event};
+use quorum_store::types::{Digest, Timestamp};
+use tokio::sync::watch;
+
+use book::Book;
+
+use crate::clock::Clock;
+use crate::executor::BlockOutcome;
+use crate::outcomes::{Group, Milestone, Outcomes};
+use crate::transaction::TransactionId;
+
+/// Where a transaction stands. The order is that of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Submitted, not durable yet.
+    Pending,
+    /// In a batch that is durable here.
+    Batched,
+    /// In a batch that is durable at a quorum.
+    Certified,
+    /// In a finalised block.
+    Ordered,
+    /// Cannot be executed any more.
+    Expired,
+    /// In a batch that was skipped.
+    Skipped,
+    /// Executed.
+    Executed,
+}
+
+impl Stage {
+    /// Its name in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Batched => "batched",
+            Self::Certified => "certified",
+            Self::Ordered => "ordered",
+            Self::Expired => "expired",
+            Self::Skipped => "skipped",
+            Self::Executed => "executed",
+        }
+    }
+}
+
+/// What a client may know of its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// Where it stands.
+    pub stage: Stage,
+    /// Its batch and its position in it.
+    pub place: Option<Accepted>,
+    /// The block that ordered or executed it.
+    pub height: Option<u64>,
+}
+
+/// What to do with a transaction that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Unknown until now, followed from now on: submit it.
+    New,
+    /// An equal one is being submitted: wait for its answer.
+    InFlight,
+    /// An equal one was accepted.
+    Accepted,
+    /// There is no room to follow it.
+    Full,
+}
+
+/// The tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    book: Mutex<Book>,
+    outcomes: Arc<Outcomes>,
+    clock: Clock,
+    /// Counts answers, for those who wait for the answer to an equal transaction.
+    answers: watch::Sender<u64>,
+}
+
+impl Tracker {
+    /// Follows at most `entries_max` transactions.
+    pub fn new(
+        entries_max: usize,
+        retention: Duration,
+        clock: Clock,
+        outcomes: Arc<Outcomes>,
+    ) -> Self {
+        let book = Mutex::new(Book::new(entries_max, retention));
+        Self { book, outcomes, clock, answers: watch::Sender::new(0) }
+    }
+
+    /// Transactions that are followed now.
+    pub fn len(&self) -> usize {
+        self.book().len()
+    }
+
+    /// The streams' source.
+    pub fn outcomes(&self) -> &Arc<Outcomes> {
+        &self.outcomes
+    }
+
+    /// Transactions arrive. Whoever gets [`Admission::New`] owes [`Tracker::answered`].
+    pub fn begin(&self, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
+        let now = self.clock.micros();
+        let mut book = self.book();
+        arriving.iter().map(|(id, expiration)| book.begin(*id, *expiration, now)).collect()
+    }
+
+    /// The library answered a submission: with a place, or with a refusal, which is forgotten so
+    /// that the client may try again.
+    pub fn answered(&self, answers: &[(TransactionId, Option<Accepted>)]) {
+        let now = self.clock.micros();
+        let mut accepted = Group::default();
+        let mut certified = Group::default();
+        {
+            let mut book = self.book();
+            for (id, place) in answers {
+                book.answered(id, *place, now, &mut accepted, &mut certified);
+            }
+        }
+        self.outcomes.publish(Milestone::Accepted, None, &accepted);
+        self.outcomes.publish(Milestone::Certified, None, &certified);
+        self.answers.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until the submission of an equal transaction was answered. True if it was accepted;
+    /// false if it was refused, or the wait took too long.
+    pub async fn accepted(&self, id: &TransactionId, patience: Duration) -> bool {
+        let mut answers = self.answers.subscribe();
+        let settled = async {
+            loop {
+                match self.lookup(id) {
+                    None => return false,
+                    Some(tracked) if tracked.stage > Stage::Pending => return true,
+                    Some(_) => {}
+                }
+                if answers.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(patience, settled).await.unwrap_or(false)
+    }
+
+    /// Where a transaction stands, if it came to this validator in this life and is recent.
+    pub fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
+        self.book().lookup(id)
+    }
+
+    /// The library tells of batches of ours.
+    pub fn on_event(&self, event: &Event) {
+        match event {
+            Event::Certified { digest } => {
+                let now = self.clock.micros();
+                let certified = self.book().certified(digest, now);
+                self.outcomes.publish(Milestone::Certified, None, &certified);
+            }
+            Event::Rebatched { from, moved } => self.book().rebatched(from, moved),
+            // The end is decided by executed blocks alone.
+            Event::Expired { .. } => {}
+        }
+    }
+
+    /// A finalised block orders these batches.
+    pub fn ordered(&self, height: u64, batches: impl Iterator<Item = Digest>) {
+        let mut book = self.book();
+        for batch in batches {
+            book.ordered(&batch, height);
+        }
+    }
+
+    /// A block was executed.
+    pub fn executed(&self, height: u64, block_timestamp: Timestamp, outcome: &BlockOutcome) {
+        let now = self.clock.micros();
+        let mut executed = Group::default();
+        let mut skipped = Group::default();
+        let mut expired = Group::default();
+        {
+            let mut book = self.book();
+            for id in &outcome.executed {
+                book.executed(id, height, now, &mut executed);
+            }
+            for batch in &outcome.skipped {
+                book.skipped(batch, height, now, &mut skipped);
+            }
+            book.on_time(block_timestamp, now, &mut expired);
+        }
+        self.outcomes.publish(Milestone::Executed, Some(height), &executed);
+        self.outcomes.publish(Milestone::Skipped, Some(height), &skipped);
+        self.outcomes.publish(Milestone::Expired, Some(height), &expired);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // It answers clients and decides nothing: after a panic elsewhere it is still good enough.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
