@@ -1,5 +1,11 @@
 //! What certificates cost: verifying a vote, forming a proof, checking a proof.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on must stop"
+)]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -1,10 +1,16 @@
-//! Making batches durable: one synced group per write, against RocksDB as the system that this
+//! Making batches durable: one synced group per write, against `RocksDB` as the system that this
 //! crate replaces uses it (default options, one unsynced put per batch, key = digest).
 //!
 //! Closed loop: each of N clients waits for its acknowledgement before it sends the next batch.
 //! The two ways run interleaved in one process, round after round on fresh directories, and the
 //! table at the end compares their medians. `ROUNDS` (default 3) and `ROUND_MS` (default 700) scale
 //! it; `--quick` style filters of criterion apply to the per-operation timings only.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on must stop"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

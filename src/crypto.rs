@@ -40,8 +40,8 @@ pub fn verify_proof(
         let Some(member) = committee.member(part.signer) else {
             return Err(InvalidProof::UnknownSigner(part.signer));
         };
-        let signed = SignedBatchInfo { digest, signer: member.author, signature: part.signature };
-        if !signer.verify_batch(scope, &signed) {
+        let vote = SignedBatchInfo { digest, signer: member.author, signature: part.signature };
+        if !signer.verify_batch(scope, &vote) {
             return Err(InvalidProof::Signature(part.signer));
         }
     }

@@ -1,5 +1,7 @@
 //! The pure core stays pure: no runtime, clock, file, thread or map in random order.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -91,7 +91,7 @@ impl Offences {
     fn count(&mut self, peer: Author, bound: u32) -> bool {
         let now = Instant::now();
         let entry = self.peers.entry(peer).or_insert((now, 0));
-        if now.duration_since(entry.0) > Duration::from_secs(60) {
+        if now.duration_since(entry.0) > Duration::from_mins(1) {
             *entry = (now, 0);
         }
         entry.1 += 1;
@@ -196,9 +196,9 @@ impl Ingress {
         let valid = match message {
             Message::Batch(batch) => self.on_batch(peer, batch, permit),
             Message::Votes { announcement, votes } => {
-                self.on_votes(peer, announcement, &votes, &permit)
+                self.on_votes(peer, announcement, &votes, permit.as_ref())
             }
-            Message::Proofs(proofs) => self.on_proofs(proofs, &permit),
+            Message::Proofs(proofs) => self.on_proofs(proofs, permit.as_ref()),
             Message::Payload(payload) => self.on_payload(peer, *payload, permit),
             Message::Announce(announcement) => {
                 self.control(Input::Announce { from: peer, announcement }, permit);
@@ -249,28 +249,28 @@ impl Ingress {
         peer: Author,
         announcement: Announcement,
         votes: &[Vote],
-        permit: &Option<Arc<ReceivePermit>>,
+        permit: Option<&Arc<ReceivePermit>>,
     ) -> bool {
-        self.control(Input::Announce { from: peer, announcement }, permit.clone());
+        self.control(Input::Announce { from: peer, announcement }, permit.cloned());
         for vote in votes {
             let Vote { digest, signature } = *vote;
             let signed = SignedBatchInfo { digest, signer: peer, signature };
             if !self.shared.signer.verify_batch(&self.shared.scope, &signed) {
                 return false;
             }
-            self.control(Input::Vote(signed), permit.clone());
+            self.control(Input::Vote(signed), permit.cloned());
         }
         true
     }
 
-    fn on_proofs(&self, proofs: Vec<ProofOfStore>, permit: &Option<Arc<ReceivePermit>>) -> bool {
+    fn on_proofs(&self, proofs: Vec<ProofOfStore>, permit: Option<&Arc<ReceivePermit>>) -> bool {
         for proof in proofs {
             if verify::proof(&self.shared, &proof).is_err() {
                 return false;
             }
             let digest = proof.info.digest(&self.shared.chain);
             let input = Input::Proof { digest, proof: Arc::new(proof) };
-            self.control(input, permit.clone());
+            self.control(input, permit.cloned());
         }
         true
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 
 use super::handle::{CallError, QuorumStore, StopCause};
 use super::serve;
-use crate::sequencer::port::{Content, FetchError};
+use crate::sequencer::port::Content;
 use crate::types::{Author, BatchBody, BatchInfo, Commit, Digest, Payload};
 
 /// Batches fetched at once for one block.
@@ -70,12 +70,12 @@ impl QuorumStore {
             .map(|(position, _)| position)
             .collect();
         let left = end.saturating_duration_since(tokio::time::Instant::now());
-        let fetches = wanted.into_iter().map(|position| {
+        let requests = wanted.into_iter().map(|position| {
             let digest = batches[position].digest;
             let responders = self.holders(&payload, position, &everyone);
             async move { (position, self.fetch(digest, responders, left).await) }
         });
-        let fetched: Vec<_> = stream::iter(fetches.collect::<Vec<_>>())
+        let fetched: Vec<_> = stream::iter(requests.collect::<Vec<_>>())
             .buffer_unordered(FETCHES_AT_ONCE)
             .collect()
             .await;
@@ -83,9 +83,7 @@ impl QuorumStore {
         for (position, result) in fetched {
             match result {
                 Ok(Content::Batch(batch)) => batches[position].body = Some(batch.body),
-                Ok(Content::Payload(_))
-                | Err(CallError::Refused(FetchError::TimedOut { .. }))
-                | Err(CallError::Refused(FetchError::Busy)) => {
+                Ok(Content::Payload(_)) | Err(CallError::Refused(_)) => {
                     missing.push(batches[position].digest);
                 }
                 Err(CallError::Stopped(cause)) => return Err(cause),

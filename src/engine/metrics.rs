@@ -275,13 +275,19 @@ fn quantile(histogram: &Histogram, quantile: f64) -> f64 {
 fn by_label(counters: &IntCounterVec) -> Vec<(String, u64)> {
     use prometheus::core::Collector as _;
     let families = counters.collect();
-    let metrics = families.iter().flat_map(|family| family.get_metric());
+    let metrics = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
     metrics
         .map(|metric| {
             let label = metric.get_label().first().map(|pair| pair.value().to_owned());
-            (label.unwrap_or_default(), metric.get_counter().get_value() as u64)
+            (label.unwrap_or_default(), count(metric.get_counter().get_value()))
         })
         .collect()
+}
+
+/// A counter's value: the library keeps whole numbers as floats.
+#[allow(clippy::cast_sign_loss, reason = "a counter never falls below zero")]
+fn count(value: f64) -> u64 {
+    value as u64
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! BatchCoordinator: which batches of which author are admitted, signed for, and counted.
+//! `BatchCoordinator`: which batches of which author are admitted, signed for, and counted.
 //!
 //! Invariants: at most one digest per slot is ever signed, also after a restart; a promise to sign
 //! always joins a group at or after the one that holds the content; what an author has stored here
@@ -106,7 +106,6 @@ impl BatchCoordinator {
         outbox: &mut Outbox,
         clock: &Clock,
         retention: &mut Retention,
-        durable: u64,
         from: Author,
         digest: Digest,
         batch: &Batch,
@@ -120,7 +119,7 @@ impl BatchCoordinator {
             }
             // Sent again: our signature got lost. If its group is still on its way, the signature
             // that waits there is the answer.
-            if retention.group_of(&digest).is_some_and(|group| group <= durable) {
+            if retention.is_durable(&digest) {
                 outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
             }
             return Ok(false);

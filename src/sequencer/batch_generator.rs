@@ -1,4 +1,4 @@
-//! BatchGenerator: transactions of clients become sealed batches of ours.
+//! `BatchGenerator`: transactions of clients become sealed batches of ours.
 //!
 //! Invariants: a batch id is used only after the group that reserved its range is durable, and
 //! never twice; an own transaction is in at most one place (pool or one outstanding batch); every
@@ -96,7 +96,7 @@ pub(super) struct BatchGenerator {
 }
 
 /// What of the generator cannot change within an epoch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Identity {
     pub author: Author,
     pub chain: ChainId,
@@ -107,16 +107,17 @@ pub(super) struct Identity {
 impl BatchGenerator {
     /// `reserved` is one above the highest counter that an earlier life may have used.
     pub fn new(
-        identity: Identity,
+        identity: &Identity,
         parameters: ChainParameters,
         config: SequencerConfig,
         reserved: u64,
     ) -> Self {
+        let Identity { author, chain, epoch, incarnation } = *identity;
         Self {
-            author: identity.author,
-            chain: identity.chain,
-            epoch: identity.epoch,
-            incarnation: identity.incarnation,
+            author,
+            chain,
+            epoch,
+            incarnation,
             parameters,
             config,
             ids: Ids { next: reserved, durable_until: reserved, pending: None },

@@ -1,4 +1,4 @@
-//! CommitLog: what consensus ordered, gapless, and how far it is applied.
+//! `CommitLog`: what consensus ordered, gapless, and how far it is applied.
 //!
 //! A commit is logged durably as soon as the host tells of it, also while its payload is missing;
 //! it is applied to all four components in one step, in order, as soon as the payload is here; the

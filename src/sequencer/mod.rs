@@ -86,8 +86,6 @@ pub struct Sequencer {
     retention: Retention,
     fetcher: Fetcher,
     outbox: Outbox,
-    /// Sequence of the last group known to be durable.
-    durable: u64,
     next_announcement: Duration,
 }
 
@@ -204,7 +202,7 @@ impl Sequencer {
                 self.on_payload(clock, from, digest, Arrived { content, verdict });
             }
             Input::FetchedBatch { from, digest, batch } => {
-                self.on_fetched_batch(clock, from, digest, batch);
+                self.on_fetched_batch(clock, from, digest, &batch);
             }
             Input::FetchMissing { digest, .. } => {
                 self.fetcher.on_missing(clock.now.monotonic, &digest);
@@ -241,8 +239,7 @@ impl Sequencer {
                 }
             }
             Input::Durable { sequence } => {
-                assert!(sequence > self.durable, "group {sequence} became durable twice");
-                self.durable = sequence;
+                self.retention.on_durable(sequence);
                 self.generator.on_durable(sequence);
             }
             Input::Space { admits } => self.coordinator.admits = admits,
@@ -286,9 +283,8 @@ impl Sequencer {
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
         let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-        let durable = self.durable;
         let coordinator = &mut self.coordinator;
-        match coordinator.on_batch(outbox, clock, retention, durable, from, digest, batch) {
+        match coordinator.on_batch(outbox, clock, retention, from, digest, batch) {
             Ok(true) => {
                 let content = port::Content::Batch(batch.clone());
                 self.fetcher.on_content(&mut self.outbox, &digest, &content);
@@ -298,7 +294,7 @@ impl Sequencer {
         }
     }
 
-    fn on_fetched_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: Batch) {
+    fn on_fetched_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
         if !self.fetcher.is_wanted(&digest) {
             self.outbox.refuse(from, Refusal::Unasked);
             return;

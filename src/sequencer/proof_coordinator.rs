@@ -1,4 +1,4 @@
-//! ProofCoordinator: votes for our batches become proofs of store.
+//! `ProofCoordinator`: votes for our batches become proofs of store.
 //!
 //! Invariants: each batch yields at most one proof; a proof holds verified signatures of distinct
 //! members with the power of a quorum; votes for a batch of ours that is not in the store are

@@ -1,4 +1,4 @@
-//! ProofManager: what can be proposed, and in which order.
+//! `ProofManager`: what can be proposed, and in which order.
 //!
 //! Identity is the digest, never a part of it. What is ordered stays as a tombstone until it
 //! expires, so that a late proof does not bring it back. A pull takes the highest gas bucket first

@@ -135,7 +135,7 @@ impl Sequencer {
         // the commits it keeps.
         let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
         Self {
-            generator: BatchGenerator::new(identity, parameters, config.clone(), reserved),
+            generator: BatchGenerator::new(&identity, parameters, config.clone(), reserved),
             coordinator: BatchCoordinator::new(epoch, &committee, limits),
             proofs: ProofCoordinator::new(config.resend_interval),
             manager: ProofManager::default(),
@@ -145,7 +145,6 @@ impl Sequencer {
             retention: Retention::new(parameters.grace()),
             fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
             outbox: Outbox { group: 1, ..Outbox::default() },
-            durable: 0,
             next_announcement: Duration::ZERO,
             author,
             chain,

@@ -77,6 +77,8 @@ pub(super) struct Retention {
     pins: BTreeMap<Digest, u32>,
     /// Bytes of batches outside their author's window.
     recovered_bytes: u64,
+    /// Sequence of the last group known to be durable.
+    durable: u64,
 }
 
 impl Retention {
@@ -87,6 +89,7 @@ impl Retention {
             order: BTreeSet::new(),
             pins: BTreeMap::new(),
             recovered_bytes: 0,
+            durable: 0,
         }
     }
 
@@ -117,9 +120,15 @@ impl Retention {
         self.contents.get(digest).map(|entry| &entry.held)
     }
 
-    /// The group that makes it durable, if it is held.
-    pub fn group_of(&self, digest: &Digest) -> Option<u64> {
-        self.contents.get(digest).map(|entry| entry.group)
+    /// True if it is held and its group is known to be durable.
+    pub fn is_durable(&self, digest: &Digest) -> bool {
+        self.contents.get(digest).is_some_and(|entry| entry.group <= self.durable)
+    }
+
+    /// A group, and all before it, are durable.
+    pub fn on_durable(&mut self, sequence: u64) {
+        assert!(sequence > self.durable, "group {sequence} became durable twice");
+        self.durable = sequence;
     }
 
     /// Contents held.

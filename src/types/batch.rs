@@ -336,7 +336,9 @@ mod tests {
             assert_eq!(body.bytes().len(), expected_length);
             let lengths: Vec<u32> = transactions.iter().map(|t| t.len() as u32).collect();
             let mut expected = bcs::to_bytes(&lengths).unwrap();
-            transactions.iter().for_each(|t| expected.extend_from_slice(t));
+            for transaction in &transactions {
+                expected.extend_from_slice(transaction);
+            }
             assert_eq!(body.bytes(), &expected);
             assert!(body.transactions().eq(transactions));
         }

@@ -1,5 +1,7 @@
 //! The engine as an embedder sees it: real threads, queues and stores, in-memory links.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
+
 mod cluster;
 mod hostile;
 
@@ -101,7 +103,7 @@ async fn a_restart_from_disk_keeps_what_was_promised() {
         certify(&nodes[3], &text).await;
         until(|| *nodes[0].proposable().borrow() == 1).await;
         let (_, commit) = block(&nodes, &genesis, life, parent).await;
-        assert_eq!(transactions(&nodes[3], &commit).await, [text.clone()]);
+        assert_eq!(transactions(&nodes[3], &commit).await, [text.as_str()]);
         parent = child_of(&commit, &genesis);
         commits.push((commit, vec![text]));
         stop(&nodes).await;

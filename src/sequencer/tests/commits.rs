@@ -37,10 +37,10 @@ fn a_repeat_gets_the_same_receipt_and_what_does_not_follow_is_a_typed_error() {
     let (first, payload) = net.block(1, net.genesis_digest());
     let again = net.commit(0, payload.header);
     net.settle();
-    let receipt = net.receipt(0, again).unwrap();
-    assert_eq!(Some(receipt), net.nodes[0].store.reader().receipt(CommitIndex(1)).unwrap());
+    let second = net.receipt(0, again).unwrap();
+    assert_eq!(Some(second), net.nodes[0].store.reader().receipt(CommitIndex(1)).unwrap());
 
-    let next = PayloadHeader { height: CommitIndex(2), parent: first, ..payload.header };
+    let child = PayloadHeader { height: CommitIndex(2), parent: first, ..payload.header };
     let error = |net: &mut Net, header: PayloadHeader| {
         let id = net.commit(0, header);
         match net.nodes[0].replies.remove(&id) {
@@ -48,14 +48,14 @@ fn a_repeat_gets_the_same_receipt_and_what_does_not_follow_is_a_typed_error() {
             other => panic!("{other:?}"),
         }
     };
-    let gap = PayloadHeader { height: CommitIndex(3), ..next };
+    let gap = PayloadHeader { height: CommitIndex(3), ..child };
     let (found, expected) = (CommitIndex(3), CommitIndex(2));
     assert_eq!(error(&mut net, gap), CommitError::Gap { found, expected });
     let other = PayloadHeader { content_root: Digest([9; 32]), ..payload.header };
     assert_eq!(error(&mut net, other), CommitError::Conflict(CommitIndex(1)));
-    let fork = PayloadHeader { parent: Digest([9; 32]), ..next };
+    let fork = PayloadHeader { parent: Digest([9; 32]), ..child };
     assert_eq!(error(&mut net, fork), CommitError::Conflict(CommitIndex(1)));
-    let back = PayloadHeader { block_timestamp: Timestamp(1), ..next };
+    let back = PayloadHeader { block_timestamp: Timestamp(1), ..child };
     assert_eq!(error(&mut net, back), CommitError::TimeWentBack(CommitIndex(2)));
     let id = RequestId(5_000);
     let commit = Commit { index: CommitIndex(2), round: 1, header: payload.header };
@@ -66,7 +66,7 @@ fn a_repeat_gets_the_same_receipt_and_what_does_not_follow_is_a_typed_error() {
     // An equal timestamp is allowed, and another round is no conflict.
     let payload = net.pull(0, 2, first);
     let header = payload.header;
-    assert_eq!(header.block_timestamp, next.block_timestamp, "no time has passed");
+    assert_eq!(header.block_timestamp, child.block_timestamp, "no time has passed");
     let id = net.commit(0, header);
     net.settle();
     assert!(net.receipt(0, id).is_some());
