@@ -259,6 +259,9 @@ fn quantile(histogram: &Histogram, quantile: f64) -> f64 {
         return 0.0;
     };
     let data = metric.get_histogram();
+    if data.get_sample_count() == 0 {
+        return 0.0;
+    }
     let rank = quantile * data.get_sample_count() as f64;
     let (mut lower, mut below) = (0.0, 0_u64);
     for bucket in data.get_bucket() {
