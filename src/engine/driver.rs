@@ -16,11 +16,12 @@ use super::egress::{self, Sender};
 use super::handle::StopCause;
 use super::ingress::{Inboxed, Inboxes};
 use super::serve::Job;
-use super::shared::Shared;
+use super::shared::{Cached, Shared};
 use super::writer::Written;
 use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal, Reply};
 use crate::store::Group;
+use crate::types::Message;
 
 /// Inputs taken between two looks at the writer.
 const INPUTS_PER_TURN: usize = 64;
@@ -200,7 +201,14 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send { to, message } => self.sender.send([to], &message),
-            Effect::Multicast { to, message } => self.sender.send(to, &message),
+            Effect::Multicast { to, message } => {
+                if let Message::Batch(batch) = &message {
+                    // Execution will want it soon; what arrives from peers is cached by ingress.
+                    let digest = batch.info.digest(&self.shared.chain);
+                    self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
+                }
+                self.sender.send(to, &message);
+            }
             Effect::Resend { to, digest } => {
                 if self.serve.try_send(Job::Resend { to, digest }).is_err() {
                     self.shared.metrics.refused("serve_queue_full");
