@@ -46,7 +46,7 @@ impl Service {
         if let Some(busy) = status.busy.filter(|busy| busy.contains("disk")) {
             return Some(busy);
         }
-        self.waiting.borrow().clone()
+        self.waits.first()
     }
 }
 
@@ -54,7 +54,7 @@ impl Service {
 pub async fn health(State(service): State<Arc<Service>>) -> Response {
     let failed = match service.store.status().await {
         Err(cause) => Some(format!("the store stopped: {cause}")),
-        Ok(_) => service.waiting.borrow().clone(),
+        Ok(_) => service.waits.first(),
     };
     verdict("healthy", failed)
 }
@@ -141,7 +141,7 @@ fn describe(service: &Service, status: &Status) -> Value {
         "statistics": statistics(&service.store.statistics()),
         "links": links,
         "reaches_quorum": service.reaches_quorum(),
-        "waiting": service.waiting.borrow().clone(),
+        "waiting": service.waits.first(),
         "executor": {
             "executed_transactions": counters.executed_transactions,
             "duplicates": counters.duplicates,
