@@ -64,9 +64,9 @@ $(ROCKSDB_LIB): tools/rocksdb/Cargo.lock tools/rocksdb/build.rs | tools
 tools:
 	@for tool in cargo c++; do command -v $$tool >/dev/null || { \
 	  echo "$$tool is missing: install Rust (1.95 or later) and a C++ compiler first" >&2; exit 2; }; done
-	@if [ -z "$${LIBCLANG_PATH:-}" ] && ! ls /usr/lib/llvm-*/lib/libclang.so* \
-	    /usr/lib/llvm-*/lib/libclang-[0-9]*.so* /usr/lib/*/libclang-[0-9]*.so* \
-	    /usr/lib64/libclang.so* 2>/dev/null | grep -q .; then \
+	@found="$$(ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* \
+	    /usr/lib/*/libclang-[0-9]*.so* /usr/lib64/libclang.so* 2>/dev/null || true)"; \
+	if [ -z "$${LIBCLANG_PATH:-}$$found" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing libclang" >&2; \
 	    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y libclang-dev; } >/dev/null; \
