@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus::TextEncoder;
 use quorum_store::engine::{Statistics, StopCause};
 use quorum_store::sequencer::status::Status;
-use quorum_store::transport::LinkStatus;
+use quorum_store::transport::{LinkDown, LinkStatus};
 use serde_json::{Value, json};
 
 use super::{Phase, Service, error, json as respond};
@@ -31,7 +31,9 @@ impl Service {
     /// Why this validator is not ready, if it is not.
     async fn unready(&self) -> Option<String> {
         match *self.phase.borrow() {
-            Phase::Starting => return Some("starting: links are being made".into()),
+            Phase::Starting => {
+                return Some(format!("starting: links are being made{}", self.refused_links()));
+            }
             Phase::Draining => return Some("shutting down".into()),
             Phase::Serving => {}
         }
@@ -41,12 +43,24 @@ impl Service {
         };
         if !self.reaches_quorum() {
             let (power, total) = (self.reachable_power(), self.genesis.committee.total_power());
-            return Some(format!("no quorum reachable: {power} of {total} power"));
+            let refused = self.refused_links();
+            return Some(format!("no quorum reachable: {power} of {total} power{refused}"));
         }
         if let Some(busy) = status.busy.filter(|busy| busy.contains("disk")) {
             return Some(busy);
         }
         self.waits.first()
+    }
+
+    /// Links that one end refuses, with the reason; empty if there is none.
+    fn refused_links(&self) -> String {
+        let refused = |link: &LinkStatus| match &link.last_down {
+            Some(reason @ (LinkDown::RefusedByUs(_) | LinkDown::RefusedByPeer(_))) if !link.up => {
+                Some(format!("; link to {}: {reason}", link.peer))
+            }
+            _ => None,
+        };
+        self.store.links().iter().filter_map(refused).collect()
     }
 }
 
