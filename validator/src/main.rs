@@ -104,9 +104,11 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// Every command that a document shows in a line of its own.
+    /// Every command in the shell blocks of a document.
     fn shown(document: &'static str) -> Vec<&'static str> {
-        document.lines().filter(|line| line.starts_with("validator ")).collect()
+        let blocks = document.split("```sh\n").skip(1);
+        let lines = blocks.filter_map(|block| block.split("```").next()).flat_map(str::lines);
+        lines.filter(|line| line.starts_with("validator ")).collect()
     }
 
     #[test]
