@@ -95,14 +95,14 @@ fn every_test_that_the_guarantees_name_exists() {
     let chapter = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
     let rows = chapter.lines().filter(|line| line.starts_with('|'));
     let tests = rows.filter_map(|row| row.rsplit('|').nth(1));
-    let names = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-    let mut named = 0;
-    for name in names.filter(|name| name.contains('_') && !name.contains(['/', '.'])) {
+    let quoted = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut found = 0;
+    for name in quoted.filter(|name| name.contains('_') && !name.contains(['/', '.'])) {
         if name == "compile_fail" {
             continue;
         }
-        named += 1;
+        found += 1;
         assert!(all.contains(&format!("fn {name}(")), "{name} does not exist");
     }
-    assert!(named > 20, "only {named} found");
+    assert!(found > 20, "only {found} named");
 }
