@@ -11,6 +11,19 @@
 //! Four seams, no more: [`store::Store`] (sealed), `transport::Transport`, [`crypto::Signer`], and
 //! time, which is an argument of the core.
 //!
+//! # Embedding it
+//!
+//! All of it, runnable: `cargo run --release --example embed`.
+//!
+#![cfg_attr(feature = "engine", doc = "```")]
+#![cfg_attr(not(feature = "engine"), doc = "```ignore")]
+#![doc = include_str!("../examples/embed.rs")]
+//! ```
+//!
+//! # Chapters
+//!
+//! [For operators](docs::operators), and [guarantees and their limits](docs::guarantees).
+//!
 //! # Features
 //!
 //! | feature | brings |
@@ -24,6 +37,8 @@
 
 pub mod config;
 pub mod crypto;
+#[cfg(doc)]
+pub mod docs;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod sequencer;

@@ -72,3 +72,37 @@ fn durability_tokens_are_made_in_one_small_file() {
     assert_eq!(gate.matches("Durable(batch)").count(), 1);
     assert_eq!(gate.matches("map(Durable)").count(), 1);
 }
+
+/// All code of the repository, tests included.
+fn code(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            code(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = String::new();
+    for folder in ["src", "tests", "ordering", "validator"] {
+        code(&root.join(folder), &mut all);
+    }
+    let chapter = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let rows = chapter.lines().filter(|line| line.starts_with('|'));
+    let tests = rows.filter_map(|row| row.rsplit('|').nth(1));
+    let quoted = tests.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut found = 0;
+    for name in quoted.filter(|name| name.contains('_') && !name.contains(['/', '.'])) {
+        if name == "compile_fail" {
+            continue;
+        }
+        found += 1;
+        assert!(all.contains(&format!("fn {name}(")), "{name} does not exist");
+    }
+    assert!(found > 20, "only {found} named");
+}

@@ -298,6 +298,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_instrument_is_told_to_operators() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        // Families show once they have a label.
+        metrics.received("x", 1);
+        metrics.sent("x");
+        metrics.not_sent("x", &SendError::Empty);
+        metrics.invalid("x");
+        metrics.refused("x");
+        metrics.served(true);
+        metrics.fetched("x");
+        let families = registry.gather();
+        assert_eq!(families.len(), 24);
+        for family in families {
+            let name = family.name().strip_prefix("quorum_store_").unwrap();
+            let chapter = include_str!("../../docs/operators.md");
+            assert!(chapter.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn quantiles_lie_in_the_right_bucket() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();

@@ -151,13 +151,16 @@ fn refuse_existing(path: &Path) -> Result<(), StoreError> {
 
 fn lock(path: &Path) -> Result<File, StoreError> {
     let doing = |error: io::Error| StoreError::io("locking the data directory", &error);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.join(LOCK))
-        .map_err(doing)?;
+    let open = |write| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(write).create(write).truncate(false).open(path.join(LOCK))
+    };
+    let file = match open(true) {
+        // A suspect disk is mounted read-only before it is looked at; locks work there too.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => open(false),
+        other => other,
+    };
+    let file = file.map_err(doing)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),

@@ -37,7 +37,7 @@ impl Events {
             biased;
             sent = self.sender.send(event) => {
                 if sent.is_err() && !self.stop.is_cancelled() {
-                    tracing::warn!("the receiver of link events was dropped: transport stops");
+                    tracing::info!("nobody takes link events any more: the transport stops");
                     self.stop.cancel();
                 }
                 sent.is_ok()

@@ -74,7 +74,8 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::checks(format!(
-        "{} is not sound: keep a copy, then replace the data directory on purpose with `init`",
+        "{} is not sound: keep a copy, and do not start this validator on an empty directory \
+         instead, which would not know what it signed (docs/operators.md)",
         path.display()
     )))
 }

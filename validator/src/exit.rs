@@ -18,6 +18,9 @@ use quorum_store::engine::{StartError, StopCause};
 use quorum_store::store::StoreError;
 use quorum_store_ordering::OrderingError;
 
+/// What helps when an address is in use.
+const CHANGE_OR_STOP: &str = "in the config, and that no other process listens there";
+
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -124,9 +127,10 @@ impl From<StartError> for Failure {
         match error {
             StartError::Store(error) => error.into(),
             StartError::Recover(_) => Self::Damaged(message),
+            StartError::Config(_) | StartError::NotAMember(_) => Self::Usage(message),
             // A transport fails to start because of its address or its settings.
-            StartError::Config(_) | StartError::NotAMember(_) | StartError::Transport(_) => {
-                Self::Usage(message)
+            StartError::Transport(_) => {
+                Self::Usage(format!("{message}; check `network.transport_listen` {CHANGE_OR_STOP}"))
             }
             _ => Self::Other(message),
         }
@@ -137,7 +141,10 @@ impl From<OrderingError> for Failure {
     fn from(error: OrderingError) -> Self {
         let message = format!("ordering: {error}");
         match error {
-            OrderingError::Config(_) | OrderingError::Listen { .. } => Self::Usage(message),
+            OrderingError::Config(_) => Self::Usage(message),
+            OrderingError::Listen { .. } => {
+                Self::Usage(format!("{message}; check `network.ordering_listen` {CHANGE_OR_STOP}"))
+            }
             OrderingError::Directory { .. }
             | OrderingError::RuntimeStart { .. }
             | OrderingError::Journal { .. } => Self::Storage(message),

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -35,9 +35,13 @@ pub struct GenerateArguments {
     /// Directory that everything is written to; made if missing
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Address that all validators listen on; free ports are chosen
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    listen: IpAddr,
+    /// Address that all validators listen on, or one for each, in order
+    #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
+    listen: Vec<IpAddr>,
+    /// First port: validator I gets P + 2I (UDP and TCP, for validators) and the one above (HTTP);
+    /// without it free ports of this machine are chosen
+    #[arg(long, value_name = "P")]
+    port: Option<u16>,
 }
 
 /// What to generate.
@@ -62,7 +66,7 @@ pub struct GeneratedValidator {
 pub fn run(arguments: &GenerateArguments) -> Result<(), Failure> {
     let directory = arguments.dir.clone();
     let options = GenerateOptions { validators: arguments.validators, directory };
-    for validator in generate_at(&options, arguments.listen)? {
+    for validator in generate_at(&options, &arguments.listen, arguments.port)? {
         println!("{} serves http://{}", validator.config.display(), validator.http);
     }
     Ok(())
@@ -70,13 +74,17 @@ pub fn run(arguments: &GenerateArguments) -> Result<(), Failure> {
 
 /// Makes everything a new chain needs, of validators that listen on loopback.
 pub fn generate(options: &GenerateOptions) -> Result<Vec<GeneratedValidator>, Failure> {
-    generate_at(options, IpAddr::V4(Ipv4Addr::LOCALHOST))
+    generate_at(options, &[IpAddr::V4(Ipv4Addr::LOCALHOST)], None)
 }
 
 /// Makes everything a new chain needs. Refuses a directory that holds a genesis already.
+///
+/// `listen` is one address for all validators, or one for each. With a `port` nothing is bound, so
+/// the addresses may be those of other machines.
 pub fn generate_at(
     options: &GenerateOptions,
-    listen: IpAddr,
+    listen: &[IpAddr],
+    port: Option<u16>,
 ) -> Result<Vec<GeneratedValidator>, Failure> {
     if !(1..=VALIDATORS_MAX).contains(&options.validators) {
         return Err(Failure::usage(format!(
@@ -84,10 +92,30 @@ pub fn generate_at(
             options.validators
         )));
     }
+    let listen = match *listen {
+        [one] => vec![one; options.validators as usize],
+        _ if listen.len() == options.validators as usize => listen.to_vec(),
+        _ => {
+            return Err(Failure::usage(format!(
+                "--listen names {} addresses for {} validators: give one for all, or one for each",
+                listen.len(),
+                options.validators
+            )));
+        }
+    };
     let directory = &options.directory;
+    if directory.join("genesis.toml").exists() {
+        return Err(Failure::usage(format!(
+            "{} holds a chain already, and it is never overwritten: choose another directory",
+            directory.display()
+        )));
+    }
     let what = format!("directory {}", directory.display());
+    let plans = match port {
+        Some(first) => fixed_plan(&listen, first)?,
+        None => plan(&listen)?,
+    };
     fs::create_dir_all(directory).map_err(|error| Failure::write(&what, &error))?;
-    let plans = plan(options.validators, listen)?;
     let members = plans.iter().map(|plan| Member { author: plan.author, power: 1 }).collect();
     let genesis = Genesis {
         nonce: Digest(*keys::random()?),
@@ -96,6 +124,7 @@ pub fn generate_at(
     };
     write_new(&directory.join("genesis.toml"), &GenesisFile::describe(&genesis).text()?)?;
     let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
+    let loopback = listen.iter().all(IpAddr::is_loopback);
     let chain = genesis.chain_id();
     let genesis_digest = genesis.header().digest(&chain);
     let mut generated = Vec::with_capacity(plans.len());
@@ -103,7 +132,7 @@ pub fn generate_at(
         let name = format!("validator-{index}");
         keys::create(&directory.join(format!("{name}.key")), &plan.seed)?;
         let config = directory.join(format!("{name}.toml"));
-        write_new(&config, &plan.config_text(&name, listen, &peers)?)?;
+        write_new(&config, &plan.config_text(&name, loopback, &peers)?)?;
         let data_directory = directory.join(&name);
         let identity = Identity { author: plan.author, chain };
         let storage = RocksConfig::default();
@@ -149,7 +178,7 @@ impl Plan {
     fn config_text(
         &self,
         name: &str,
-        listen: IpAddr,
+        loopback: bool,
         peers: &[PeerConfig],
     ) -> Result<String, Failure> {
         let file = ConfigFile {
@@ -160,7 +189,7 @@ impl Plan {
                 transport_listen: self.transport,
                 ordering_listen: self.ordering,
                 http_listen: self.http,
-                loopback: listen.is_loopback(),
+                loopback,
             },
             peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
         };
@@ -173,19 +202,30 @@ impl Plan {
     }
 }
 
-/// Chooses keys and free ports. All ports are held until the last one is chosen, so that no two
-/// are equal; between now and the start of the validators somebody else may take one, and then
-/// `run` says so.
-fn plan(validators: u32, listen: IpAddr) -> Result<Vec<Plan>, Failure> {
-    let any = SocketAddr::new(listen, 0);
+/// Where clients are served: there is no access control, so never beyond the machine by default.
+fn http_address(listen: IpAddr) -> IpAddr {
+    if listen.is_loopback() { listen } else { IpAddr::V4(Ipv4Addr::LOCALHOST) }
+}
+
+/// Chooses keys, and free ports of this machine. All ports are held until the last one is chosen,
+/// so that no two are equal; between now and the start of the validators somebody else may take
+/// one, and then `run` says so.
+fn plan(listen: &[IpAddr]) -> Result<Vec<Plan>, Failure> {
     let mut held_udp = Vec::new();
     let mut held_tcp = Vec::new();
     let mut plans = Vec::new();
-    for _ in 0..validators {
-        let failed = |error| Failure::listen("a free port", any, &error);
+    for &listen in listen {
+        let any = SocketAddr::new(listen, 0);
+        let failed = |error: io::Error| {
+            Failure::usage(format!(
+                "cannot choose a free port on {listen}: {error}; name a --port if the address is \
+                 another machine's"
+            ))
+        };
+        let http = SocketAddr::new(http_address(listen), 0);
         let udp = UdpSocket::bind(any).map_err(failed)?;
         let tcp =
-            [TcpListener::bind(any).map_err(failed)?, TcpListener::bind(any).map_err(failed)?];
+            [TcpListener::bind(any).map_err(failed)?, TcpListener::bind(http).map_err(failed)?];
         let seed = keys::random()?;
         plans.push(Plan {
             author: Ed25519Signer::new(&seed).author(),
@@ -198,6 +238,31 @@ fn plan(validators: u32, listen: IpAddr) -> Result<Vec<Plan>, Failure> {
         held_tcp.push(tcp);
     }
     Ok(plans)
+}
+
+/// Chooses keys; the ports follow from the first one.
+fn fixed_plan(listen: &[IpAddr], first: u16) -> Result<Vec<Plan>, Failure> {
+    let port = |offset: usize| {
+        let port = usize::from(first) + offset;
+        u16::try_from(port).ok().filter(|port| first > 0 && *port > 0).ok_or_else(|| {
+            Failure::usage(format!(
+                "--port {first} is no first port for {} validators: two each, from 1 to 65535",
+                listen.len()
+            ))
+        })
+    };
+    let plan = |(index, &listen): (usize, &IpAddr)| {
+        let (peers, clients) = (port(2 * index)?, port(2 * index + 1)?);
+        let seed = keys::random()?;
+        Ok(Plan {
+            author: Ed25519Signer::new(&seed).author(),
+            seed,
+            transport: SocketAddr::new(listen, peers),
+            ordering: SocketAddr::new(listen, peers),
+            http: SocketAddr::new(http_address(listen), clients),
+        })
+    };
+    listen.iter().enumerate().map(plan).collect()
 }
 
 /// Writes a file that must not exist, and syncs it.
@@ -225,7 +290,7 @@ mod tests {
     #[test]
     fn plans_have_distinct_keys_and_ports_and_their_configs_are_valid() {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let plans = plan(4, listen).unwrap();
+        let plans = plan(&[listen; 4]).unwrap();
         let keys: BTreeSet<_> = plans.iter().map(|plan| plan.author).collect();
         let tcp: BTreeSet<_> = plans.iter().flat_map(|plan| [plan.ordering, plan.http]).collect();
         assert_eq!((keys.len(), tcp.len()), (4, 8));
@@ -233,11 +298,24 @@ mod tests {
         let committee = Committee::new(members).unwrap();
         let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
         for plan in &plans {
-            let text = plan.config_text("validator-0", listen, &peers).unwrap();
+            let text = plan.config_text("validator-0", true, &peers).unwrap();
             let config: ValidatorConfig = toml::from_str(&text).unwrap();
             config.validate(&ChainParameters::default(), &committee, &plan.author).unwrap();
             assert!(config.network.loopback);
         }
+    }
+
+    #[test]
+    fn a_first_port_decides_all_others_and_clients_stay_on_the_machine() {
+        let listen = ["10.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()];
+        let plans = fixed_plan(&listen, 7000).unwrap();
+        let addresses =
+            |plan: &Plan| [plan.transport, plan.ordering, plan.http].map(|a| a.to_string());
+        assert_eq!(addresses(&plans[0]), ["10.0.0.1:7000", "10.0.0.1:7000", "127.0.0.1:7001"]);
+        assert_eq!(addresses(&plans[1]), ["127.0.0.2:7002", "127.0.0.2:7002", "127.0.0.2:7003"]);
+        assert_eq!(fixed_plan(&listen, 65_533).err().map(|failure| failure.code()), Some(2));
+        assert_eq!(fixed_plan(&listen, 0).err().map(|failure| failure.code()), Some(2));
+        assert!(fixed_plan(&listen, 65_532).is_ok());
     }
 
     #[test]

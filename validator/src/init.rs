@@ -19,5 +19,9 @@ pub fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let storage = &setup.config.storage;
     setup.data.create(setup.identity(), setup.genesis_digest(), storage)?;
     println!("created {} for validator {}", setup.data.path().display(), setup.author);
+    eprintln!(
+        "It is for a validator that never ran: one that did must not start on it, because an empty \
+         store does not know what was signed with this key."
+    );
     Ok(())
 }

@@ -101,3 +101,25 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check(arguments) => check::run(&arguments),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command in the shell blocks of a document.
+    fn shown(document: &'static str) -> Vec<&'static str> {
+        let blocks = document.split("```sh\n").skip(1);
+        let lines = blocks.filter_map(|block| block.split("```").next()).flat_map(str::lines);
+        lines.filter(|line| line.starts_with("validator ")).collect()
+    }
+
+    #[test]
+    fn commands_in_the_documents_are_taken_and_are_the_same_everywhere() {
+        let chapter = shown(include_str!("../../docs/operators.md"));
+        assert!(chapter.len() >= 6);
+        for line in &chapter {
+            Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
+        }
+        assert_eq!(shown(include_str!("../../README.md")), chapter[..5]);
+    }
+}

@@ -111,3 +111,24 @@ impl Metrics {
 fn full(name: &str) -> String {
     format!("quorum_store_validator_{name}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instrument_is_told_to_operators() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        // Families show once they have a label.
+        metrics.refused.with_label_values(&["x"]).inc();
+        metrics.outcomes.with_label_values(&["x"]).inc();
+        let families = registry.gather();
+        assert_eq!(families.len(), 9);
+        for family in families {
+            let name = family.name().strip_prefix("quorum_store_").unwrap();
+            let chapter = include_str!("../../docs/operators.md");
+            assert!(chapter.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
