@@ -148,7 +148,8 @@ fn dashboard_and_alerts_use_listed_metrics_only() {
         assert!(used.len() > 10, "{file} uses {}", used.len());
         for name in used {
             let stem = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
-            let histogram = stem.and_then(|stem| listed.get(stem)).is_some_and(|k| k == "histogram");
+            let histogram =
+                stem.and_then(|stem| listed.get(stem)).is_some_and(|k| k == "histogram");
             let plain = listed.get(&name).is_some_and(|kind| kind != "histogram");
             assert!(plain || histogram, "{file}: {name} is not in metrics.txt");
         }

@@ -104,8 +104,11 @@ impl Messages {
                 "result",
                 &["found", "missing"],
             )?,
-            serve_seconds: make
-                .histogram("serve_seconds", "Time to read and send one content.", times()?)?,
+            serve_seconds: make.histogram(
+                "serve_seconds",
+                "Time to read and send one content.",
+                times()?,
+            )?,
         })
     }
 

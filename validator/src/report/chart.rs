@@ -139,7 +139,9 @@ impl Chart {
         let extents = Extent::of(&self.x, points().map(|(x, _)| x))
             .zip(Extent::of(&self.y, points().map(|(_, y)| y)));
         let Some((x, mut y)) = extents else {
-            svg.push_str("<text class=\"none\" x=\"360\" y=\"150\">nothing was measured</text></svg>");
+            svg.push_str(
+                "<text class=\"none\" x=\"360\" y=\"150\">nothing was measured</text></svg>",
+            );
             return svg;
         };
         if self.y.scale == Scale::Linear {
@@ -203,9 +205,8 @@ impl Chart {
     fn draw_line(&self, svg: &mut String, index: usize, line: &Line, x: Extent, y: Extent) {
         let taken = |(x, y): &&(f64, f64)| self.x.takes(*x) && self.y.takes(*y);
         let points: Vec<_> = line.points.iter().filter(taken).copied().collect();
-        let place = |(at, value): &(f64, f64)| {
-            (place_x(x, self.x.of(*at)), place_y(y, self.y.of(*value)))
-        };
+        let place =
+            |(at, value): &(f64, f64)| (place_x(x, self.x.of(*at)), place_y(y, self.y.of(*value)));
         if let [point] = points.as_slice() {
             let (x, y) = place(point);
             let colour = index % COLOURS;
@@ -314,11 +315,8 @@ pub fn short(value: f64) -> String {
         _ => 6,
     };
     let text = format!("{scaled:.digits$}");
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
 }
 
