@@ -16,13 +16,13 @@ const PRINTED_MAX: usize = 20;
 
 /// Arguments of `validator check`.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false, id = "what")]
+#[group(skip)]
 pub struct CheckArguments {
     /// Data directory to check; its validator must not run
-    #[arg(long, value_name = "DIR", group = "what")]
+    #[arg(long, value_name = "DIR", required_unless_present = "evidence")]
     data_dir: Option<PathBuf>,
     /// Evidence to check
-    #[arg(long, value_name = "FILE", group = "what")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "json"])]
     evidence: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]

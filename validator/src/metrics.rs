@@ -1,9 +1,10 @@
 //! The validator's own metrics, in the registry that the library fills too.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 
 use crate::executor::{BlockOutcome, Progress};
@@ -27,12 +28,22 @@ pub struct LookedAt {
     pub reaches_quorum: IntGauge,
     /// 1 while execution waits for content.
     pub waiting: IntGauge,
-    /// Fsyncs of the ordering engine.
-    pub consensus_fsyncs: IntCounter,
-    /// Of the process.
-    pub cpu_seconds: Gauge,
     /// Of the process.
     pub resident: IntGauge,
+    consensus_fsyncs: IntCounter,
+    cpu_seconds: Counter,
+    /// Two that ask at once must not add the same difference twice.
+    raising: Mutex<()>,
+}
+
+impl LookedAt {
+    /// Brings counters up to totals that are counted elsewhere.
+    pub fn raise(&self, consensus_fsyncs: u64, cpu_seconds: f64) {
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        let fsyncs = consensus_fsyncs.saturating_sub(self.consensus_fsyncs.get());
+        self.consensus_fsyncs.inc_by(fsyncs);
+        self.cpu_seconds.inc_by((cpu_seconds - self.cpu_seconds.get()).max(0.0));
+    }
 }
 
 /// The metrics.
@@ -75,10 +86,10 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let real = |name: &str, help: &str| -> Result<Gauge, prometheus::Error> {
-            let gauge = Gauge::with_opts(Opts::new(full(name), help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
+        let real = |name: &str, help: &str| -> Result<Counter, prometheus::Error> {
+            let counter = Counter::with_opts(Opts::new(full(name), help))?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
         };
         let histogram = || {
             let options = HistogramOpts::new(
@@ -104,7 +115,11 @@ impl Metrics {
                         "consensus_fsyncs_total",
                         "Fsyncs of the ordering engine's journals",
                     )?,
-                    cpu_seconds: real("process_cpu_seconds", "Processor time of the process")?,
+                    cpu_seconds: real(
+                        "process_cpu_seconds_total",
+                        "Processor time of the process",
+                    )?,
+                    raising: Mutex::new(()),
                     resident: gauge("process_resident_bytes", "Resident memory")?,
                 },
                 blocks: counter("blocks_executed_total", "Blocks executed")?,

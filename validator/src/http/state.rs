@@ -107,10 +107,8 @@ pub async fn metrics(State(service): State<Arc<Service>>) -> Response {
     looked_at.reaches_quorum.set(i64::from(service.reaches_quorum()));
     looked_at.waiting.set(i64::from(service.waiting.borrow().is_some()));
     let fsyncs = storage_syncs(&service.runtime.metrics()).unwrap_or(0);
-    let counter = &looked_at.consensus_fsyncs;
-    counter.inc_by(fsyncs.saturating_sub(counter.get()));
     let process = process_use();
-    looked_at.cpu_seconds.set(process.cpu_seconds.unwrap_or(0.0));
+    looked_at.raise(fsyncs, process.cpu_seconds.unwrap_or(0.0));
     looked_at.resident.set(process.rss_bytes.unwrap_or(0).cast_signed());
     match TextEncoder::new().encode_to_string(&service.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),

@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 66.0;
+const WIDTH: f64 = 540.0;
+const WIDTH_WIDE: f64 = 1_110.0;
+const HEIGHT: f64 = 280.0;
+const LEFT: f64 = 62.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;
@@ -94,17 +95,20 @@ pub struct Chart {
     pub lines: Vec<Line>,
     /// A range of x that is shaded.
     pub band: Option<(f64, f64)>,
+    /// As wide as two others.
+    pub wide: bool,
 }
 
-/// The extent of one axis, as drawn.
+/// The extent of one axis in drawn units, and the length that it takes.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
     low: f64,
     high: f64,
+    length: f64,
 }
 
 impl Extent {
-    fn of(axis: &Axis, values: impl Iterator<Item = f64>) -> Option<Self> {
+    fn of(axis: &Axis, length: f64, values: impl Iterator<Item = f64>) -> Option<Self> {
         let values = values.map(|value| axis.of(value));
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
@@ -116,31 +120,37 @@ impl Extent {
             Scale::Linear => (low.min(0.0), if high > 0.0 { high } else { 1.0 }),
             Scale::Log => (low.floor(), high.ceil()),
         };
-        Some(if high > low { Self { low, high } } else { Self { low, high: low + 1.0 } })
+        let high = if high > low { high } else { low + 1.0 };
+        Some(Self { low, high, length })
     }
 
-    /// From 0 to 1.
-    fn share(self, value: f64) -> f64 {
-        ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+    /// How far along the axis.
+    fn place(self, value: f64) -> f64 {
+        ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0) * self.length
     }
 }
 
 impl Chart {
     /// The picture.
     pub fn svg(&self) -> String {
+        let width = if self.wide { WIDTH_WIDE } else { WIDTH };
+        let (across, up) = (width - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
         let points = || {
             let all = self.lines.iter().flat_map(|line| line.points.iter().copied());
             all.filter(|(x, y)| self.x.takes(*x) && self.y.takes(*y))
         };
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+            "<svg viewBox=\"0 0 {width} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
             super::html::escape(&self.title)
         );
-        let extents = Extent::of(&self.x, points().map(|(x, _)| x))
-            .zip(Extent::of(&self.y, points().map(|(_, y)| y)));
+        let extents = Extent::of(&self.x, across, points().map(|(x, _)| x)).zip(Extent::of(
+            &self.y,
+            up,
+            points().map(|(_, y)| y),
+        ));
         let Some((x, mut y)) = extents else {
             svg.push_str(
-                "<text class=\"none\" x=\"360\" y=\"150\">nothing was measured</text></svg>",
+                "<text class=\"none\" x=\"270\" y=\"140\">nothing was measured</text></svg>",
             );
             return svg;
         };
@@ -151,12 +161,12 @@ impl Chart {
         }
         if let Some((from, to)) = self.band {
             let (from, to) = (place_x(x, self.x.of(from)), place_x(x, self.x.of(to)));
-            let (width, height) = ((to - from).max(0.0), HEIGHT - TOP - BOTTOM);
+            let width = (to - from).max(0.0);
             // Writing to a string cannot fail, here and below.
             let _ = write!(
                 svg,
                 "<rect class=\"band\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" \
-                 height=\"{height}\"/>"
+                 height=\"{up}\"/>"
             );
         }
         self.draw_axes(&mut svg, x, y);
@@ -168,7 +178,7 @@ impl Chart {
     }
 
     fn draw_axes(&self, svg: &mut String, x: Extent, y: Extent) {
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let (right, bottom) = (LEFT + x.length, HEIGHT - BOTTOM);
         for (value, text) in marks(&self.y, y) {
             let at = place_y(y, value);
             let _ = write!(
@@ -251,11 +261,11 @@ fn look(index: usize) -> String {
 }
 
 fn place_x(extent: Extent, value: f64) -> f64 {
-    LEFT + extent.share(value) * (WIDTH - LEFT - RIGHT)
+    LEFT + extent.place(value)
 }
 
 fn place_y(extent: Extent, value: f64) -> f64 {
-    HEIGHT - BOTTOM - extent.share(value) * (HEIGHT - TOP - BOTTOM)
+    HEIGHT - BOTTOM - extent.place(value)
 }
 
 /// At most [`POINTS_MAX`] points; of each run the highest, so that peaks stay.

@@ -2,7 +2,7 @@ use super::*;
 
 fn chart(points: Vec<(f64, f64)>, x: Axis, y: Axis) -> Chart {
     let lines = vec![Line { name: "one & only".to_owned(), points }];
-    Chart { title: "<title>".to_owned(), x, y, lines, band: None }
+    Chart { title: "<title>".to_owned(), x, y, lines, band: None, wide: false }
 }
 
 fn linear(points: Vec<(f64, f64)>) -> Chart {
@@ -60,14 +60,17 @@ fn names_and_labels_are_escaped() {
 #[test]
 fn marks_are_round_and_few() {
     for high in [0.003, 0.9, 1.0, 7.0, 19_999.0, 3e9] {
-        let extent = Extent { low: 0.0, high };
+        let extent = Extent { low: 0.0, high, length: 1.0 };
         let found = marks(&Axis::linear("y"), extent);
         assert!((2..=12).contains(&found.len()), "{high}: {found:?}");
     }
-    let found = marks(&Axis::log("x"), Extent { low: -1.0, high: 2.0 });
+    let found = marks(&Axis::log("x"), Extent { low: -1.0, high: 2.0, length: 1.0 });
     let texts: Vec<_> = found.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(texts, ["0.1", "1", "10", "100"]);
-    assert_eq!(marks(&Axis::percentiles("p"), Extent { low: 0.0, high: 2.0 }).len(), 4);
+    assert_eq!(
+        marks(&Axis::percentiles("p"), Extent { low: 0.0, high: 2.0, length: 1.0 }).len(),
+        4
+    );
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn throughput(details: &Details) -> Figure {
             y: Axis::linear("transactions per second"),
             lines,
             band: details.window,
+            wide: true,
         },
         meaning: "Each point is the average since the point before it, about one second. \
             <em>Offered</em>: sent by the clients. <em>Accepted</em>: answered as durable. \
@@ -65,6 +66,7 @@ fn percentiles(details: &Details) -> Figure {
             y: Axis::log("milliseconds (logarithmic)"),
             lines: lines.collect(),
             band: None,
+            wide: false,
         },
         meaning: "From the arrival of a transaction at its validator to each state. Read it so: at \
             99 on the horizontal axis, 99 of 100 transactions were at least as fast as the line. \
@@ -85,6 +87,7 @@ fn shares(details: &Details) -> Figure {
             y: Axis::linear("percent of transactions"),
             lines: lines.collect(),
             band: None,
+            wide: false,
         },
         meaning: "The same latencies, as the share of transactions in each range; ranges grow by a \
             fifth from one to the next. A narrow peak is a steady system; several peaks are several \
@@ -102,18 +105,20 @@ fn groups(details: &Details) -> Vec<Figure> {
         });
         line.collect::<Vec<_>>()
     };
-    let chart = |title: &str, x: &str, lines| Chart {
+    let chart = |title: &str, x: &str, wide, lines| Chart {
         title: title.to_owned(),
         x: Axis::log(x),
         y: Axis::linear("percent of groups"),
         lines,
         band: None,
+        wide,
     };
     vec![
         Figure {
             chart: chart(
                 "Time of a group commit",
                 "milliseconds (logarithmic)",
+                false,
                 lines(|groups| &groups.commit_seconds, 1_000.0),
             ),
             meaning: "How long it took to make one group durable: one write and its fsync. Each \
@@ -124,6 +129,7 @@ fn groups(details: &Details) -> Vec<Figure> {
             chart: chart(
                 "Size of a group",
                 "bytes (logarithmic)",
+                false,
                 lines(|groups| &groups.bytes, 1.0),
             ),
             meaning: "Bytes that one fsync made durable. While one group is on its way to the disk \
@@ -133,6 +139,7 @@ fn groups(details: &Details) -> Vec<Figure> {
             chart: chart(
                 "Batches in a group",
                 "batches (logarithmic)",
+                true,
                 lines(|groups| &groups.batches, 1.0),
             ),
             meaning: "Batches, own and of others, that one fsync made durable; groups without a \
@@ -154,6 +161,7 @@ fn processor(details: &Details) -> Figure {
             y: Axis::linear("processors in use"),
             lines,
             band: details.window,
+            wide: false,
         },
         meaning: "Processor time by time passed: 1 is one processor fully in use. Clients and \
             validators share the machine, so the sum of the lines stays below its number of \
@@ -176,6 +184,7 @@ fn memory(details: &Details) -> Figure {
             y: Axis::linear("resident, MB"),
             lines,
             band: details.window,
+            wide: false,
         },
         meaning: "Resident memory of each process. It climbs while caches and write buffers fill \
             and should level off; a line that climbs for the whole run needs a longer run.",

@@ -37,7 +37,8 @@ pub fn page(report: &Report) -> String {
         for figure in figures {
             let _ = write!(
                 page,
-                "<figure><h3>{}</h3>{}{}<figcaption>{}</figcaption></figure>",
+                "<figure{}><h3>{}</h3>{}{}<figcaption>{}</figcaption></figure>",
+                if figure.chart.wide { " class=\"across\"" } else { "" },
                 escape(&figure.chart.title),
                 figure.chart.svg(),
                 figure.chart.legend(),
