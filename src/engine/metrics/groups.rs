@@ -6,7 +6,7 @@ use super::instruments::Register;
 use crate::engine::writer::Written;
 
 pub(in crate::engine) struct Groups {
-    pub(super) groups: IntCounter,
+    pub(super) count: IntCounter,
     pub(super) fsyncs: IntCounter,
     records: IntCounter,
     pub(super) batches: IntCounter,
@@ -25,7 +25,7 @@ impl Groups {
         let make = Register(registry);
         let sizes = || exponential_buckets(1.0, 2.0, 13);
         Ok(Self {
-            groups: make.counter("groups_total", "Groups made durable.")?,
+            count: make.counter("groups_total", "Groups made durable.")?,
             fsyncs: make.counter("fsyncs_total", "Fsyncs issued by the store.")?,
             records: make.counter("group_records_total", "Records made durable in groups.")?,
             batches: make.counter("group_batches_total", "Batches made durable in groups.")?,
@@ -62,7 +62,7 @@ impl Groups {
             self.failed.set(1);
             return;
         };
-        self.groups.inc();
+        self.count.inc();
         if contents.records == 0 {
             return;
         }

@@ -100,7 +100,7 @@ impl Metrics {
         let fetched = |outcome: &str| host.fetches.with_label_values(&[outcome]).get();
         let commit_seconds = Distribution::of(&groups.commit_seconds);
         Statistics {
-            groups: groups.groups.get(),
+            groups: groups.count.get(),
             fsyncs: groups.fsyncs.get(),
             batches_per_group_mean: groups.batches.get() as f64 / groups.fsyncs.get().max(1) as f64,
             group_commit_seconds_p50: commit_seconds.quantile(0.5),

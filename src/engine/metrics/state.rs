@@ -172,9 +172,9 @@ impl State {
             let busy = status.busy.as_deref() == Some(text);
             self.busy.with_label_values(&[label]).set(i64::from(busy));
         }
-        let queues =
+        let lengths =
             [("control", queued.control), ("bulk", queued.bulk), ("loopback", queued.loopback)];
-        for (queue, entries) in queues {
+        for (queue, entries) in lengths {
             set(&self.inbox.with_label_values(&[queue]), entries as u64);
         }
     }
