@@ -17,7 +17,7 @@ use super::handle::StopCause;
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
 use super::serve::Job;
-use super::shared::Shared;
+use super::shared::{Cached, Shared};
 use super::writer::Written;
 use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal};
@@ -207,7 +207,14 @@ impl Driver {
                 }
                 self.sender.send([to], &message);
             }
-            Effect::Multicast { to, message } => self.sender.send(to, &message),
+            Effect::Multicast { to, message } => {
+                if let Message::Batch(batch) = &message {
+                    // Execution will want it soon; what arrives from peers is cached by ingress.
+                    let digest = batch.info.digest(&self.shared.chain);
+                    self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
+                }
+                self.sender.send(to, &message);
+            }
             Effect::Resend { to, digest } => {
                 self.shared.metrics.messages.resends.inc_by(to.len() as u64);
                 if self.serve.try_send(Job::Resend { to, digest }).is_err() {

@@ -410,8 +410,17 @@ impl BatchGenerator {
         }
     }
 
-    /// When the next batch is due.
+    /// True if a batch could be sealed now, as far as the pool and the ids are concerned.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.ids.next < self.ids.durable_until && self.due_bucket(now).is_some()
+    }
+
+    /// When the next batch is due. `None` while there is no id to give it: the group that brings
+    /// one wakes the sequencer.
     pub fn next_deadline(&self) -> Option<Duration> {
+        if self.ids.next >= self.ids.durable_until {
+            return None;
+        }
         let oldest = self.pool.values().filter_map(VecDeque::front).map(|p| p.arrived).min();
         oldest.map(|arrived| arrived + self.config.batch_age_max)
     }

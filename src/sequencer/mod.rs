@@ -255,7 +255,7 @@ impl Sequencer {
 
     /// Seals what is due while there is room for it.
     fn seal(&mut self, clock: &Clock) {
-        while self.may_seal() {
+        while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             let (digest, batch) = (sealed.digest, sealed.batch);
             let BatchInfo { count: transactions, bytes, .. } = batch.info;

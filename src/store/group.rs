@@ -37,6 +37,7 @@ impl Durable<Promise> {
 }
 
 /// Records and the promises that must wait for them.
+#[cfg_attr(not(feature = "engine"), allow(dead_code, reason = "the engine persists groups"))]
 #[derive(Debug)]
 pub struct Group {
     sequence: u64,
@@ -61,6 +62,7 @@ impl Group {
 
     /// Writes the group with one fsync, or nothing of it. Without records there is no I/O: all
     /// earlier groups of the same writer have returned already.
+    #[cfg_attr(not(feature = "engine"), allow(dead_code, reason = "the engine persists groups"))]
     pub(crate) fn persist<S: Store + ?Sized>(self, store: &mut S) -> Result<Persisted, StoreError> {
         let stats = if self.records.is_empty() {
             CommitStats::default()

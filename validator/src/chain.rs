@@ -16,17 +16,21 @@
 //! the next walk covers them all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorum_store::engine::{CallError, QuorumStore};
 use quorum_store::sequencer::port::CommitError;
 use quorum_store::types::{Author, Commit, Digest, PayloadHeader};
-use quorum_store_ordering::Finalized;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::application::Newest;
 use crate::exit::Failure;
 use crate::headers::Headers;
+use crate::waiting::Waiting;
+
+/// A block that is missing for longer is told of, again and again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last block that was handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub struct Chain {
     pub ordered: mpsc::Sender<Ordered>,
     /// The last executed block at the start.
     pub head: Head,
+    /// Says which block is waited for, if it takes long.
+    pub waiting: Waiting,
 }
 
 impl Chain {
@@ -73,20 +79,60 @@ impl Chain {
                 return std::future::pending().await;
             }
             let newest = self.newest.borrow_and_update().clone();
-            if let Some(finalized) = newest {
-                let path = self.walk(&finalized).await?;
-                self.tell(finalized.view, path).await?;
+            let Some(finalized) = newest else { continue };
+            let digest = Digest(finalized.digest);
+            if digest == self.head.digest {
+                self.waiting.over();
+                continue;
             }
+            let signers: Vec<Author> = finalized.signers.iter().map(|key| Author(*key)).collect();
+            // A block that is reported again after a restart may be gone everywhere, and it may be
+            // one that was executed long ago: then a newer one leads on. Below the first block
+            // there is no choice, because all finalised blocks are on one chain.
+            let found = tokio::time::timeout(PATIENCE, self.headers.header(digest, &signers)).await;
+            let Ok(header) = found else {
+                self.missing(digest, PATIENCE);
+                self.newest.mark_changed();
+                continue;
+            };
+            header?;
+            self.waiting.over();
+            let path = self.walk(digest, &signers).await?;
+            self.tell(finalized.view, path).await?;
         }
     }
 
+    /// A header on the way down, however long it takes.
+    async fn header(&self, digest: Digest, from: &[Author]) -> Result<PayloadHeader, Failure> {
+        let mut header = std::pin::pin!(self.headers.header(digest, from));
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Ok(header) = tokio::time::timeout(PATIENCE, &mut header).await {
+                self.waiting.over();
+                return Ok(header?);
+            }
+            waited += PATIENCE;
+            self.missing(digest, waited);
+        }
+    }
+
+    fn missing(&self, digest: Digest, waited: Duration) {
+        let height = self.head.height;
+        self.waiting.for_what(format!(
+            "finalised block {digest}, above block {height}, is missing for {waited:?}; if nobody \
+             has it any more, this validator needs the state of another one"
+        ));
+    }
+
     /// The blocks between the head (without it) and a finalised block (with it), lowest first.
-    async fn walk(&self, finalized: &Finalized) -> Result<Vec<(Digest, PayloadHeader)>, Failure> {
-        let signers: Vec<Author> = finalized.signers.iter().map(|key| Author(*key)).collect();
+    async fn walk(
+        &self,
+        mut digest: Digest,
+        signers: &[Author],
+    ) -> Result<Vec<(Digest, PayloadHeader)>, Failure> {
         let mut path: Vec<(Digest, PayloadHeader)> = Vec::new();
-        let mut digest = Digest(finalized.digest);
         while digest != self.head.digest {
-            let header = self.headers.header(digest, &signers).await?;
+            let header = self.header(digest, signers).await?;
             let height = header.height.0;
             if let Some((_, above)) = path.last()
                 && above.height != header.height.next()

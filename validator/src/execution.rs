@@ -17,6 +17,7 @@ use crate::executor::{Block, Executor, Progress};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use crate::tracker::Tracker;
+use crate::waiting::Waiting;
 
 /// The executor's name among the subscribers.
 const SUBSCRIBER: &str = "executor";
@@ -32,7 +33,7 @@ pub struct Execution {
     /// Says how far execution got.
     pub progress: watch::Sender<Progress>,
     /// Says what execution waits for, if it waits for long.
-    pub waiting: watch::Sender<Option<String>>,
+    pub waiting: Waiting,
     /// Missing content is reported after this long.
     pub materialize_deadline: Duration,
     /// Counts.
@@ -67,16 +68,15 @@ impl Execution {
             let deadline = self.materialize_deadline;
             match self.store.materialize(&ordered.commit, deadline).await? {
                 Materialized::Ready(batches) => {
-                    self.waiting.send_if_modified(|waiting| waiting.take().is_some());
+                    self.waiting.over();
                     return Ok(batches);
                 }
                 Materialized::TimedOut { missing } => {
                     let seconds = started.elapsed().as_secs();
                     let count = missing.len();
-                    tracing::warn!(height, count, seconds, "content of a block is missing");
-                    self.waiting.send_replace(Some(format!(
+                    self.waiting.for_what(format!(
                         "{count} contents of block {height} are missing for {seconds} s"
-                    )));
+                    ));
                 }
                 // Any other end is final: waiting longer would not bring the content.
                 _ => {

@@ -17,6 +17,7 @@ mod exit;
 mod generate;
 mod headers;
 mod http;
+mod ids;
 mod init;
 mod keys;
 mod load;
@@ -31,6 +32,7 @@ mod testnet;
 mod tracker;
 mod transaction;
 mod units;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -7,9 +7,11 @@
 //!  "latency_micros":[5]}
 //! ```
 //!
-//! Lines are numbered from 0 in each life of the process and kept in a ring that is bounded in
-//! bytes. Who asks for lines that are gone gets one line with the state `gap` in their place, which
-//! says how many were lost. Streams share the lines; a slow one delays nobody.
+//! Lines are numbered without gaps in each life of the process, from the microsecond of its start
+//! on: so numbers rise across lives too, and a client that was following continues after a restart
+//! with the number it has. They are kept in a ring that is bounded in bytes. Who asks for lines
+//! that are gone gets one line with the state `gap` in their place, which says how many of this
+//! life were lost. Streams share the lines; a slow one delays nobody.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -75,7 +77,7 @@ pub struct Outcomes {
     ring: Mutex<Ring>,
     /// The number of the line that comes next.
     next: watch::Sender<u64>,
-    /// Names this life of the process, so that a client sees that numbers started again.
+    /// The number of the first line of this life.
     life: u64,
 }
 
@@ -100,11 +102,15 @@ pub struct Lines {
 impl Outcomes {
     /// An empty ring of this many bytes.
     pub fn new(bytes_max: usize) -> Self {
-        let ring = Ring { lines: VecDeque::new(), first: 0, bytes: 0, bytes_max };
-        Self { ring: Mutex::new(ring), next: watch::Sender::new(0), life: clock::wall().0 }
+        Self::starting_at(clock::wall().0, bytes_max)
     }
 
-    /// Names this life of the process.
+    fn starting_at(life: u64, bytes_max: usize) -> Self {
+        let ring = Ring { lines: VecDeque::new(), first: life, bytes: 0, bytes_max };
+        Self { ring: Mutex::new(ring), next: watch::Sender::new(life), life }
+    }
+
+    /// The number of the first line of this life: it names the life.
     pub fn life(&self) -> u64 {
         self.life
     }
@@ -132,11 +138,11 @@ impl Outcomes {
         let mut lines = Vec::new();
         let mut next = from;
         if from > ring.next() {
-            // Numbers of an earlier life: what is kept of this one follows from its start.
+            // A number of an earlier life, and the clock has gone back since.
             lines.push(gap(from, 0));
             next = ring.first;
         } else if from < ring.first {
-            lines.push(gap(from, ring.first - from));
+            lines.push(gap(from, ring.first - from.max(self.life)));
             next = ring.first;
         }
         let mut bytes = 0;
@@ -233,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_one_latency_per_id() {
-        let outcomes = Outcomes::new(1 << 20);
+        let outcomes = Outcomes::starting_at(0, 1 << 20);
         outcomes.publish(Milestone::Executed, Some(9), &group(2));
         outcomes.publish(Milestone::Accepted, None, &group(0));
         let read = outcomes.read(0, 1 << 20);
@@ -248,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_large_group_takes_several_lines() {
-        let outcomes = Outcomes::new(1 << 24);
+        let outcomes = Outcomes::starting_at(0, 1 << 24);
         let mut group = Group::default();
         (0..=IDS_PER_LINE_MAX).for_each(|n| group.push([n as u8; 32], 0));
         outcomes.publish(Milestone::Certified, None, &group);
@@ -257,7 +263,7 @@ mod tests {
 
     #[test]
     fn reads_continue_where_they_stopped_and_are_bounded() {
-        let outcomes = Outcomes::new(1 << 20);
+        let outcomes = Outcomes::starting_at(0, 1 << 20);
         (0..5).for_each(|_| outcomes.publish(Milestone::Accepted, None, &group(1)));
         let first = outcomes.read(0, 1);
         assert_eq!((seqs(&first), first.next), (vec![0], 1));
@@ -267,8 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_rise_across_lives_and_lines_of_an_earlier_one_do_not_count_as_lost() {
+        let earlier = Outcomes::new(1 << 20);
+        earlier.publish(Milestone::Accepted, None, &group(1));
+        let from = earlier.read(0, 1 << 20).next;
+        let outcomes = Outcomes::starting_at(earlier.life() + 1_000_000, 1 << 20);
+        outcomes.publish(Milestone::Accepted, None, &group(1));
+        let read = outcomes.read(from, 1 << 20);
+        let gap: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();
+        assert_eq!((&gap["state"], &gap["lost"]), (&"gap".into(), &0.into()));
+        assert_eq!(seqs(&read)[1], outcomes.life());
+    }
+
+    #[test]
     fn what_is_lost_is_said_and_so_is_a_new_life() {
-        let outcomes = Outcomes::new(400);
+        let outcomes = Outcomes::starting_at(0, 400);
         (0..10).for_each(|_| outcomes.publish(Milestone::Accepted, None, &group(1)));
         let read = outcomes.read(0, 1 << 20);
         let gap: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();

@@ -1,27 +1,28 @@
 //! What others may read while blocks are executed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rocksdb::DB;
 
 use super::schema::{self, BlockSummary, ExecutorError};
+use crate::ids::IdMap;
 use crate::transaction::TransactionId;
 
-/// Ids executed and not expired, with the height of their block. Only durable blocks are in it.
+/// Ids executed and not expired, with the height of their block.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Dedup(Arc<RwLock<HashMap<TransactionId, u64>>>);
+pub(super) struct Dedup(Arc<RwLock<IdMap<u64>>>);
 
 impl Dedup {
     /// The ids; whoever holds this holds up the executor.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, HashMap<TransactionId, u64>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, IdMap<u64>> {
         // A panic while it is held cannot leave a map of plain values half changed.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn remember(&self, height: u64, ids: impl Iterator<Item = TransactionId>) {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        map.extend(ids.map(|id| (id, height)));
+    /// For a block at this height.
+    pub(super) fn open(&self, height: u64) -> OpenBlock<'_> {
+        OpenBlock { height, map: self.0.write().unwrap_or_else(PoisonError::into_inner) }
     }
 
     pub(super) fn forget(&self, ids: impl Iterator<Item = TransactionId>) {
@@ -33,6 +34,25 @@ impl Dedup {
         if map.capacity() > 1 << 16 && map.len() < map.capacity() / 8 {
             let keep = map.len() * 2;
             map.shrink_to(keep);
+        }
+    }
+}
+
+/// A block whose transactions are being remembered. Readers wait until it is dropped.
+pub(super) struct OpenBlock<'a> {
+    height: u64,
+    map: RwLockWriteGuard<'a, IdMap<u64>>,
+}
+
+impl OpenBlock<'_> {
+    /// True if the id is new; from now on it is not.
+    pub(super) fn remember(&mut self, id: &TransactionId) -> bool {
+        match self.map.entry(*id) {
+            Entry::Vacant(free) => {
+                free.insert(self.height);
+                true
+            }
+            Entry::Occupied(_) => false,
         }
     }
 }

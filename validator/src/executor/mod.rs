@@ -23,7 +23,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -168,7 +168,10 @@ impl Executor {
         for entry in schema::executed_ids(&self.db) {
             let (height, ids) = entry?;
             let block_timestamp = ids.block_timestamp;
-            self.dedup.remember(height, ids.iter());
+            let mut open = self.dedup.open(height);
+            for id in ids.iter() {
+                open.remember(&id);
+            }
             self.remembered.push_back(Remembered { height, block_timestamp });
         }
         Ok(())
@@ -194,9 +197,9 @@ impl Executor {
         if block.header.block_timestamp < self.state.block_timestamp {
             return Err(ExecutorError::TimeWentBack(height));
         }
+        let forgotten = self.forgettable(block.header.block_timestamp)?;
         let (outcome, ids) = self.select(block);
         let state = self.after(block, &outcome);
-        let forgotten = self.forgettable(block.header.block_timestamp)?;
         let summary = BlockSummary {
             height,
             digest: block.digest,
@@ -205,28 +208,30 @@ impl Executor {
             state_digest: state.state_digest,
             block_timestamp: block.header.block_timestamp,
         };
-        self.write(&state, &summary, &ids, &forgotten)?;
+        if let Err(error) = self.write(&state, &summary, &ids, &forgotten) {
+            // Final, but until the process has ended nobody is to be told of what is not durable.
+            self.dedup.forget(ids.iter());
+            return Err(error);
+        }
         self.state = state;
         for (_, old) in &forgotten {
             self.remembered.pop_front();
             self.dedup.forget(old.iter());
         }
         if !ids.is_empty() {
-            self.dedup.remember(height, ids.iter());
             let block_timestamp = ids.block_timestamp;
             self.remembered.push_back(Remembered { height, block_timestamp });
         }
         Ok(outcome)
     }
 
-    /// Decides, transaction by transaction, what is executed.
+    /// Decides, transaction by transaction, what is executed, and remembers it.
     fn select(&self, block: &Block) -> (BlockOutcome, ExecutedIds) {
         let now = block.header.block_timestamp;
         let latest = now.saturating_add(self.rules.transaction_life_max);
         let mut outcome = BlockOutcome::default();
         let mut ids = ExecutedIds::new(now);
-        let mut in_block = HashSet::new();
-        let earlier = self.dedup.read();
+        let mut open = self.dedup.open(block.header.height.0);
         for batch in &block.batches {
             let Some(body) = &batch.body else {
                 outcome.skipped.push(batch.digest);
@@ -239,11 +244,11 @@ impl Executor {
                 };
                 if envelope.expiration < now || envelope.expiration > latest {
                     outcome.expired.push(envelope.id);
-                } else if earlier.contains_key(&envelope.id) || !in_block.insert(envelope.id) {
-                    outcome.duplicates += 1;
-                } else {
+                } else if open.remember(&envelope.id) {
                     ids.push(&envelope.id, envelope.expiration);
                     outcome.executed.push(envelope.id);
+                } else {
+                    outcome.duplicates += 1;
                 }
             }
         }

@@ -43,6 +43,7 @@ use crate::executor::{Archive, Identity, Progress};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use crate::tracker::Tracker;
+use crate::waiting::Waits;
 
 /// What the validator does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +70,8 @@ pub struct Service {
     pub progress: watch::Receiver<Progress>,
     /// The newest finalised block.
     pub newest: watch::Receiver<Newest>,
-    /// What execution waits for.
-    pub waiting: watch::Receiver<Option<String>>,
+    /// What parts of the validator wait for.
+    pub waits: Waits,
     /// What the validator does at the moment.
     pub phase: watch::Receiver<Phase>,
     /// All metrics.
@@ -119,6 +120,7 @@ pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/transactions", post(ingress::one))
         .route("/transactions/batch", post(ingress::many))
+        .route("/transactions/states", post(reads::states))
         .route("/transactions/{id}", get(reads::transaction))
         .route("/outcomes", get(streams::outcomes))
         .route("/batches/{digest}", get(reads::batch))

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus::TextEncoder;
 use quorum_store::engine::{Statistics, StopCause};
 use quorum_store::sequencer::status::Status;
-use quorum_store::transport::LinkStatus;
+use quorum_store::transport::{LinkDown, LinkStatus};
 use serde_json::{Value, json};
 
 use super::{Phase, Service, error, json as respond};
@@ -31,7 +31,9 @@ impl Service {
     /// Why this validator is not ready, if it is not.
     async fn unready(&self) -> Option<String> {
         match *self.phase.borrow() {
-            Phase::Starting => return Some("starting: links are being made".into()),
+            Phase::Starting => {
+                return Some(format!("starting: links are being made{}", self.refused_links()));
+            }
             Phase::Draining => return Some("shutting down".into()),
             Phase::Serving => {}
         }
@@ -41,12 +43,24 @@ impl Service {
         };
         if !self.reaches_quorum() {
             let (power, total) = (self.reachable_power(), self.genesis.committee.total_power());
-            return Some(format!("no quorum reachable: {power} of {total} power"));
+            let refused = self.refused_links();
+            return Some(format!("no quorum reachable: {power} of {total} power{refused}"));
         }
         if let Some(busy) = status.busy.filter(|busy| busy.contains("disk")) {
             return Some(busy);
         }
-        self.waiting.borrow().clone()
+        self.waits.first()
+    }
+
+    /// Links that one end refuses, with the reason; empty if there is none.
+    fn refused_links(&self) -> String {
+        let refused = |link: &LinkStatus| match &link.last_down {
+            Some(reason @ (LinkDown::RefusedByUs(_) | LinkDown::RefusedByPeer(_))) if !link.up => {
+                Some(format!("; link to {}: {reason}", link.peer))
+            }
+            _ => None,
+        };
+        self.store.links().iter().filter_map(refused).collect()
     }
 }
 
@@ -54,7 +68,7 @@ impl Service {
 pub async fn health(State(service): State<Arc<Service>>) -> Response {
     let failed = match service.store.status().await {
         Err(cause) => Some(format!("the store stopped: {cause}")),
-        Ok(_) => service.waiting.borrow().clone(),
+        Ok(_) => service.waits.first(),
     };
     verdict("healthy", failed)
 }
@@ -105,7 +119,7 @@ pub async fn metrics(State(service): State<Arc<Service>>) -> Response {
     let looked_at = &service.metrics.looked_at;
     looked_at.ready.set(i64::from(service.unready().await.is_none()));
     looked_at.reaches_quorum.set(i64::from(service.reaches_quorum()));
-    looked_at.waiting.set(i64::from(service.waiting.borrow().is_some()));
+    looked_at.waiting.set(i64::from(service.waits.first().is_some()));
     let fsyncs = storage_syncs(&service.runtime.metrics()).unwrap_or(0);
     let process = process_use();
     looked_at.raise(fsyncs, process.cpu_seconds.unwrap_or(0.0));
@@ -149,7 +163,7 @@ fn describe(service: &Service, status: &Status) -> Value {
         "statistics": statistics(&service.store.statistics()),
         "links": links,
         "reaches_quorum": service.reaches_quorum(),
-        "waiting": service.waiting.borrow().clone(),
+        "waiting": service.waits.first(),
         "executor": {
             "executed_transactions": counters.executed_transactions,
             "duplicates": counters.duplicates,

@@ -22,6 +22,8 @@
 
 mod parts;
 mod shutdown;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::outcomes::Outcomes;
 use crate::setup::Setup;
 use crate::tracker::Tracker;
+use crate::waiting::Waits;
 
 /// Connections that wait in the system's queue.
 const BACKLOG: u32 = 1024;
@@ -134,7 +135,7 @@ pub(super) fn assemble(
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
     let (newest, newest_receiver) = watch::channel(Newest::default());
     let (progress, progress_receiver) = watch::channel(executor.progress());
-    let (waiting, waiting_receiver) = watch::channel(None);
+    let ([chain_waiting, content_waiting], waits) = Waits::new();
     let http_config = setup.config.http.clone();
     let outcomes = Arc::new(Outcomes::new(http_config.outcomes_bytes_max.get()));
     let life = setup.genesis.parameters.transaction_life_max();
@@ -148,7 +149,7 @@ pub(super) fn assemble(
         archive: executor.archive(),
         progress: progress_receiver,
         newest: newest_receiver.clone(),
-        waiting: waiting_receiver,
+        waits,
         phase: phase_receiver,
         registry,
         metrics: metrics.clone(),
@@ -171,13 +172,20 @@ pub(super) fn assemble(
     let (ordered, ordered_receiver) = mpsc::channel(setup.config.execution.queue_blocks_max);
     let start = executor.progress();
     let head = Head { height: start.height(), digest: start.head };
-    let chain = Chain { headers, store: store.clone(), newest: newest_receiver, ordered, head };
+    let chain = Chain {
+        headers,
+        store: store.clone(),
+        newest: newest_receiver,
+        ordered,
+        head,
+        waiting: chain_waiting,
+    };
     let execution = Execution {
         store: store.clone(),
         ordered: ordered_receiver,
         tracker: tracker.clone(),
         progress,
-        waiting,
+        waiting: content_waiting,
         materialize_deadline: setup.config.execution.materialize_deadline,
         metrics,
     };

@@ -46,13 +46,18 @@ pub struct Ending {
 impl Ending {
     /// Listens for SIGTERM and SIGINT, and if wanted for the end of standard input.
     pub fn listen(end_with_stdin: bool) -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::other(format!("cannot take signals: {error}")))
-        };
         let input_ended = CancellationToken::new();
         if end_with_stdin {
             watch_stdin(input_ended.clone())?;
         }
+        Self::when(input_ended)
+    }
+
+    /// Listens for the signals, and for this.
+    pub fn when(input_ended: CancellationToken) -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::other(format!("cannot take signals: {error}")))
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

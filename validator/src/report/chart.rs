@@ -290,13 +290,9 @@ fn marks(axis: &Axis, extent: Extent) -> Vec<(f64, String)> {
             inside.map(|value| (value, short(value))).collect()
         }
         Scale::Log => {
-            let decades = (extent.high - extent.low).clamp(1.0, 24.0);
-            let count = decades as u32;
-            let mark = |index: u32| {
-                let exponent = extent.low + f64::from(index);
-                (exponent, short(10_f64.powf(exponent)))
-            };
-            (0..=count).map(mark).collect()
+            let exponents = (0..=24).map(|index| extent.low + f64::from(index));
+            let inside = exponents.take_while(|exponent| *exponent <= extent.high + 1e-6);
+            inside.map(|exponent| (exponent, short(10_f64.powf(exponent)))).collect()
         }
     }
 }
@@ -319,7 +315,7 @@ pub fn short(value: f64) -> String {
         _ => (value, ""),
     };
     let digits = match scaled.abs() {
-        size if size >= 100.0 || size < 1e-9 => 0,
+        size if !(1e-9..100.0).contains(&size) => 0,
         size if size >= 1.0 => 2,
         size if size >= 0.01 => 3,
         _ => 6,

@@ -58,7 +58,7 @@ impl Series {
             self.interval *= 2;
         }
         // A late sample does not make the next ones late; half a tick early is better than late.
-        self.due = load.elapsed + self.interval - self.interval / 10;
+        self.due = load.elapsed + self.interval * 9 / 10;
     }
 
     /// All of them, in order.

@@ -8,6 +8,7 @@ use quorum_store::types::{Digest, Timestamp};
 use slab::Slab;
 
 use super::{Admission, Stage, Tracked};
+use crate::ids::IdMap;
 use crate::outcomes::Group;
 use crate::transaction::TransactionId;
 
@@ -25,7 +26,7 @@ pub(super) struct Book {
     /// How long an entry is kept after its expiration, in consensus time.
     retention: Duration,
     entries: Slab<Entry>,
-    by_id: HashMap<TransactionId, u32>,
+    by_id: IdMap<u32>,
     batches: HashMap<Digest, Members>,
     early: EarlyCertificates,
     /// Keys of answered entries that may still change, by the second of their expiration.
@@ -87,7 +88,7 @@ impl Book {
             entries_max: entries_max.min(u32::MAX as usize),
             retention,
             entries: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: IdMap::default(),
             batches: HashMap::new(),
             early: EarlyCertificates::default(),
             open: BTreeMap::new(),

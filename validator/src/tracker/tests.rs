@@ -37,7 +37,7 @@ fn stage(tracker: &Tracker, name: u8) -> Option<Stage> {
 
 /// State and number of ids of every line so far.
 fn lines(tracker: &Tracker) -> Vec<(String, usize)> {
-    let read = tracker.outcomes().read(0, usize::MAX);
+    let read = tracker.outcomes().read(tracker.outcomes().life(), usize::MAX);
     let parse = |line: &bytes::Bytes| {
         let line: serde_json::Value = serde_json::from_slice(line).unwrap();
         let state = line["state"].as_str().unwrap().to_owned();

@@ -1,0 +1,255 @@
+//! Whole lives of a validator that is a committee of its own: real store, real ordering engine,
+//! real sockets.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::generate::{GenerateOptions, generate};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn chain_of_one() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = GenerateOptions { validators: 1, directory: directory.path().to_owned() };
+    let config = generate(&options).unwrap().remove(0).config;
+    (directory, config)
+}
+
+/// One life: started, used by a client, drained.
+fn live<T, F>(config: &Path, client: impl FnOnce(SocketAddr) -> F) -> T
+where
+    F: Future<Output = T>,
+{
+    let setup = Setup::read(config).unwrap();
+    let address = setup.config.network.http_listen;
+    let (store, executor) = setup.open().unwrap();
+    let directory = setup.data.consensus();
+    let runtime = RuntimeConfig { directory, worker_threads: 2 };
+    quorum_store_ordering::run(runtime, |runtime| async move {
+        let end = CancellationToken::new();
+        let ending = Ending::when(end.clone()).unwrap();
+        let client = async {
+            let result = tokio::time::timeout(PATIENCE, client(address)).await.unwrap();
+            end.cancel();
+            result
+        };
+        let (ended, result) = tokio::join!(serve(setup, store, executor, runtime, ending), client);
+        ended.unwrap();
+        result
+    })
+    .unwrap()
+}
+
+/// One request on a connection of its own. The head is method and path, and may go on with one
+/// header after a line break.
+async fn request(address: SocketAddr, head: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let (line, header) = head.split_once('\n').unwrap_or((head, "x: y"));
+    let length = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).unwrap().parse();
+    Ok((status.unwrap(), answer[end + 4..].to_vec()))
+}
+
+/// Asks until the answer is as wanted.
+async fn until<T>(address: SocketAddr, path: &str, wanted: impl Fn(u16, &Value) -> Option<T>) -> T {
+    loop {
+        if let Ok((status, body)) = request(address, &format!("GET {path}"), b"").await {
+            let value = serde_json::from_slice(&body).unwrap_or_default();
+            if let Some(found) = wanted(status, &value) {
+                return found;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn ready(address: SocketAddr) {
+    until(address, "/ready", |status, _| (status == 200).then_some(())).await;
+}
+
+async fn submit(address: SocketAddr, bytes: &[u8], expiration: u64) -> String {
+    let head = format!("POST /transactions\nexpiration-unix-secs: {expiration}");
+    let (status, body) = request(address, &head, bytes).await.unwrap();
+    assert_eq!(status, 202, "{}", String::from_utf8_lossy(&body));
+    let value: Value = serde_json::from_slice(&body).unwrap();
+    value["id"].as_str().unwrap().to_owned()
+}
+
+async fn executed(address: SocketAddr, id: &str) -> u64 {
+    let path = format!("/transactions/{id}");
+    until(address, &path, |_, value| {
+        (value["state"] == "executed").then(|| value["height"].as_u64().unwrap())
+    })
+    .await
+}
+
+async fn block(address: SocketAddr, height: u64) -> Value {
+    until(address, &format!("/blocks/{height}"), |status, value| {
+        (status == 200).then(|| value.clone())
+    })
+    .await
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The executor's state is set back to genesis, as if every block since had been logged by the
+/// library and not executed: the next life executes them all again, once, with the same result.
+#[test]
+fn a_validator_resumes_from_its_own_state_whatever_the_library_has_logged() {
+    let (directory, config) = chain_of_one();
+    let execution = directory.path().join("validator-0/execution");
+    let saved = directory.path().join("saved");
+    copy(&execution, &saved);
+    let expiration = clock_seconds() + 25;
+
+    let (height, before, id) = live(&config, |address| async move {
+        ready(address).await;
+        let first = submit(address, b"first", expiration).await;
+        assert_eq!(submit(address, b"first", expiration).await, first, "the same transaction");
+        executed(address, &first).await;
+        let second = submit(address, b"second", expiration).await;
+        let height = executed(address, &second).await;
+        (height, block(address, height).await, second)
+    });
+
+    // An ordinary restart goes on above.
+    let expected = before["state_digest"].clone();
+    live(&config, |address| async move {
+        ready(address).await;
+        assert_eq!(block(address, height).await["state_digest"], expected);
+        block(address, height + 2).await;
+    });
+
+    std::fs::remove_dir_all(&execution).unwrap();
+    copy(&saved, &execution);
+    let after = live(&config, |address| async move {
+        ready(address).await;
+        let block = block(address, height).await;
+        assert_eq!(executed(address, &id).await, height);
+        // Known as executed, although this life never saw it submitted.
+        submit(address, b"second", expiration).await;
+        let counted = |_: u16, value: &Value| {
+            let counters = &value["executor"];
+            (counters["duplicates"] == 1).then(|| counters["executed_transactions"].clone())
+        };
+        assert_eq!(until(address, "/status", counted).await, 2);
+        block
+    });
+    assert_eq!(before, after);
+    let data = directory.path().join("validator-0");
+    assert!(crate::executor::check::check(&data.join("execution")).unwrap().is_sound());
+    assert!(quorum_store::store::check::check(&data.join("store")).unwrap().is_sound());
+}
+
+fn clock_seconds() -> u64 {
+    crate::clock::wall().0 / 1_000_000
+}
+
+/// Refusals and reads as a client sees them.
+#[test]
+fn routes_answer_as_documented() {
+    let (_directory, config) = chain_of_one();
+    live(&config, |address| async move {
+        ready(address).await;
+        let ask = |head: &'static str, body: Vec<u8>| async move {
+            request(address, head, &body).await.unwrap()
+        };
+        assert_eq!(ask("POST /transactions", vec![]).await.0, 400);
+        assert_eq!(ask("POST /transactions", vec![1; 65_537]).await.0, 413);
+        // Refused by what it states, before a byte of it is read.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = "POST /transactions HTTP/1.1\r\nhost: x\r\ncontent-length: 4194305\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        assert_eq!(ask("POST /transactions/batch", vec![9, 9]).await.0, 400);
+        let framed = [&3_u32.to_le_bytes()[..], b"one", &0_u32.to_le_bytes()[..]].concat();
+        let (status, body) = ask("POST /transactions/batch", framed).await;
+        let answers: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (status, &answers[0]["status"], &answers[1]["status"]),
+            (200, &Value::from(202), &Value::from(400))
+        );
+        assert_eq!(ask("POST /leases", vec![]).await.0, 501);
+        assert_eq!(ask("GET /health", vec![]).await.0, 200);
+        assert_eq!(ask("GET /pressure", vec![]).await.0, 200);
+        assert_eq!(ask("GET /transactions/zz", vec![]).await.0, 400);
+        assert_eq!(ask("GET /blocks/999999", vec![]).await.0, 404);
+        let id = answers[0]["id"].as_str().unwrap().to_owned();
+        let height = executed(address, &id).await;
+        let both = [hex::decode(&id).unwrap(), vec![0; 32]].concat();
+        let (_, found) = ask("POST /transactions/states", both).await;
+        let found: Value = serde_json::from_slice(&found).unwrap();
+        assert_eq!((&found[0]["height"], &found[1]["state"]), (&height.into(), &"unknown".into()));
+        let unknown = format!("GET /transactions/{}", "00".repeat(32));
+        assert_eq!(request(address, &unknown, b"").await.unwrap().0, 404);
+        let head = format!("GET /blocks/{height}/transactions");
+        let (_, ids) = request(address, &head, b"").await.unwrap();
+        assert_eq!(hex::encode(ids), id);
+        let tracked: Value = serde_json::from_slice(
+            &request(address, &format!("GET /transactions/{id}"), b"").await.unwrap().1,
+        )
+        .unwrap();
+        let batch = tracked["batch"].as_str().unwrap();
+        let body = request(address, &format!("GET /batches/{batch}"), b"").await.unwrap();
+        assert!(body.0 == 200 && body.1.ends_with(b"one"));
+        let proof = request(address, &format!("GET /batches/{batch}/proof"), b"").await.unwrap();
+        assert_eq!(proof.0, 200);
+        let receipt = request(address, &format!("GET /commits/{height}"), b"").await.unwrap();
+        let receipt: Value = serde_json::from_slice(&receipt.1).unwrap();
+        assert_eq!(receipt["acks"].as_array().unwrap().len(), 4);
+        let (status, metrics) = request(address, "GET /metrics", b"").await.unwrap();
+        let text = String::from_utf8(metrics).unwrap();
+        assert!(status == 200 && text.contains("quorum_store_validator_height"));
+        let (_, status) = request(address, "GET /status", b"").await.unwrap();
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        assert!(status["consensus"]["fsyncs"].as_u64().unwrap() > 0, "{status}");
+        assert_eq!(status["accepted_transactions"], 1);
+        // A stream starts where it is told, and ends with the validator.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /outcomes?from=0 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains("\"executed\"") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+        }
+    });
+}
+
+#[test]
+fn a_directory_in_use_or_without_a_store_is_told_before_anything_starts() {
+    let (directory, config) = chain_of_one();
+    let setup = Setup::read(&config).unwrap();
+    let held = setup.open().unwrap();
+    assert_eq!(run_code(&config), 13);
+    drop(held);
+    std::fs::remove_dir_all(directory.path().join("validator-0/store")).unwrap();
+    assert_eq!(run_code(&config), 12);
+}
+
+fn run_code(config: &Path) -> u8 {
+    let arguments = RunArguments { config: config.to_owned(), end_with_stdin: false };
+    run(&arguments).unwrap_err().code()
+}
