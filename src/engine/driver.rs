@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::egress::{self, Sender};
 use super::handle::StopCause;
 use super::ingress::{Inboxed, Inboxes};
+use super::metrics::Queued;
 use super::serve::Job;
 use super::shared::{Cached, Shared};
 use super::writer::Written;
 use crate::sequencer::Sequencer;
-use crate::sequencer::port::{Effect, Input, Refusal, Reply};
+use crate::sequencer::port::{Effect, Input, Refusal};
 use crate::store::Group;
 use crate::types::Message;
 
@@ -112,7 +113,7 @@ impl Driver {
             let stepped = match turn {
                 Turn::Stop => return StopCause::Shutdown,
                 Turn::Written(Written::Failed(error)) => {
-                    self.writing = false;
+                    self.note(&Written::Failed(error.clone()));
                     tracing::error!(%error, "the store failed; nothing is signed any more");
                     return StopCause::Storage(error);
                 }
@@ -159,7 +160,7 @@ impl Driver {
 
     fn note(&mut self, written: &Written) {
         self.writing = false;
-        self.shared.metrics.written(written);
+        self.shared.metrics.groups.written(written);
     }
 
     /// One step; a broken invariant ends the sequencer as a whole, and the host sees the cause.
@@ -200,7 +201,12 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Send { to, message } => self.sender.send([to], &message),
+            Effect::Send { to, message } => {
+                if let Message::FetchRequest(digests) = &message {
+                    self.shared.metrics.host.fetch_requests.inc_by(digests.len() as u64);
+                }
+                self.sender.send([to], &message);
+            }
             Effect::Multicast { to, message } => {
                 if let Message::Batch(batch) = &message {
                     // Execution will want it soon; what arrives from peers is cached by ingress.
@@ -210,23 +216,16 @@ impl Driver {
                 self.sender.send(to, &message);
             }
             Effect::Resend { to, digest } => {
+                self.shared.metrics.messages.resends.inc_by(to.len() as u64);
                 if self.serve.try_send(Job::Resend { to, digest }).is_err() {
-                    self.shared.metrics.refused("serve_queue_full");
+                    self.shared.metrics.messages.refused("serve_queue_full");
                 }
             }
-            Effect::Reply { id, reply } => {
-                if let Reply::Fetched(result) = &reply {
-                    self.shared.metrics.fetched(match result {
-                        Ok(_) => "found",
-                        Err(crate::sequencer::port::FetchError::TimedOut { .. }) => "timed_out",
-                        Err(crate::sequencer::port::FetchError::Busy) => "busy",
-                    });
-                }
-                self.shared.replies.answer(id, reply);
-            }
+            Effect::Reply { id, reply } => self.shared.replies.answer(id, reply),
+            Effect::Measured(measurement) => self.shared.metrics.state.measured(measurement),
             Effect::Event(event) => egress::publish(&self.shared, event),
             Effect::Refused { peer, reason } => {
-                self.shared.metrics.refused(&reason.to_string());
+                self.shared.metrics.messages.refused(&reason.to_string());
                 if reason == Refusal::Equivocation {
                     tracing::warn!(%peer, "a second batch in one slot: its author equivocates");
                 }
@@ -249,6 +248,15 @@ impl Driver {
         let stored = stored.collect();
         *self.shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
             super::shared::Grants { announcement, stored };
-        self.shared.metrics.observe(&self.sequencer.status());
+        let status = self.sequencer.status();
+        let queued = Queued {
+            control: self.queues.control.len(),
+            bulk: self.queues.bulk.len(),
+            loopback: self.queues.loopback.len(),
+        };
+        let metrics = &self.shared.metrics;
+        metrics.state.observe(&status, &queued);
+        metrics.links.observe_windows(&status.windows);
+        metrics.links.observe_links(&self.sender.transport.links());
     }
 }

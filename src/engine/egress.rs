@@ -29,9 +29,10 @@ impl Sender {
         let kind = message.kind_name();
         for peer in to {
             let frame = Frame { head: encoded.head.clone(), body: encoded.body.clone() };
+            let bytes = frame.len();
             match self.transport.send(peer, class, frame) {
-                Ok(()) => self.shared.metrics.sent(kind),
-                Err(error) => self.shared.metrics.not_sent(kind, &error),
+                Ok(()) => self.shared.metrics.messages.sent(kind, bytes),
+                Err(error) => self.shared.metrics.messages.not_sent(kind, &error),
             }
         }
     }
@@ -51,6 +52,7 @@ pub(super) async fn run(
             match promise.release() {
                 Released::Sign(batch) => {
                     let shared = &sender.shared;
+                    shared.metrics.messages.votes_signed.inc();
                     let signed = shared.signer.sign_batch(&shared.scope, &batch);
                     let author = batch.get().author;
                     if author == shared.author {
@@ -85,6 +87,7 @@ fn send_votes(sender: &Sender, votes: BTreeMap<Author, Vec<Vote>>) {
 }
 
 fn send_proofs(sender: &Sender, proofs: &[Arc<ProofOfStore>]) {
+    sender.shared.metrics.messages.proofs_published.inc_by(proofs.len() as u64);
     for chunk in proofs.chunks(PROOFS_MAX) {
         let proofs = chunk.iter().map(|proof| ProofOfStore::clone(proof)).collect();
         let peers: Vec<_> = sender.shared.peers().collect();
@@ -109,9 +112,7 @@ fn tell_host(shared: &Shared, promise: Promise) {
 
 /// Tells whoever of the host listens.
 pub(super) fn publish(shared: &Shared, event: Event) {
-    if matches!(event, Event::Certified { .. }) {
-        shared.metrics.certified.inc();
-    }
+    shared.metrics.host.event(&event);
     // Nobody listening is fine.
     let _ = shared.events.send(event);
 }

@@ -141,6 +141,7 @@ impl QuorumStore {
             config: config.sequencer.clone(),
         };
         let sequencer = Sequencer::recover(setup, recovered?, shared.now())?;
+        shared.metrics.state.recovery_seconds.set(shared.started.elapsed().as_secs_f64());
         {
             let announcement = sequencer.announcement(shared.now());
             let stored = shared.peers().map(|peer| (peer, sequencer.stored_of(&peer))).collect();
@@ -161,6 +162,7 @@ impl QuorumStore {
         &self,
         transactions: Vec<Transaction>,
     ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
+        let began = Instant::now();
         let bytes: usize = transactions.iter().map(|t| t.bytes.len() + 64).sum();
         // One submission above the bound waits for all of it. Proof of the cast: at most 2^31.
         let charge = bytes.min(self.inner.submit_bytes_max) as u32;
@@ -170,15 +172,23 @@ impl QuorumStore {
             self.call(&self.inner.inboxes.bulk, |id| Input::Submit { id, transactions }).await;
         drop(permit);
         match reply? {
-            Reply::Submitted(results) => Ok(results),
+            Reply::Submitted(results) => {
+                self.called("submit", began);
+                self.inner.shared.metrics.host.submitted(&results);
+                Ok(results)
+            }
             other => unexpected(&other),
         }
     }
 
     /// The best payload to propose now. `Ok`: it is durable here and may be proposed.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Payload>, CallError<PullError>> {
+        let began = Instant::now();
         match self.control(|id| Input::Pull { id, request }).await? {
-            Reply::Pulled(result) => result.map_err(CallError::Refused),
+            Reply::Pulled(result) => {
+                self.called("pull", began);
+                result.map_err(CallError::Refused)
+            }
             other => unexpected(&other),
         }
     }
@@ -197,8 +207,12 @@ impl QuorumStore {
         &self,
         request: VerifyRequest,
     ) -> Result<PayloadHeader, CallError<InvalidPayload>> {
+        let began = Instant::now();
         match self.control(|id| Input::Verify { id, request }).await? {
-            Reply::Verified(result) => result.map_err(CallError::Refused),
+            Reply::Verified(result) => {
+                self.called("verify", began);
+                result.map_err(CallError::Refused)
+            }
             other => unexpected(&other),
         }
     }
@@ -235,9 +249,13 @@ impl QuorumStore {
         responders: Vec<Author>,
         deadline: Duration,
     ) -> Result<Content, CallError<FetchError>> {
+        let fetching = self.inner.shared.metrics.host.fetch();
         let deadline = self.inner.shared.started.elapsed() + deadline;
         match self.control(|id| Input::Fetch { id, digest, responders, deadline }).await? {
-            Reply::Fetched(result) => result.map_err(CallError::Refused),
+            Reply::Fetched(result) => {
+                fetching.ended(&result);
+                result.map_err(CallError::Refused)
+            }
             other => unexpected(&other),
         }
     }
@@ -248,11 +266,13 @@ impl QuorumStore {
         &self,
         commit: Commit,
     ) -> Result<CommitReceipt, CallError<CommitError>> {
+        let began = Instant::now();
         match self.control(|id| Input::Commit { id, commit }).await? {
             Reply::Committed(result) => {
-                if result.is_ok() {
-                    self.inner.shared.metrics.commits.inc();
+                if let Ok(receipt) = &result {
+                    self.inner.shared.metrics.committed(receipt);
                 }
+                self.called("notify_commit", began);
                 result.map_err(CallError::Refused)
             }
             other => unexpected(&other),
@@ -336,6 +356,11 @@ impl QuorumStore {
         &self.inner.shared
     }
 
+    /// A call was answered.
+    pub(super) fn called(&self, call: &str, began: Instant) {
+        self.inner.shared.metrics.host.called(call, began);
+    }
+
     /// A call through the queue of votes and proofs, at most `host_queue` at once.
     async fn control(&self, input: impl FnOnce(RequestId) -> Input) -> Result<Reply, StopCause> {
         let permit = self.inner.host.acquire().await;
@@ -400,11 +425,14 @@ fn shared(
     let chain = config.genesis.chain_id();
     let committee = config.committee.clone();
     let scope = Scope { chain, epoch: config.epoch, committee: committee.hash() };
+    let author = signer.author();
+    let members = config.committee.members().iter().map(|member| member.author);
+    let peers = members.filter(|member| *member != author);
     let cache_bytes = config.engine.cache_bytes.as_u64();
     // About one entry per 32 KiB, but never too few for small batches.
     let entries = (cache_bytes as usize / (32 << 10)).max(1024);
     Ok(Shared {
-        author: signer.author(),
+        author,
         chain,
         epoch: config.epoch,
         committee,
@@ -419,7 +447,7 @@ fn shared(
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
         stop: watch::channel(None).0,
-        metrics: Metrics::new(registry)?,
+        metrics: Metrics::new(registry, peers)?,
         started: Instant::now(),
     })
 }

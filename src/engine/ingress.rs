@@ -20,7 +20,9 @@ use super::serve::Job;
 use super::shared::{Cached, Shared};
 use super::verify;
 use crate::sequencer::port::Input;
-use crate::transport::{Handshake, Inbound, LinkEvent, ReceivePermit, Refusal, Transport};
+use crate::transport::{
+    Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
+};
 use crate::types::{
     Announcement, Author, Batch, DecodeError, Digest, FetchedContent, Hello, Message, Payload,
     ProofOfStore, SignedBatchInfo, Vote,
@@ -59,6 +61,16 @@ impl Handshake for Judge {
     }
 
     fn judge(&self, peer: Author, hello: &[u8]) -> Result<(), Refusal> {
+        let verdict = self.check(peer, hello);
+        if let Err(reason) = verdict {
+            self.shared.metrics.links.refused(&peer, true, reason);
+        }
+        verdict
+    }
+}
+
+impl Judge {
+    fn check(&self, peer: Author, hello: &[u8]) -> Result<(), Refusal> {
         let hello = Hello::decode(hello).map_err(|error| refusal_of(&error))?;
         if hello.chain != self.shared.chain {
             tracing::warn!(%peer, "link refused: the peer is on another chain");
@@ -168,10 +180,13 @@ impl Ingress {
                 Some(LinkEvent::Frame(frame)) => self.on_frame(frame),
                 Some(LinkEvent::Up { peer, hello }) => match Hello::decode(&hello) {
                     Ok(hello) => self.control(Input::LinkUp { peer, hello }, None),
-                    Err(error) => self.transport.refuse(peer, refusal_of(&error)),
+                    Err(error) => self.refuse(peer, refusal_of(&error)),
                 },
                 Some(LinkEvent::Down { peer, reason }) => {
                     tracing::info!(%peer, %reason, "link down");
+                    if let LinkDown::RefusedByPeer(reason) = reason {
+                        self.shared.metrics.links.refused(&peer, false, reason);
+                    }
                     self.control(Input::LinkDown { peer }, None);
                 }
             }
@@ -185,13 +200,13 @@ impl Ingress {
             Ok(message) => message,
             Err(error) => {
                 tracing::warn!(%peer, %error, "link closed: a message that cannot be decoded");
-                self.shared.metrics.invalid("decode");
-                self.transport.refuse(peer, refusal_of(&error));
+                self.shared.metrics.messages.invalid("decode");
+                self.refuse(peer, refusal_of(&error));
                 return;
             }
         };
         let kind = message.kind_name();
-        self.shared.metrics.received(kind, bytes.len());
+        self.shared.metrics.messages.received(kind, bytes.len());
         let permit = Some(Arc::new(permit));
         let valid = match message {
             Message::Batch(batch) => self.on_batch(peer, batch, permit),
@@ -207,14 +222,14 @@ impl Ingress {
             Message::FetchRequest(digests) => {
                 let job = Job::Serve { peer, digests, permit };
                 if self.serve.try_send(job).is_err() {
-                    self.shared.metrics.invalid("serve_queue_full");
+                    self.shared.metrics.messages.invalid("serve_queue_full");
                 }
                 true
             }
             Message::FetchReply { digest, content } => self.on_reply(peer, digest, content, permit),
         };
         if !valid {
-            self.shared.metrics.invalid(kind);
+            self.shared.metrics.messages.invalid(kind);
             self.offence(peer);
         }
     }
@@ -224,8 +239,21 @@ impl Ingress {
         let mut offences = self.offences.lock().unwrap_or_else(PoisonError::into_inner);
         if offences.count(peer, self.invalid_per_minute_max) {
             tracing::warn!(%peer, "link closed: too many invalid messages");
-            self.transport.refuse(peer, Refusal::Abuse);
+            self.refuse(peer, Refusal::Abuse);
         }
+    }
+
+    fn refuse(&self, peer: Author, reason: Refusal) {
+        self.shared.metrics.links.refused(&peer, true, reason);
+        self.transport.refuse(peer, reason);
+    }
+
+    /// Does a check and notes how long it took.
+    fn timed<T>(&self, kind: &str, check: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let found = check();
+        self.shared.metrics.messages.verified(kind, began);
+        found
     }
 
     fn on_batch(&self, from: Author, batch: Batch, permit: Option<Arc<ReceivePermit>>) -> bool {
@@ -241,7 +269,7 @@ impl Ingress {
     }
 
     fn is_valid(&self, batch: &Batch) -> bool {
-        batch.body.verify(&batch.info, &self.shared.parameters).is_ok()
+        self.timed("batch", || batch.body.verify(&batch.info, &self.shared.parameters).is_ok())
     }
 
     fn on_votes(
@@ -255,7 +283,8 @@ impl Ingress {
         for vote in votes {
             let Vote { digest, signature } = *vote;
             let signed = SignedBatchInfo { digest, signer: peer, signature };
-            if !self.shared.signer.verify_batch(&self.shared.scope, &signed) {
+            let shared = &self.shared;
+            if !self.timed("votes", || shared.signer.verify_batch(&shared.scope, &signed)) {
                 return false;
             }
             self.control(Input::Vote(signed), permit.cloned());
@@ -265,7 +294,7 @@ impl Ingress {
 
     fn on_proofs(&self, proofs: Vec<ProofOfStore>, permit: Option<&Arc<ReceivePermit>>) -> bool {
         for proof in proofs {
-            if verify::proof(&self.shared, &proof).is_err() {
+            if self.timed("proofs", || verify::proof(&self.shared, &proof)).is_err() {
                 return false;
             }
             let digest = proof.info.digest(&self.shared.chain);
@@ -285,7 +314,7 @@ impl Ingress {
         if payload.content.root() != payload.header.content_root {
             return false;
         }
-        let verdict = verify::payload(&self.shared, &payload);
+        let verdict = self.timed("payload", || verify::payload(&self.shared, &payload));
         let valid = verdict.is_ok();
         let batches = payload.content.batches().map(|info| info.digest(&self.shared.chain));
         let batches = batches.collect();
@@ -306,6 +335,7 @@ impl Ingress {
     ) -> bool {
         match content {
             FetchedContent::Missing => {
+                self.shared.metrics.host.fetch_misses.inc();
                 self.control(Input::FetchMissing { from, digest }, permit);
                 true
             }
@@ -332,7 +362,7 @@ impl Ingress {
     /// counted, and its author sends it again. Blocking here would hold up votes.
     fn bulk(&self, input: Input, permit: Option<Arc<ReceivePermit>>) {
         if self.inboxes.bulk.try_send(Inboxed { input, permit }).is_err() {
-            self.shared.metrics.refused("inbox_full");
+            self.shared.metrics.messages.refused("inbox_full");
         }
     }
 }

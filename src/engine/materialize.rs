@@ -50,6 +50,7 @@ impl QuorumStore {
         commit: &Commit,
         deadline: Duration,
     ) -> Result<Materialized, StopCause> {
+        let began = std::time::Instant::now();
         let end = tokio::time::Instant::now() + deadline;
         let digest = commit.header.digest(&self.shared().chain);
         let everyone: Vec<Author> = self.shared().peers().collect();
@@ -89,6 +90,7 @@ impl QuorumStore {
                 Err(CallError::Stopped(cause)) => return Err(cause),
             }
         }
+        self.called("materialize", began);
         if missing.is_empty() {
             Ok(Materialized::Ready(batches))
         } else {

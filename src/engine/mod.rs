@@ -39,4 +39,4 @@ mod writer;
 pub use config::{ConfigError, EngineConfig, NodeConfig};
 pub use handle::{CallError, QuorumStore, StartError, StopCause};
 pub use materialize::{Materialized, MaterializedBatch};
-pub use metrics::Statistics;
+pub use metrics::{Distribution, Statistics};

@@ -4,6 +4,7 @@
 //! not durable yet, is answered `Missing`, which proves nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -59,9 +60,11 @@ fn handle(sender: &Sender, job: Job) {
     match job {
         Job::Serve { peer, digests, permit } => {
             for digest in digests {
+                let began = Instant::now();
                 let content = find(&sender.shared, &digest);
-                sender.shared.metrics.served(!matches!(content, FetchedContent::Missing));
+                let found = !matches!(content, FetchedContent::Missing);
                 sender.send([peer], &Message::FetchReply { digest, content });
+                sender.shared.metrics.messages.served(found, began);
             }
             drop(permit);
         }
@@ -92,7 +95,7 @@ pub(super) fn find_batch(shared: &Shared, digest: &Digest) -> Option<Batch> {
 fn note<T>(shared: &Shared, read: Result<Option<T>, StoreError>) -> Option<T> {
     read.unwrap_or_else(|error| {
         tracing::error!(%error, "reading content failed");
-        shared.metrics.invalid("read_failed");
+        shared.metrics.messages.invalid("read_failed");
         None
     })
 }

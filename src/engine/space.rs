@@ -31,6 +31,7 @@ pub(super) async fn watch(
         }
         let reader = Arc::clone(&shared.reader);
         let Ok(space) = tokio::task::spawn_blocking(move || reader.space()).await else { return };
+        shared.metrics.state.observe_space(space, reserve);
         // A quarter of the reserve in between, so that it does not flap.
         let room = if admits { reserve } else { reserve + reserve / 4 };
         let now_admits = space.free_bytes >= room;

@@ -6,15 +6,41 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+use crate::sequencer::port::Record;
 use crate::store::{CommitStats, Group, Persisted, Store, StoreError};
 
 /// What the driver learns of a group.
 #[derive(Debug)]
 pub(super) enum Written {
     /// It, and all before it, are durable.
-    Durable { sequence: u64, stats: CommitStats, batches: u64, records: u64 },
+    Durable { sequence: u64, stats: CommitStats, contents: Contents },
     /// The store failed.
     Failed(StoreError),
+}
+
+/// What a group held, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Contents {
+    pub records: u64,
+    pub batches: u64,
+    pub deleted_batches: u64,
+    pub deleted_payloads: u64,
+}
+
+impl Contents {
+    fn of(group: &Group) -> Self {
+        let mut contents = Self::default();
+        for record in group.records() {
+            contents.records += 1;
+            match record {
+                Record::Batch(_) => contents.batches += 1,
+                Record::DropBatch { .. } => contents.deleted_batches += 1,
+                Record::DropPayload { .. } => contents.deleted_payloads += 1,
+                _ => {}
+            }
+        }
+        contents
+    }
 }
 
 /// Starts the writer thread. It ends when `groups` closes, or after the first failure.
@@ -26,16 +52,14 @@ pub(super) fn start(
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("qs-writer".into()).spawn(move || {
         while let Some(group) = groups.blocking_recv() {
-            let records = group.records().len() as u64;
-            let is_batch = |record: &&_| matches!(record, crate::sequencer::port::Record::Batch(_));
-            let batches = group.records().iter().filter(is_batch).count() as u64;
+            let contents = Contents::of(&group);
             match group.persist(&mut *store) {
                 Ok(group) => {
                     let (sequence, stats) = (group.sequence, group.stats);
                     // Egress first, so that signatures leave before the next group is made up. A
                     // closed channel means that the engine is being dropped.
                     let sent = persisted.blocking_send(group).is_ok();
-                    let durable = Written::Durable { sequence, stats, batches, records };
+                    let durable = Written::Durable { sequence, stats, contents };
                     if !sent || written.blocking_send(durable).is_err() {
                         return;
                     }

@@ -51,8 +51,8 @@ use self::fetcher::Fetcher;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
-    BatchRecord, BusyReason, Effect, Event, Input, Now, ParentOf, Promise, PullError, PullRequest,
-    Record, Refusal, Reply, RequestId, VerifyRequest,
+    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, ParentOf, Promise, PullError,
+    PullRequest, Record, Refusal, Reply, RequestId, VerifyRequest,
 };
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
@@ -258,6 +258,8 @@ impl Sequencer {
         while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             let (digest, batch) = (sealed.digest, sealed.batch);
+            let BatchInfo { count: transactions, bytes, .. } = batch.info;
+            self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
             let (outbox, retention) = (&mut self.outbox, &mut self.retention);
             self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
             self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
@@ -319,6 +321,9 @@ impl Sequencer {
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
         if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.committee, vote) {
+            if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
+                self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
+            }
             self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
             self.outbox.promise(Promise::Publish(proof));
             self.outbox.event(Event::Certified { digest: vote.digest });
@@ -509,6 +514,11 @@ impl Sequencer {
         let transactions = self.generator.on_commit(outbox, &clock, ordered, timestamp);
         let overdue = self.retention.collect(outbox, &clock);
         let deleted = self.coordinator.on_overdue(outbox, &overdue);
+        for (digest, _) in ordered {
+            if let Some(age) = self.proofs.age(digest, now.monotonic) {
+                outbox.effect(Effect::Measured(Measurement::Ordered(age)));
+            }
+        }
         let votes = self.proofs.on_commit(&clock, ordered);
         let queued = self.manager.on_commit(ordered, clock.consensus);
         let watermark = header.height;

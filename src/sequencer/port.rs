@@ -437,6 +437,24 @@ pub enum Effect {
         /// Why.
         reason: Refusal,
     },
+    /// What was measured, for metrics.
+    Measured(Measurement),
+}
+
+/// What the sequencer measures, by the clock that it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measurement {
+    /// A batch of ours was sealed.
+    Sealed {
+        /// Transactions in it.
+        transactions: u32,
+        /// Bytes of its body.
+        bytes: u32,
+    },
+    /// A batch of ours got its proof, so long after it was sealed (or recovered).
+    Certified(Duration),
+    /// A batch of ours was ordered, so long after it was sealed (or recovered).
+    Ordered(Duration),
 }
 
 /// Why something that decodes and verifies is not admitted. Names in metrics.

@@ -25,6 +25,8 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 4;
 #[derive(Debug)]
 struct Collecting {
     info: BatchInfo,
+    /// When it was sealed, or recovered.
+    since: Duration,
     votes: BTreeMap<u16, Signature>,
     power: u64,
     /// Its proof, once there is one.
@@ -87,7 +89,7 @@ impl ProofCoordinator {
     fn collect(&mut self, now: Duration, digest: Digest, info: BatchInfo) {
         let due = now + self.resend_interval;
         let votes = BTreeMap::new();
-        let batch = Collecting { info, votes, power: 0, proof: None, resends: 0, due };
+        let batch = Collecting { info, since: now, votes, power: 0, proof: None, resends: 0, due };
         self.due.insert((due, digest));
         self.expirations.insert((info.expiration, digest));
         self.uncertified += 1;
@@ -208,6 +210,11 @@ impl ProofCoordinator {
         self.due.remove(&(batch.due, *digest));
         self.uncertified -= u64::from(batch.proof.is_none());
         true
+    }
+
+    /// How long ago a batch of ours that is not ordered yet was sealed, or recovered.
+    pub fn age(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+        self.batches.get(digest).map(|batch| now.saturating_sub(batch.since))
     }
 
     /// When the next validator is asked again.

@@ -62,6 +62,17 @@ pub async fn node(
     network: &MemoryNetwork,
     store: Box<dyn Store>,
 ) -> QuorumStore {
+    node_with(index, genesis, network, store, &Registry::new()).await
+}
+
+/// The same, with a registry that the test looks at.
+pub async fn node_with(
+    index: u8,
+    genesis: &Genesis,
+    network: &MemoryNetwork,
+    store: Box<dyn Store>,
+    registry: &Registry,
+) -> QuorumStore {
     let signer = signer(index);
     let author = signer.author();
     let config = NodeConfig {
@@ -76,7 +87,7 @@ pub async fn node(
         let transport = network.join(author, handshake, &peers(), events);
         Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
     };
-    QuorumStore::start(config, store, Arc::new(signer), start, &Registry::new()).await.unwrap()
+    QuorumStore::start(config, store, Arc::new(signer), start, registry).await.unwrap()
 }
 
 pub fn memory(index: u8, genesis: &Genesis) -> Box<dyn Store> {

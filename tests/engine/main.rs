@@ -4,6 +4,7 @@
 
 mod cluster;
 mod hostile;
+mod metrics;
 
 use std::time::Duration;
 

@@ -1,8 +1,11 @@
 //! The validator's own metrics, in the registry that the library fills too.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 use crate::executor::{BlockOutcome, Progress};
 use crate::exit::Failure;
@@ -10,6 +13,38 @@ use crate::exit::Failure;
 /// Upper bounds of the buckets of execution times, in seconds.
 const EXECUTION_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+/// Why transactions are refused, as far as it matters to operators.
+const REFUSALS: &[&str] =
+    &["commits lag", "disk nearly full", "ingress", "pool full", "tracker", "windows spent"];
+const OUTCOMES: [&str; 4] = ["executed", "expired", "duplicate", "malformed"];
+
+/// Values that are looked at when somebody asks for metrics, not when they change.
+#[derive(Debug)]
+pub struct LookedAt {
+    /// 1 while the validator is ready.
+    pub ready: IntGauge,
+    /// 1 while links to a quorum are up.
+    pub reaches_quorum: IntGauge,
+    /// 1 while execution waits for content.
+    pub waiting: IntGauge,
+    /// Of the process.
+    pub resident: IntGauge,
+    consensus_fsyncs: IntCounter,
+    cpu_seconds: Counter,
+    /// Two that ask at once must not add the same difference twice.
+    raising: Mutex<()>,
+}
+
+impl LookedAt {
+    /// Brings counters up to totals that are counted elsewhere.
+    pub fn raise(&self, consensus_fsyncs: u64, cpu_seconds: f64) {
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        let fsyncs = consensus_fsyncs.saturating_sub(self.consensus_fsyncs.get());
+        self.consensus_fsyncs.inc_by(fsyncs);
+        self.cpu_seconds.inc_by((cpu_seconds - self.cpu_seconds.get()).max(0.0));
+    }
+}
 
 /// The metrics.
 #[derive(Debug)]
@@ -24,6 +59,8 @@ pub struct Metrics {
     pub tracked: IntGauge,
     /// Newest finalised view.
     pub view: IntGauge,
+    /// What is looked at when somebody asks for metrics.
+    pub looked_at: LookedAt,
     blocks: IntCounter,
     outcomes: IntCounterVec,
     height: IntGauge,
@@ -49,6 +86,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let real = |name: &str, help: &str| -> Result<Counter, prometheus::Error> {
+            let counter = Counter::with_opts(Opts::new(full(name), help))?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
         let histogram = || {
             let options = HistogramOpts::new(
                 full("block_execution_seconds"),
@@ -65,6 +107,21 @@ impl Metrics {
                 refused: counters("transactions_refused_total", "Refused, by reason", "reason")?,
                 tracked: gauge("transactions_tracked", "Transactions that are followed")?,
                 view: gauge("finalized_view", "Newest finalised view")?,
+                looked_at: LookedAt {
+                    ready: gauge("ready", "1 while it takes part and takes transactions")?,
+                    reaches_quorum: gauge("reaches_quorum", "1 while it reaches a quorum")?,
+                    waiting: gauge("execution_waiting", "1 while execution waits for content")?,
+                    consensus_fsyncs: counter(
+                        "consensus_fsyncs_total",
+                        "Fsyncs of the ordering engine's journals",
+                    )?,
+                    cpu_seconds: real(
+                        "process_cpu_seconds_total",
+                        "Processor time of the process",
+                    )?,
+                    raising: Mutex::new(()),
+                    resident: gauge("process_resident_bytes", "Resident memory")?,
+                },
                 blocks: counter("blocks_executed_total", "Blocks executed")?,
                 outcomes: counters(
                     "transactions_executed_total",
@@ -75,6 +132,17 @@ impl Metrics {
                 execution_seconds: histogram()?,
             })
         };
+        let metrics = || {
+            metrics().inspect(|metrics: &Self| {
+                // There as zero from the start, so that rates have something to rise from.
+                for reason in REFUSALS {
+                    metrics.refused.with_label_values(&[*reason]);
+                }
+                for outcome in OUTCOMES {
+                    metrics.outcomes.with_label_values(&[outcome]);
+                }
+            })
+        };
         metrics().map_err(failed)
     }
 
@@ -83,12 +151,13 @@ impl Metrics {
         self.blocks.inc();
         self.height.set(i64::try_from(progress.height()).unwrap_or(i64::MAX));
         self.execution_seconds.observe(elapsed.as_secs_f64());
-        for (name, count) in [
-            ("executed", outcome.executed.len() as u64),
-            ("expired", outcome.expired.len() as u64),
-            ("duplicate", outcome.duplicates),
-            ("malformed", outcome.malformed),
-        ] {
+        let counts = [
+            outcome.executed.len() as u64,
+            outcome.expired.len() as u64,
+            outcome.duplicates,
+            outcome.malformed,
+        ];
+        for (name, count) in OUTCOMES.into_iter().zip(counts) {
             self.outcomes.with_label_values(&[name]).inc_by(count);
         }
     }
@@ -104,6 +173,7 @@ impl Metrics {
                 let label = sample.get_label().first()?.value().to_owned();
                 Some((label, sample.get_counter().get_value() as u64))
             })
+            .filter(|(_, count)| *count > 0)
             .collect()
     }
 }
@@ -114,21 +184,31 @@ fn full(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
-    fn every_instrument_is_told_to_operators() {
+    fn exactly_the_listed_metrics_are_there_from_the_start() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../dashboards/metrics.txt");
+        let text = std::fs::read_to_string(path).unwrap();
+        let own = text.lines().filter(|line| line.starts_with("quorum_store_validator_"));
+        let listed: BTreeMap<String, (String, String)> = own
+            .map(|line| {
+                let fields: Vec<&str> = line.split('|').map(str::trim).collect();
+                (fields[0].to_owned(), (fields[1].to_owned(), fields[3].to_owned()))
+            })
+            .collect();
         let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        // Families show once they have a label.
-        metrics.refused.with_label_values(&["x"]).inc();
-        metrics.outcomes.with_label_values(&["x"]).inc();
-        let families = registry.gather();
-        assert_eq!(families.len(), 9);
-        for family in families {
-            let name = family.name().strip_prefix("quorum_store_").unwrap();
-            let chapter = include_str!("../../docs/operators.md");
-            assert!(chapter.contains(&format!("`{name}`")), "{name}");
-        }
+        let _metrics = Metrics::register(&registry).unwrap();
+        let found: BTreeMap<String, (String, String)> = registry
+            .gather()
+            .iter()
+            .map(|family| {
+                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+                (family.name().to_owned(), (kind, family.help().to_owned()))
+            })
+            .collect();
+        assert_eq!(found, listed);
     }
 }

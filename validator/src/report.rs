@@ -1,7 +1,13 @@
-//! What a run of `validator testnet` measured: `report.json`, and its summary as text.
+//! What a run of `validator testnet` measured: `report.json`, the same with charts for people as
+//! `report.html`, and its summary as text.
 //!
 //! The names are fixed: scripts and dashboards read them. What was not measured is absent, never
 //! zero.
+
+mod chart;
+mod charts;
+pub mod details;
+mod html;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -57,6 +63,9 @@ pub struct Report {
     /// What the load saw, for the summary.
     #[serde(skip)]
     pub counts: Counts,
+    /// Over time and as distributions, for the page.
+    #[serde(skip)]
+    pub details: details::Details,
 }
 
 /// One validator.
@@ -128,13 +137,18 @@ impl Report {
             .map_err(|error| Failure::other(format!("cannot write the report: {error}")))
     }
 
-    /// Writes `report.json` into `directory`, which is made if it is missing.
+    /// Writes `report.json` and `report.html` into `directory`, which is made if it is missing.
     pub fn write(&self, directory: &Path) -> Result<(), Failure> {
-        let path = directory.join("report.json");
-        let content = self.json()? + "\n";
-        std::fs::create_dir_all(directory)
-            .and_then(|()| std::fs::write(&path, content))
-            .map_err(|error| Failure::other(format!("cannot write {}: {error}", path.display())))
+        let files = [("report.json", self.json()? + "\n"), ("report.html", html::page(self))];
+        for (name, content) in files {
+            let path = directory.join(name);
+            std::fs::create_dir_all(directory)
+                .and_then(|()| std::fs::write(&path, content))
+                .map_err(|error| {
+                    Failure::other(format!("cannot write {}: {error}", path.display()))
+                })?;
+        }
+        Ok(())
     }
 
     /// The summary.

@@ -17,6 +17,7 @@
 mod cluster;
 mod observer;
 mod process;
+mod series;
 mod session;
 mod verdict;
 mod workspace;
@@ -61,7 +62,7 @@ pub struct TestnetArguments {
     /// Keeps the temporary directory.
     #[arg(long)]
     pub keep: bool,
-    /// Where `report.json` is written.
+    /// Where `report.json` and `report.html` are written.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub report: PathBuf,
     /// Makes up the same transactions again. Default: a fresh one, shown in the summary.

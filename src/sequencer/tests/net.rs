@@ -175,6 +175,7 @@ impl Net {
                     self.nodes[index].replies.insert(id, reply);
                 }
                 Effect::Event(event) => self.nodes[index].events.push(event),
+                Effect::Measured(_) => {}
                 Effect::Refused { reason, .. } => self.nodes[index].refusals.push(reason),
             }
         }

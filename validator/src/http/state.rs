@@ -116,6 +116,14 @@ pub async fn metrics(State(service): State<Arc<Service>>) -> Response {
     service.metrics.tracked.set(i64::try_from(service.tracker.len()).unwrap_or(i64::MAX));
     let view = service.newest.borrow().as_ref().map_or(0, |newest| newest.view);
     service.metrics.view.set(i64::try_from(view).unwrap_or(i64::MAX));
+    let looked_at = &service.metrics.looked_at;
+    looked_at.ready.set(i64::from(service.unready().await.is_none()));
+    looked_at.reaches_quorum.set(i64::from(service.reaches_quorum()));
+    looked_at.waiting.set(i64::from(service.waits.first().is_some()));
+    let fsyncs = storage_syncs(&service.runtime.metrics()).unwrap_or(0);
+    let process = process_use();
+    looked_at.raise(fsyncs, process.cpu_seconds.unwrap_or(0.0));
+    looked_at.resident.set(process.rss_bytes.unwrap_or(0).cast_signed());
     match TextEncoder::new().encode_to_string(&service.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),

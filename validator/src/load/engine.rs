@@ -28,6 +28,7 @@ use super::sender::{self, Schedule, unix_micros};
 use super::source::{Content, Source};
 use super::target::TargetState;
 use super::tracker::{Counts, Tracker, Window};
+use crate::report::details::LatencyCurve;
 
 /// How long tasks that were told to stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -151,6 +152,15 @@ impl LoadHandle {
             latencies.add(target.tracker().latencies());
         }
         latencies.quantiles()
+    }
+
+    /// The distributions of the latencies so far.
+    pub fn latency_curves(&self) -> Vec<(&'static str, LatencyCurve)> {
+        let mut latencies = Latencies::new();
+        for target in &self.targets {
+            latencies.add(target.tracker().latencies());
+        }
+        latencies.curves()
     }
 
     /// Sends nothing new; requests under way keep their deadline.

@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::outcomes::State;
+use crate::report::details::LatencyCurve;
 
 /// Quantiles saturate here: an hour, far beyond the longest transaction life. The maximum is exact.
 const MICROS_MAX: u64 = 3_600_000_000;
@@ -72,6 +73,41 @@ impl Distribution {
     }
 }
 
+/// Each range of a histogram ends a fifth above the one before it.
+const RANGE_GROWTH: f64 = 1.2;
+/// End of the first range.
+const RANGE_MICROS_MIN: f64 = 50.0;
+
+impl Distribution {
+    /// For charts; empty while nothing was recorded.
+    fn curve(&self) -> LatencyCurve {
+        let count = self.histogram.len();
+        if count == 0 {
+            return LatencyCurve::default();
+        }
+        // Even steps on an axis where each nine takes the same room, as far as there are values.
+        let nines = (count as f64).log10().min(5.0);
+        let step = |index: u32| 1.0 - 10_f64.powf(-nines * f64::from(index) / 100.0);
+        let at = |quantile: f64| {
+            let micros = self.histogram.value_at_quantile(quantile).min(self.max_micros);
+            (quantile, milliseconds(micros))
+        };
+        let mut shares = Vec::new();
+        let (mut low, mut bound) = (0_u64, RANGE_MICROS_MIN);
+        while low <= self.histogram.max() {
+            #[allow(clippy::cast_sign_loss, reason = "bounds lie above zero")]
+            let high = bound as u64;
+            let inside = self.histogram.count_between(low, high.saturating_sub(1));
+            shares.push((bound / 1_000.0, inside as f64 / count as f64));
+            (low, bound) = (high, bound * RANGE_GROWTH);
+        }
+        let first = shares.iter().position(|(_, share)| *share > 0.0).unwrap_or(0);
+        shares.drain(..first.saturating_sub(1));
+        shares.push((bound / 1_000.0, 0.0));
+        LatencyCurve { quantiles: (0..=100).map(step).map(at).collect(), shares }
+    }
+}
+
 fn milliseconds(micros: u64) -> f64 {
     micros as f64 / 1_000.0
 }
@@ -108,6 +144,16 @@ impl Latencies {
         self.executed.add(&other.executed);
     }
 
+    /// Their distributions, by name of the state.
+    pub fn curves(&self) -> Vec<(&'static str, LatencyCurve)> {
+        let states = [
+            ("accepted", &self.accepted),
+            ("certified", &self.certified),
+            ("executed", &self.executed),
+        ];
+        states.map(|(name, distribution)| (name, distribution.curve())).into()
+    }
+
     /// What the report shows.
     pub fn quantiles(&self) -> LatencyQuantiles {
         LatencyQuantiles {
@@ -136,6 +182,24 @@ mod tests {
         assert!((executed.p50 - 50.0).abs() < 0.1, "{executed:?}");
         assert!((executed.p99 - 99.0).abs() < 0.2, "{executed:?}");
         assert!((executed.max - 100.0).abs() < f64::EPSILON, "{executed:?}");
+    }
+
+    #[test]
+    fn curves_rise_and_shares_are_those_of_all() {
+        let mut latencies = Latencies::new();
+        for micros in 1..=10_000_u64 {
+            latencies.record(State::Certified, micros * 100);
+        }
+        let curves = latencies.curves();
+        let (name, curve) = &curves[1];
+        assert_eq!((*name, curve.quantiles.len()), ("certified", 101));
+        assert!(curve.quantiles.is_sorted_by_key(|(_, ms)| *ms));
+        let last = curve.quantiles.last().copied().unwrap_or_default();
+        assert!((last.0 - 0.9999).abs() < 1e-9 && last.1 > 990.0, "{last:?}");
+        let sum: f64 = curve.shares.iter().map(|(_, share)| share).sum();
+        assert!((sum - 1.0).abs() < 0.02, "{sum}");
+        assert!(curve.shares.len() < 100);
+        assert!(curves[0].1.quantiles.is_empty() && curves[2].1.shares.is_empty());
     }
 
     #[test]

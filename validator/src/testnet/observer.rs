@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::workspace::Member;
 use crate::load::client::{Client, ClientError};
+use crate::report::details::GroupDistributions;
 use crate::report::{FetchReport, ValidatorReport};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -76,6 +77,19 @@ impl Status {
             write_amplification: self.number("/statistics/write_amplification").or_else(ratio),
             ..ValidatorReport::default()
         }
+    }
+
+    /// What its groups were like.
+    pub fn groups(&self) -> Option<GroupDistributions> {
+        let counted = |name: &str| {
+            let value = self.0.pointer("/statistics")?.get(name)?;
+            serde_json::from_value(value.clone()).ok()
+        };
+        Some(GroupDistributions {
+            commit_seconds: counted("group_commit_distribution")?,
+            bytes: counted("group_bytes_distribution")?,
+            batches: counted("group_batches_distribution")?,
+        })
     }
 
     fn count(&self, path: &str) -> Option<u64> {

@@ -10,6 +10,8 @@ pub struct ProcessUsage {
     pub cpu_seconds: Option<f64>,
     /// Largest resident size.
     pub rss_bytes_max: Option<u64>,
+    /// Resident size.
+    pub rss_bytes: Option<u64>,
 }
 
 impl ProcessUsage {
@@ -19,8 +21,9 @@ impl ProcessUsage {
         if let Some(seconds) = read("stat").as_deref().and_then(cpu_seconds) {
             self.cpu_seconds = Some(seconds);
         }
-        if let Some(bytes) = read("status").as_deref().and_then(rss_bytes_max) {
-            self.rss_bytes_max = self.rss_bytes_max.max(Some(bytes));
+        if let Some(status) = read("status") {
+            self.rss_bytes_max = self.rss_bytes_max.max(kilobytes(&status, "VmHWM:"));
+            self.rss_bytes = kilobytes(&status, "VmRSS:").or(self.rss_bytes);
         }
     }
 }
@@ -35,9 +38,9 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) as f64 / TICKS_PER_SECOND)
 }
 
-/// From `/proc/<id>/status`: the high-water mark, in units of 1024 bytes.
-fn rss_bytes_max(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// From `/proc/<id>/status`: a size, in units of 1024 bytes.
+fn kilobytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
 }
@@ -51,8 +54,10 @@ mod tests {
         let stat = "12 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14";
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!(cpu_seconds("12 (a) S 1 2"), None);
-        assert_eq!(rss_bytes_max("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1 kB\n"), Some(2 << 20));
-        assert_eq!(rss_bytes_max("Name:\tx\n"), None);
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1 kB\n";
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(kilobytes(status, "VmRSS:"), Some(1 << 10));
+        assert_eq!(kilobytes("Name:\tx\n", "VmHWM:"), None);
     }
 
     #[test]
@@ -60,6 +65,7 @@ mod tests {
         let mut usage = ProcessUsage::default();
         usage.update(std::process::id());
         assert!(usage.cpu_seconds.is_some() && usage.rss_bytes_max > Some(1 << 16), "{usage:?}");
+        assert!(usage.rss_bytes > Some(1 << 16), "{usage:?}");
         let before = usage;
         usage.update(u32::MAX);
         assert_eq!(usage, before);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use super::cluster::Cluster;
 use super::observer::{Observer, Status};
+use super::series::Series;
 use super::verdict::Evidence;
 use super::workspace::Member;
 use crate::exit::Failure;
@@ -19,6 +20,7 @@ use crate::load::engine::{self, LoadHandle, LoadPlan};
 use crate::load::interrupt::Interrupt;
 use crate::load::source::Content;
 use crate::report::Report;
+use crate::report::details::Details;
 
 /// Load before the window: the first view after a start is lost to a timeout.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -51,14 +53,27 @@ impl Session {
     pub async fn run(&self) -> Result<Report, Failure> {
         let interrupt = Interrupt::listen()?;
         let observer = Observer::new(&self.members);
-        let result = self.run_processes(&observer, &interrupt).await;
+        let mut details = Details { conditions: self.conditions(), ..Details::default() };
+        let result = self.run_processes(&observer, &interrupt, &mut details).await;
         observer.end().await;
         let result = match result {
             Ok(evidence) => self.check_stores(evidence, &interrupt).await,
             Err(failure) => Err(failure),
         };
         interrupt.end().await;
-        result.map(|evidence| evidence.report())
+        result.map(|evidence| Report { details, ..evidence.report() })
+    }
+
+    /// What is run, for readers of the report.
+    fn conditions(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("validators", self.members.len().to_string()),
+            ("offered", format!("{}/s", self.rate)),
+            ("transaction", format!("{} bytes", self.transaction_bytes)),
+            ("warm-up", format!("{} s", WARM_UP.as_secs())),
+            ("window", format!("{:.0} s", self.duration.as_secs_f64())),
+            ("seed", self.seed.to_string()),
+        ]
     }
 
     /// Whatever happens in between, every process that was started is stopped and waited for.
@@ -66,6 +81,7 @@ impl Session {
         &self,
         observer: &Observer,
         interrupt: &Interrupt,
+        details: &mut Details,
     ) -> Result<Evidence, Failure> {
         let progress = Progress::new(WARM_UP + self.duration);
         let mut run = Run {
@@ -73,6 +89,8 @@ impl Session {
             interrupt,
             progress,
             cluster: Cluster::start(&self.binary, &self.members)?,
+            series: Series::new(),
+            details,
         };
         let evidence = run.observe(self).await;
         run.progress.say("stopping");
@@ -162,6 +180,8 @@ struct Run<'a> {
     observer: &'a Observer,
     interrupt: &'a Interrupt,
     progress: Progress,
+    series: Series,
+    details: &'a mut Details,
 }
 
 impl Run<'_> {
@@ -171,9 +191,12 @@ impl Run<'_> {
         let epochs_before = epochs(&self.statuses().await);
         let mut load = engine::start(session.plan());
         let outcome = self.watch(&mut load).await;
+        self.note(&load);
         let load = load.finish().await;
         let Watched { failures, drained, window_cpu_seconds } = outcome?;
         let statuses = self.statuses().await;
+        let groups = |status: &Option<Status>| status.as_ref().and_then(Status::groups);
+        self.details.groups = statuses.iter().map(groups).collect();
         let height = common_height(&statuses);
         let blocks = match height {
             Some(height) => {
@@ -194,6 +217,28 @@ impl Run<'_> {
             usages: Vec::new(),
             failures,
         })
+    }
+
+    /// Keeps what only the load knows, before it ends.
+    fn note(&mut self, load: &LoadHandle) {
+        let since_start = |edge: Instant| {
+            let elapsed = load.snapshot().elapsed.as_secs_f64();
+            elapsed - Instant::now().saturating_duration_since(edge).as_secs_f64()
+        };
+        self.sample(load, true);
+        self.details.window =
+            Some((since_start(load.window_start()), since_start(load.window_end())));
+        self.details.samples = std::mem::take(&mut self.series).into_samples();
+        self.details.latencies = load.latency_curves();
+    }
+
+    /// Takes a sample if one is due.
+    fn sample(&mut self, load: &LoadHandle, is_last: bool) {
+        let snapshot = load.snapshot();
+        if is_last || self.series.is_due(snapshot.elapsed) {
+            self.cluster.measure();
+            self.series.push(&snapshot, &self.cluster.usages());
+        }
     }
 
     /// Waits until every validator is ready; a validator that ends ends the wait.
@@ -275,6 +320,7 @@ impl Run<'_> {
                     if !failures.is_empty() {
                         return Ok((failures, marks));
                     }
+                    self.sample(load, false);
                     self.progress.show(load);
                 }
             }
@@ -297,6 +343,7 @@ impl Run<'_> {
             if !failures.is_empty() {
                 return Ok((false, failures));
             }
+            self.sample(load, false);
             if load.snapshot().counts.unresolved > 0 {
                 continue;
             }

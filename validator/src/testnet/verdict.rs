@@ -3,6 +3,7 @@
 use super::observer::{Block, Status};
 use super::process::ProcessUsage;
 use crate::load::engine::LoadResult;
+use crate::report::details::Details;
 use crate::report::{FetchReport, Report, ValidatorReport};
 
 /// What was observed.
@@ -53,6 +54,8 @@ impl Evidence {
             skipped_batches: None,
             violations,
             counts: *counts,
+            // Over time: whoever ran it knows.
+            details: Details::default(),
         }
     }
 

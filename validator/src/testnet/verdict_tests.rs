@@ -53,7 +53,14 @@ fn good() -> Evidence {
         statuses: vec![Some(status(100)), Some(status(100))],
         epochs: Some(1),
         window_cpu_seconds: Some(0.001),
-        usages: vec![ProcessUsage { cpu_seconds: Some(1.5), rss_bytes_max: Some(7) }; 2],
+        usages: vec![
+            ProcessUsage {
+                cpu_seconds: Some(1.5),
+                rss_bytes_max: Some(7),
+                rss_bytes: None
+            };
+            2
+        ],
         failures: Vec::new(),
     }
 }

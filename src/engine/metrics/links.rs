@@ -1,0 +1,171 @@
+//! Links and windows, one series per peer: the label is the first 8 hex digits of its key.
+
+use std::collections::BTreeMap;
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+
+use super::instruments::{Register, raise, set};
+use crate::sequencer::status::WindowStatus;
+use crate::transport::{Class, LinkStatus, Refusal};
+use crate::types::Author;
+
+/// The series of one peer, made once.
+struct Peer {
+    label: String,
+    up: IntGauge,
+    ups: IntCounter,
+    second_links: IntCounter,
+    rtt_seconds: Gauge,
+    sent_bytes: IntCounter,
+    received_bytes: IntCounter,
+    queue_bytes: [(Class, IntGauge); 2],
+    mtu_bytes: IntGauge,
+    black_holes: IntCounter,
+    /// Granted, used, stored; bytes and batches of each.
+    windows: [(IntGauge, IntGauge); 3],
+}
+
+pub(in crate::engine) struct Links {
+    up: IntGauge,
+    refusals: IntCounterVec,
+    peers: BTreeMap<Author, Peer>,
+}
+
+impl Links {
+    pub fn new(
+        registry: &Registry,
+        peers: impl Iterator<Item = Author>,
+    ) -> Result<Self, prometheus::Error> {
+        let make = Register(registry);
+        let by_peer = &["peer"];
+        let refusals = make.counters_by(
+            "link_refusals_total",
+            "Links refused or closed for a reason, by us or by the peer.",
+            &["peer", "by", "reason"],
+        )?;
+        let up = make.gauges("link_up", "1 while the link to this peer is up.", by_peer)?;
+        let ups = make.counters_by("link_ups_total", "Times the link came up.", by_peer)?;
+        let second_links = make.counters_by(
+            "link_second_links_total",
+            "Links of this key refused because one was alive: two processes run with one key.",
+            by_peer,
+        )?;
+        let rtt = make.reals("link_rtt_seconds", "Smoothed round trip time.", "peer")?;
+        let sent = make.counters_by("link_sent_bytes_total", "Bytes written.", by_peer)?;
+        let received = make.counters_by("link_received_bytes_total", "Bytes read.", by_peer)?;
+        let queued = make.gauges(
+            "link_queue_bytes",
+            "Bytes that wait to be sent, by class.",
+            &["peer", "class"],
+        )?;
+        let mtu = make.gauges("link_mtu_bytes", "Size of datagrams; 0 without.", by_peer)?;
+        let holes = make.counters_by(
+            "link_black_holes_total",
+            "Times large datagrams were lost and small ones used instead.",
+            by_peer,
+        )?;
+        let mut windows = Vec::new();
+        for (name, what) in [
+            ("granted", "What this peer grants us"),
+            ("used", "What we used of what this peer grants us"),
+            ("stored", "What we store of this peer"),
+        ] {
+            let gauge = |unit: &str| {
+                let help = format!("{what}, {unit}.");
+                make.gauges(&format!("window_{name}_{unit}"), &help, by_peer)
+            };
+            windows.push((gauge("bytes")?, gauge("batches")?));
+        }
+        let series = |peer: Author| {
+            let label = label(&peer);
+            let by = &[label.as_str()];
+            let window = |index: usize| {
+                let (bytes, batches) = &windows[index];
+                (bytes.with_label_values(by), batches.with_label_values(by))
+            };
+            let queue = |class: Class| {
+                let name = class.to_string();
+                (class, queued.with_label_values(&[label.as_str(), name.as_str()]))
+            };
+            // There from the start, so that alerts see it rise.
+            refusals.with_label_values(&[label.as_str(), "us", "abuse"]);
+            let series = Peer {
+                up: up.with_label_values(by),
+                ups: ups.with_label_values(by),
+                second_links: second_links.with_label_values(by),
+                rtt_seconds: rtt.with_label_values(by),
+                sent_bytes: sent.with_label_values(by),
+                received_bytes: received.with_label_values(by),
+                queue_bytes: Class::ALL.map(queue),
+                mtu_bytes: mtu.with_label_values(by),
+                black_holes: holes.with_label_values(by),
+                windows: [window(0), window(1), window(2)],
+                label: label.clone(),
+            };
+            (peer, series)
+        };
+        let peers = peers.map(series).collect();
+        let up = make.gauge("links_up", "Links that are up.")?;
+        Ok(Self { up, refusals, peers })
+    }
+
+    /// A link was refused or closed. Keys outside the committee get no series.
+    pub fn refused(&self, peer: &Author, by_us: bool, reason: Refusal) {
+        if let Some(peer) = self.peers.get(peer) {
+            let by = if by_us { "us" } else { "peer" };
+            self.refusals.with_label_values(&[peer.label.as_str(), by, reason_name(reason)]).inc();
+        }
+    }
+
+    pub fn observe_links(&self, links: &[LinkStatus]) {
+        for link in links {
+            let Some(peer) = self.peers.get(&link.peer) else { continue };
+            peer.up.set(i64::from(link.up));
+            raise(&peer.ups, link.ups);
+            raise(&peer.second_links, link.second_links);
+            peer.rtt_seconds.set(link.rtt.map_or(0.0, |rtt| rtt.as_secs_f64()));
+            raise(&peer.sent_bytes, link.bytes_sent);
+            raise(&peer.received_bytes, link.bytes_received);
+            for (class, gauge) in &peer.queue_bytes {
+                set(gauge, *link.queue_bytes.get(*class) as u64);
+            }
+            peer.mtu_bytes.set(i64::from(link.current_mtu));
+            raise(&peer.black_holes, link.black_holes);
+        }
+    }
+
+    pub fn observe_windows(&self, windows: &[WindowStatus]) {
+        set(&self.up, windows.iter().filter(|window| window.linked).count() as u64);
+        for window in windows {
+            let Some(peer) = self.peers.get(&window.peer) else { continue };
+            let usages = [window.granted, window.used, window.stored];
+            for ((bytes, batches), usage) in peer.windows.iter().zip(usages) {
+                set(bytes, usage.bytes);
+                set(batches, usage.batches);
+            }
+        }
+    }
+}
+
+/// The first 8 hex digits: enough to tell a committee's members apart.
+fn label(peer: &Author) -> String {
+    let mut text = peer.to_string();
+    text.truncate(8);
+    text
+}
+
+const fn reason_name(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::ChainMismatch => "chain_mismatch",
+        Refusal::CommitteeMismatch => "committee_mismatch",
+        Refusal::Malformed => "malformed",
+        Refusal::Version => "version",
+        Refusal::UnknownKey => "unknown_key",
+        Refusal::SecondLink => "second_link",
+        Refusal::Abuse => "abuse",
+        Refusal::Oversized => "oversized",
+        Refusal::WrongDirection => "wrong_direction",
+        Refusal::Timeout => "timeout",
+        Refusal::Unknown(_) => "unknown",
+    }
+}
