@@ -231,7 +231,7 @@ impl Inner {
     }
 
     async fn certify(&self, digest: Digest) -> bool {
-        match self.parts.headers.fetched(digest, &[]).await {
+        match self.parts.headers.durable(digest, &[]).await {
             Ok(header) => {
                 self.parts.headers.remember(digest, header);
                 true

@@ -4,9 +4,11 @@
 //! here, so content that execution needs is never deleted. Missing content is waited for: a
 //! deadline decides nothing but what is reported.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, stream};
 use quorum_store::engine::{Materialized, MaterializedBatch, QuorumStore};
 use quorum_store::types::CommitIndex;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +21,9 @@ use crate::metrics::Metrics;
 use crate::tracker::Tracker;
 use crate::waiting::Waiting;
 
+/// Blocks whose content is gathered at once: one that catches up does not wait for each in turn.
+const PREFETCHED_BLOCKS: usize = 4;
+
 /// The executor's name among the subscribers.
 const SUBSCRIBER: &str = "executor";
 
@@ -26,8 +31,6 @@ const SUBSCRIBER: &str = "executor";
 pub struct Execution {
     /// Where content comes from.
     pub store: QuorumStore,
-    /// Finalised blocks in order.
-    pub ordered: mpsc::Receiver<Ordered>,
     /// Told of every executed block.
     pub tracker: Arc<Tracker>,
     /// Says how far execution got.
@@ -43,21 +46,29 @@ pub struct Execution {
 impl Execution {
     /// Runs until it is stopped, between two blocks. `Err` if execution cannot go on.
     pub async fn run(
-        mut self,
+        self,
         mut executor: Executor,
+        ordered: mpsc::Receiver<Ordered>,
         stop: CancellationToken,
     ) -> Result<(), Failure> {
         self.acknowledge(executor.progress()).await?;
-        loop {
-            let next = stop.run_until_cancelled(self.ordered.recv()).await;
-            let Some(Some(ordered)) = next else { return Ok(()) };
-            if ordered.commit.index.0 < executor.progress().next_index {
-                continue;
-            }
-            let content = stop.run_until_cancelled(self.content(&ordered)).await;
-            let Some(batches) = content.transpose()? else { return Ok(()) };
-            executor = self.execute(executor, ordered, batches).await?;
+        let first = executor.progress().next_index;
+        let received = stream::unfold(ordered, |mut ordered| async move {
+            ordered.recv().await.map(|block| (block, ordered))
+        });
+        let wanted = received.filter(|block| ready(block.commit.index.0 >= first));
+        let this = &self;
+        let with_content = wanted.map(|block| async move {
+            let batches = this.content(&block).await;
+            batches.map(|batches| (block, batches))
+        });
+        let mut blocks = std::pin::pin!(with_content.buffered(PREFETCHED_BLOCKS));
+        while let Some(Some(block)) = stop.run_until_cancelled(blocks.next()).await {
+            let (block, batches) = block?;
+            self.waiting.over();
+            executor = self.execute(executor, block, batches).await?;
         }
+        Ok(())
     }
 
     /// The batches of a block, for as long as it takes.
@@ -67,10 +78,7 @@ impl Execution {
         loop {
             let deadline = self.materialize_deadline;
             match self.store.materialize(&ordered.commit, deadline).await? {
-                Materialized::Ready(batches) => {
-                    self.waiting.over();
-                    return Ok(batches);
-                }
+                Materialized::Ready(batches) => return Ok(batches),
                 Materialized::TimedOut { missing } => {
                     let seconds = started.elapsed().as_secs();
                     let count = missing.len();

@@ -6,10 +6,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use quorum_store::engine::{CallError, QuorumStore, StopCause};
 use quorum_store::sequencer::port::VerifyRequest;
 use quorum_store::types::{Author, Digest, PayloadHeader};
+
+/// How long one search for a payload lasts.
+const FETCH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Pause between two searches.
+const FETCH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Headers kept in memory: a few minutes of blocks.
 const CACHE_HEADERS_MAX: usize = 4096;
@@ -79,8 +86,27 @@ impl Headers {
         Ok(header)
     }
 
-    /// Makes sure that a payload is durable here, and returns its header.
+    /// Makes sure that a payload is durable here, and returns its header. For what was ordered or
+    /// built upon a while ago: nobody will send it unasked, so it is asked for at once.
     pub async fn fetched(
+        &self,
+        digest: Digest,
+        first: &[Author],
+    ) -> Result<PayloadHeader, StopCause> {
+        loop {
+            let responders = self.responders(first);
+            match self.store.payload(digest, responders, FETCH_DEADLINE).await {
+                // It has just arrived, so this finds it at once, and makes it durable.
+                Ok(_) => return self.durable(digest, first).await,
+                Err(CallError::Stopped(cause)) => return Err(cause),
+                Err(CallError::Refused(_)) => tokio::time::sleep(FETCH_PAUSE).await,
+            }
+        }
+    }
+
+    /// Waits until a payload is durable here, and returns its header. For what is being proposed:
+    /// it is on its way, and is asked for only if it does not arrive.
+    pub async fn durable(
         &self,
         digest: Digest,
         first: &[Author],

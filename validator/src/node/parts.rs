@@ -182,7 +182,6 @@ pub(super) fn assemble(
     };
     let execution = Execution {
         store: store.clone(),
-        ordered: ordered_receiver,
         tracker: tracker.clone(),
         progress,
         waiting: content_waiting,
@@ -193,7 +192,7 @@ pub(super) fn assemble(
     let mut node = Node { setup, service, phase, tasks: JoinSet::new(), stop_execution };
     node.spawn(follow_events(store.events(), tracker, node.stop_execution.clone()));
     node.spawn(chain.run(node.stop_execution.clone()));
-    node.spawn(execution.run(executor, node.stop_execution.clone()));
+    node.spawn(execution.run(executor, ordered_receiver, node.stop_execution.clone()));
     node.serve_http(BoundedListener::new(sockets.http, connections_max));
     Ok((node, application))
 }
