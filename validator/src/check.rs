@@ -16,7 +16,8 @@ const PRINTED_MAX: usize = 20;
 
 /// Arguments of `validator check`.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false, id = "what")]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
 pub struct CheckArguments {
     /// Data directory to check; its validator must not run
     #[arg(long, value_name = "DIR", group = "what")]

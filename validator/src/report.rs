@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::exit::Failure;
 use crate::load::latency::LatencyQuantiles;
 use crate::load::latency_text;
-use crate::load::tracker::Counts;
+use crate::load::tracker::{Counts, Refused};
 
 /// A whole run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -54,9 +54,48 @@ pub struct Report {
     pub skipped_batches: Option<Vec<SkippedBatch>>,
     /// What should have held and did not; empty for a good run.
     pub violations: Vec<String>,
+    /// What the load did, in transactions.
+    pub load: LoadReport,
     /// What the load saw, for the summary.
     #[serde(skip)]
     pub counts: Counts,
+}
+
+/// What became of the load on its way, in transactions; warm-up included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LoadReport {
+    /// Handed to a connection.
+    pub sent: u64,
+    /// Came due and not sent: the target was away, asked for a pause, or had enough in flight.
+    pub unsent: u64,
+    /// Sent a second time, because the connection broke before the answer.
+    pub resent: u64,
+    /// Answered 202.
+    pub accepted: u64,
+    /// Answered otherwise, by reason.
+    pub refused: Refused,
+    /// Never answered.
+    pub unanswered: u64,
+    /// Reported expired.
+    pub expired: u64,
+    /// Resolved by asking a validator that was started again.
+    pub asked: u64,
+}
+
+impl LoadReport {
+    /// From the counts of a load.
+    pub fn new(counts: &Counts) -> Self {
+        Self {
+            sent: counts.sent,
+            unsent: counts.unsent,
+            resent: counts.resent,
+            accepted: counts.accepted,
+            refused: counts.refused,
+            unanswered: counts.unanswered,
+            expired: counts.expired,
+            asked: counts.asked,
+        }
+    }
 }
 
 /// One validator.

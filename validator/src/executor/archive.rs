@@ -55,6 +55,16 @@ impl Archive {
         self.dedup.read().get(id).copied()
     }
 
+    /// Which of these were executed, and where: position and height.
+    pub fn heights_of<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a TransactionId>,
+    ) -> Vec<(usize, u64)> {
+        let known = self.dedup.read();
+        let found = |(position, id)| Some((position, *known.get(id)?));
+        ids.enumerate().filter_map(found).collect()
+    }
+
     /// What is kept of a block.
     pub fn block(&self, height: u64) -> Result<Option<BlockSummary>, ExecutorError> {
         schema::read_summary(&self.db, height)

@@ -2,6 +2,7 @@
 
 use super::super::fake::{Behaviour, FakeValidator, Fate};
 use super::*;
+use std::num::NonZeroU32;
 
 async fn fakes(behaviours: Vec<Behaviour>) -> Vec<FakeValidator> {
     let mut started = Vec::new();
@@ -14,7 +15,7 @@ async fn fakes(behaviours: Vec<Behaviour>) -> Vec<FakeValidator> {
 fn plan(fakes: &[FakeValidator], rate: u32) -> LoadPlan {
     LoadPlan {
         targets: fakes.iter().map(|fake| fake.target.clone()).collect(),
-        rate: NonZeroU32::new(rate).expect("above zero"),
+        rate: Rate::PerSecond(NonZeroU32::new(rate).expect("above zero")),
         warm_up: Duration::ZERO,
         duration: Duration::from_millis(300),
         content: Content::Random { transaction_bytes: 64, seed: 1 },

@@ -1,7 +1,7 @@
 //! Reads the stream of outcomes: one JSON document per line, one line per group of transactions.
 //!
 //! At full rate these lines are most of what the client reads, so they are borrowed from the
-//! receive buffer, and of each id only the half that names it in our books is decoded.
+//! receive buffer.
 
 use bytes::{Buf, BytesMut};
 use serde::Deserialize;
@@ -111,7 +111,7 @@ impl<'a> Outcome<'a> {
     pub fn transactions(&self) -> impl Iterator<Item = (Key, u64)> + '_ {
         let latencies = self.latency_micros.iter().copied().chain(std::iter::repeat(0));
         self.ids.chunks_exact(ID_DIGITS).zip(latencies).map(|(digits, latency_micros)| {
-            let mut key = [0; 16];
+            let mut key = [0; 32];
             for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
                 *byte = digit(pair[0]) << 4 | digit(pair[1]);
             }
@@ -176,10 +176,10 @@ mod tests {
         let text = line("certified", &ids, "5,6");
         let outcome = Outcome::read(text.as_bytes()).expect("well formed");
         assert_eq!((outcome.seq, outcome.state, outcome.time_micros), (7, State::Certified, 9));
-        let mut first = [0; 16];
-        hex::decode_to_slice(&ids[..32], &mut first).expect("hex");
+        let mut first = [0; 32];
+        hex::decode_to_slice(&ids[..64], &mut first).expect("hex");
         let found: Vec<_> = outcome.transactions().collect();
-        assert_eq!(found, vec![(Key(first), 5), (Key([0xff; 16]), 6)]);
+        assert_eq!(found, vec![(Key(first), 5), (Key([0xff; 32]), 6)]);
     }
 
     #[test]

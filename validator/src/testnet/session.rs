@@ -1,7 +1,6 @@
 //! One run, from the first process to the report.
 
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
+use super::chaos::{Chaos, Step};
 use super::cluster::Cluster;
 use super::observer::{Observer, Status};
 use super::verdict::Evidence;
@@ -18,6 +18,7 @@ use crate::load::Progress;
 use crate::load::engine::{self, LoadHandle, LoadPlan};
 use crate::load::interrupt::Interrupt;
 use crate::load::source::Content;
+use crate::load::units::Rate;
 use crate::report::Report;
 
 /// Load before the window: the first view after a start is lost to a timeout.
@@ -37,13 +38,15 @@ pub struct Session {
     /// The validators.
     pub members: Vec<Member>,
     /// Transactions per second.
-    pub rate: NonZeroU32,
+    pub rate: Rate,
     /// Length of the window.
     pub duration: Duration,
-    /// Bytes of a transaction.
-    pub transaction_bytes: u32,
-    /// Of the transactions.
+    /// What is sent.
+    pub content: Content,
+    /// Chooses the victims.
     pub seed: u64,
+    /// A validator is killed and started again at this interval.
+    pub kill_interval: Option<Duration>,
 }
 
 impl Session {
@@ -72,6 +75,8 @@ impl Session {
             observer,
             interrupt,
             progress,
+            chaos: None,
+            binary: &self.binary,
             cluster: Cluster::start(&self.binary, &self.members)?,
         };
         let evidence = run.observe(self).await;
@@ -126,13 +131,12 @@ impl Session {
     }
 
     fn plan(&self) -> LoadPlan {
-        let (transaction_bytes, seed) = (self.transaction_bytes, self.seed);
         LoadPlan {
             targets: self.members.iter().map(|member| member.target.clone()).collect(),
             rate: self.rate,
             warm_up: WARM_UP,
             duration: self.duration,
-            content: Content::Random { transaction_bytes, seed },
+            content: self.content.clone(),
         }
     }
 }
@@ -162,6 +166,8 @@ struct Run<'a> {
     observer: &'a Observer,
     interrupt: &'a Interrupt,
     progress: Progress,
+    chaos: Option<Chaos>,
+    binary: &'a Path,
 }
 
 impl Run<'_> {
@@ -170,6 +176,9 @@ impl Run<'_> {
         self.ready().await?;
         let epochs_before = epochs(&self.statuses().await);
         let mut load = engine::start(session.plan());
+        self.chaos = session.kill_interval.map(|interval| {
+            Chaos::new(interval, session.members.len(), session.seed, load.window_start())
+        });
         let outcome = self.watch(&mut load).await;
         let load = load.finish().await;
         let Watched { failures, drained, window_cpu_seconds } = outcome?;
@@ -260,6 +269,7 @@ impl Run<'_> {
         let mut ticks = interval(WATCH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
+            let chaos = self.chaos.as_ref().map(Chaos::due);
             let edge = if marks.is_empty() { load.window_start() } else { load.window_end() };
             tokio::select! {
                 biased;
@@ -267,6 +277,12 @@ impl Run<'_> {
                 () = sleep_until(edge), if marks.len() < 2 => {
                     self.cluster.measure();
                     marks.push(self.cluster.cpu_seconds());
+                }
+                () = sleep_until(chaos.unwrap_or(edge)), if chaos.is_some() => {
+                    let failure = self.disturb().await?;
+                    if let Some(failure) = failure {
+                        return Ok((vec![failure], marks));
+                    }
                 }
                 () = load.sent() => return Ok((Vec::new(), marks)),
                 _ = ticks.tick() => {
@@ -279,6 +295,24 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Kills a validator, or sees to the one that was killed. Returns what went wrong.
+    async fn disturb(&mut self) -> Result<Option<String>, Failure> {
+        let Some(chaos) = &mut self.chaos else { return Ok(None) };
+        match chaos.step(Instant::now()) {
+            Step::Kill(victim) => self.cluster.restart(self.binary, victim).await?,
+            Step::Ask(victim) => {
+                if self.observer.is_ready(victim).await {
+                    chaos.on_ready(Instant::now());
+                }
+            }
+        }
+        let overdue = chaos.overdue(Instant::now());
+        Ok(overdue.map(|victim| {
+            let tail = self.cluster.log_tail(victim);
+            format!("validator {victim} is not ready after its restart; its log ends:\n{tail}")
+        }))
     }
 
     /// Waits until every accepted transaction has its outcome and all validators have the same

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::super::cluster::tests::Scripts;
 use super::*;
 use crate::load::fake::{Behaviour, FakeValidator};
+use std::num::NonZeroU32;
 
 /// Ends with its input; its check finds nothing.
 const SOUND: &str = "[ \"$1\" = check ] || cat > /dev/null";
@@ -19,10 +20,11 @@ async fn run(script: &str, behaviours: Vec<Behaviour>) -> Result<Report, Failure
     let session = Session {
         binary: scripts.binary,
         members: scripts.members,
-        rate: NonZeroU32::new(200).expect("above zero"),
+        rate: Rate::PerSecond(NonZeroU32::new(200).expect("above zero")),
         duration: Duration::from_millis(500),
-        transaction_bytes: 64,
+        content: Content::Random { transaction_bytes: 64, seed: 1 },
         seed: 1,
+        kill_interval: None,
     };
     let report = session.run().await;
     scripts.workspace.remove().expect("temporary");

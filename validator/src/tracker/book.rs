@@ -240,6 +240,21 @@ impl Book {
         }
     }
 
+    /// It was executed before it arrived here. Time ends its entry as that of any other.
+    pub(super) fn executed_before(
+        &mut self,
+        id: &TransactionId,
+        height: u64,
+        now: u64,
+        group: &mut Group,
+    ) {
+        self.executed(id, height, now, group);
+        let Some(key) = self.by_id.get(id).copied() else { return };
+        if let Some(entry) = self.entries.get(key as usize) {
+            self.open.entry(entry.second).or_default().push(key);
+        }
+    }
+
     pub(super) fn skipped(&mut self, batch: &Digest, height: u64, now: u64, group: &mut Group) {
         self.for_each_member(batch, |entry| {
             if entry.stage < Stage::Skipped {

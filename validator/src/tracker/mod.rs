@@ -66,6 +66,19 @@ impl Stage {
             Self::Executed => "executed",
         }
     }
+
+    /// Its byte in compact answers; 0 means that a transaction is not known.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Pending => 1,
+            Self::Batched => 2,
+            Self::Certified => 3,
+            Self::Ordered => 4,
+            Self::Expired => 5,
+            Self::Skipped => 6,
+            Self::Executed => 7,
+        }
+    }
 }
 
 /// What a client may know of its transaction.
@@ -129,6 +142,24 @@ impl Tracker {
         let now = self.clock.micros();
         let mut book = self.book();
         arriving.iter().map(|(id, expiration)| book.begin(*id, *expiration, now)).collect()
+    }
+
+    /// These arrived as new, but a block had executed them already: for another validator, or in a
+    /// former life. They end here, and nothing is owed for them.
+    pub fn executed_before(&self, found: &[(TransactionId, u64)]) {
+        if found.is_empty() {
+            return;
+        }
+        let now = self.clock.micros();
+        let mut group = Group::default();
+        {
+            let mut book = self.book();
+            for (id, height) in found {
+                book.executed_before(id, *height, now, &mut group);
+            }
+        }
+        self.outcomes.publish(Milestone::Executed, None, &group);
+        self.answers.send_modify(|count| *count += 1);
     }
 
     /// The library answered a submission: with a place, or with a refusal, which is forgotten so
