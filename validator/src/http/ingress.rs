@@ -283,7 +283,12 @@ async fn submit(
 ) -> Vec<Answer> {
     let tasks = service.tasks.clone();
     let submission = tasks.spawn(async move {
-        let answers = Submission::prepare(&service, &entries, terms).run(&service).await;
+        let answers = if service.tracker.has_room() {
+            Submission::prepare(&service, &entries, terms).run(&service).await
+        } else {
+            // Before anything is copied or hashed: refusing must cost less than accepting.
+            vec![Answer::busy("execution lags", BUSY_RETRY); entries.len()]
+        };
         drop((entries, permit));
         for answer in &answers {
             match answer {

@@ -186,7 +186,7 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let opened = async {
             let request = Request::builder().method(Method::GET).uri(path);
-            let request = request.header(ACCEPT, "application/x-ndjson");
+            let request = request.header(ACCEPT, "application/octet-stream");
             let request = request.header(HOST, self.target.host.clone());
             let mut connection = self.connect().await?;
             Ok(connection.send_request(request.body(Full::new(Bytes::new()))?).await?)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use thiserror::Error;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -68,13 +68,16 @@ async fn follow(target: &TargetState, cursor: &mut Cursor) -> Result<(), StreamE
         // This stream may begin in the middle of the new life; the next one begins at its start.
         return Ok(());
     }
+    let form = response.headers().get(CONTENT_TYPE);
+    let compact = form.is_some_and(|form| form == "application/octet-stream");
     let mut body = response.into_body();
-    let mut lines = Lines::default();
+    let mut lines = Lines::new(compact);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         lines.push(&data);
         while let Some(line) = lines.next_line()? {
-            read(target, cursor, &line);
+            let outcome = if compact { Outcome::read_compact(&line) } else { Outcome::read(&line) };
+            read(target, cursor, outcome);
         }
         if target.tracker().counts().unresolved == 0 {
             target.settled.notify_waiters();
@@ -93,8 +96,8 @@ fn began_again(cursor: &mut Cursor, life: Option<&HeaderValue>) -> bool {
     again
 }
 
-fn read(target: &TargetState, cursor: &mut Cursor, line: &[u8]) {
-    match Outcome::read(line) {
+fn read(target: &TargetState, cursor: &mut Cursor, outcome: Result<Outcome<'_>, InvalidOutcome>) {
+    match outcome {
         Ok(outcome) => {
             let before_this_load = cursor.fresh && outcome.state == State::Gap;
             if !before_this_load {

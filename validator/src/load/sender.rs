@@ -178,12 +178,14 @@ fn propagate<T>(finished: Result<T, tokio::task::JoinError>) -> Option<T> {
 async fn send(target: Arc<TargetState>, batch: Batch, expiration_unix_secs: u64) -> Verdict {
     let give_up = Instant::now() + REQUEST_DEADLINE;
     let mut backoff = Backoff::new();
-    let mut resent = false;
+    let (mut resent, mut waited) = (false, false);
     loop {
         let left = give_up.saturating_duration_since(Instant::now());
         let again = match exchange(&target, &batch, expiration_unix_secs, left).await {
-            // It may have been taken in a former life: only an answer of a life that serves tells.
-            Ok(answer) if resent && answer.not_serving() => true,
+            // Not yet: it was away a moment ago, and takes nothing before it is in step again.
+            Ok(answer) if waited && answer.not_serving() => true,
+            // It may have been taken in a former life, which a refusal for lack of room hides.
+            Ok(answer) if resent && answer.statuses.contains(&TOO_MANY) => true,
             Ok(answer) => return settle(&target, &batch, answer),
             Err(error) => {
                 if !matches!(error, ClientError::Stopped) {
@@ -206,6 +208,7 @@ async fn send(target: Arc<TargetState>, batch: Batch, expiration_unix_secs: u64)
         if !again || next >= give_up {
             break;
         }
+        waited = true;
         sleep_until(next).await;
     }
     target.tracker().on_unanswered(&batch.keys);

@@ -26,6 +26,8 @@ pub(super) struct Book {
     retention: Duration,
     entries: Slab<Entry>,
     by_id: HashMap<TransactionId, u32>,
+    /// Entries that are not final.
+    open_count: usize,
     batches: HashMap<Digest, Members>,
     early: EarlyCertificates,
     /// Keys of answered entries that may still change, by the second of their expiration.
@@ -88,6 +90,7 @@ impl Book {
             retention,
             entries: Slab::new(),
             by_id: HashMap::new(),
+            open_count: 0,
             batches: HashMap::new(),
             early: EarlyCertificates::default(),
             open: BTreeMap::new(),
@@ -97,6 +100,11 @@ impl Book {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Entries that are not final.
+    pub(super) fn open_count(&self) -> usize {
+        self.open_count
     }
 
     pub(super) fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
@@ -124,6 +132,7 @@ impl Book {
         let entry = Entry { id, arrival_micros: now, second, height: 0, place: None, stage };
         let key = self.entries.insert(entry) as u32;
         self.by_id.insert(id, key);
+        self.open_count += 1;
         Admission::New
     }
 
@@ -139,6 +148,7 @@ impl Book {
         let Some(entry) = self.entries.get_mut(key as usize) else { return };
         if place.is_none() && entry.stage == Stage::Pending {
             self.remove(key);
+            self.open_count -= 1;
             return;
         }
         // From here on time ends it. Before its answer nothing may: its key would be used again.
@@ -234,6 +244,7 @@ impl Book {
         if let Some(entry) = self.entries.get_mut(*key as usize)
             && entry.stage < Stage::Executed
         {
+            self.open_count -= usize::from(entry.stage < Stage::Expired);
             entry.stage = Stage::Executed;
             entry.height = height;
             group.push(*id, entry.age(now));
@@ -256,13 +267,16 @@ impl Book {
     }
 
     pub(super) fn skipped(&mut self, batch: &Digest, height: u64, now: u64, group: &mut Group) {
+        let mut ended = 0;
         self.for_each_member(batch, |entry| {
             if entry.stage < Stage::Skipped {
+                ended += usize::from(entry.stage < Stage::Expired);
                 entry.stage = Stage::Skipped;
                 entry.height = height;
                 group.push(entry.id, entry.age(now));
             }
         });
+        self.open_count -= ended;
     }
 
     /// Consensus time is `time` now.
@@ -274,6 +288,7 @@ impl Book {
                 if let Some(entry) = self.entries.get_mut(*key as usize)
                     && entry.stage < Stage::Expired
                 {
+                    self.open_count -= 1;
                     entry.stage = Stage::Expired;
                     expired.push(entry.id, entry.age(now));
                 }
