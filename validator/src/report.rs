@@ -297,7 +297,7 @@ mod tests {
         let document: Value = serde_json::from_str(&json).expect("JSON");
         let top = "validators duration_s offered_tps executed_tps executed_transactions \
             lost_transactions lost_with_disk agreement blocks epochs latency_ms per_validator \
-            cpu_us_per_transaction fetch skipped_batches violations";
+            cpu_us_per_transaction fetch skipped_batches violations load";
         assert_eq!(names(&document), top.split_whitespace().collect());
         let validator = "fsyncs consensus_fsyncs groups batches_per_group_mean \
             group_commit_ms_p50 group_commit_ms_p99 bytes_written payload_bytes \
@@ -321,7 +321,7 @@ mod tests {
         let json = report.json().expect("a document");
         let document: Value = serde_json::from_str(&json).expect("JSON");
         let measured = "validators duration_s offered_tps executed_tps executed_transactions \
-            lost_transactions agreement latency_ms per_validator violations";
+            lost_transactions agreement latency_ms per_validator violations load";
         assert_eq!(names(&document), measured.split_whitespace().collect());
         assert_eq!(names(&document["per_validator"][0]), ["restarts"].into());
         assert!(names(&document["latency_ms"]).is_empty());

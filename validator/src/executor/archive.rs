@@ -1,20 +1,20 @@
 //! What others may read while blocks are executed.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rocksdb::DB;
 
 use super::schema::{self, BlockSummary, ExecutorError};
+use crate::id_map::IdMap;
 use crate::transaction::TransactionId;
 
 /// Ids executed and not expired, with the height of their block. Only durable blocks are in it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Dedup(Arc<RwLock<HashMap<TransactionId, u64>>>);
+pub(super) struct Dedup(Arc<RwLock<IdMap<u64>>>);
 
 impl Dedup {
     /// The ids; whoever holds this holds up the executor.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, HashMap<TransactionId, u64>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, IdMap<u64>> {
         // A panic while it is held cannot leave a map of plain values half changed.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,7 +23,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +34,7 @@ use rocksdb::{DB, WriteBatch};
 pub use archive::Archive;
 pub use schema::{BlockSummary, Counters, ExecutorError};
 
+use crate::id_map::IdSet;
 use crate::transaction::{self, TransactionId};
 use archive::Dedup;
 use schema::{ExecutedIds, StateRecord};
@@ -225,7 +226,7 @@ impl Executor {
         let latest = now.saturating_add(self.rules.transaction_life_max);
         let mut outcome = BlockOutcome::default();
         let mut ids = ExecutedIds::new(now);
-        let mut in_block = HashSet::new();
+        let mut in_block = IdSet::default();
         let earlier = self.dedup.read();
         for batch in &block.batches {
             let Some(body) = &batch.body else {

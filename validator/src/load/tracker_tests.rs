@@ -172,3 +172,34 @@ fn counts_of_targets_add_up_in_every_field() {
     sum.add(&one);
     assert_eq!(sum, one);
 }
+
+#[test]
+fn what_a_target_forgot_is_resolved_by_asking() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
+    assert!(tracker.open_before(2_000).is_empty(), "not answered yet");
+    accept(&mut tracker, &keys[..5]);
+    tracker.on_unanswered(&keys[5..]);
+    assert!(tracker.open_before(1_500).is_empty(), "too young");
+    assert_eq!(tracker.open_before(2_000).len(), 6);
+    let expiration_micros = EXPIRATION * 1_000_000;
+    let mut ask = |key: usize, standing, time| {
+        tracker.on_standing(keys[key], standing, time, 1_900);
+        tracker.counts()
+    };
+    assert_eq!(ask(0, Standing::Executed, 0).executed_in_window, 1);
+    assert_eq!(ask(1, Standing::Open, u64::MAX).unresolved, 4);
+    assert_eq!(ask(2, Standing::Unknown, expiration_micros).unresolved, 4, "may still be executed");
+    assert_eq!(ask(2, Standing::Unknown, expiration_micros + 1).expired, 1);
+    assert_eq!(ask(3, Standing::Skipped, 0).skipped, 1);
+    assert_eq!(ask(4, Standing::Expired, 0).expired, 2);
+    assert_eq!(ask(5, Standing::Unknown, u64::MAX).expired, 2, "was never promised anything");
+    let counts = tracker.counts();
+    assert_eq!((counts.asked, counts.unresolved, counts.executed), (4, 1, 1));
+    // The stream of the new life may say it as well; but not twice.
+    outcome(&mut tracker, "executed", &keys[..1], 1_950);
+    assert_eq!(tracker.counts().repeated, 0);
+    outcome(&mut tracker, "executed", &keys[..1], 1_950);
+    assert_eq!(tracker.counts().repeated, 1);
+    assert_eq!(tracker.latencies().quantiles().executed, None);
+}

@@ -13,7 +13,7 @@ pub struct ProcessUsage {
     /// How often it was killed and started again.
     pub restarts: u64,
     /// Processor time of the lives before this one.
-    former_cpu_seconds: f64,
+    pub former_cpu_seconds: f64,
 }
 
 impl ProcessUsage {

@@ -8,6 +8,7 @@ use quorum_store::types::{Digest, Timestamp};
 use slab::Slab;
 
 use super::{Admission, Stage, Tracked};
+use crate::id_map::IdMap;
 use crate::outcomes::Group;
 use crate::transaction::TransactionId;
 
@@ -25,7 +26,7 @@ pub(super) struct Book {
     /// How long an entry is kept after its expiration, in consensus time.
     retention: Duration,
     entries: Slab<Entry>,
-    by_id: HashMap<TransactionId, u32>,
+    by_id: IdMap<u32>,
     /// Entries that are not final.
     open_count: usize,
     batches: HashMap<Digest, Members>,
@@ -89,7 +90,7 @@ impl Book {
             entries_max: entries_max.min(u32::MAX as usize),
             retention,
             entries: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: IdMap::default(),
             open_count: 0,
             batches: HashMap::new(),
             early: EarlyCertificates::default(),
