@@ -159,7 +159,40 @@ struct ConfigFile<'a> {
     key_file: String,
     data_dir: &'a str,
     network: NetworkSection,
+    proposal: ProposalSection,
+    sequencer: SequencerSection,
+    http: HttpSection,
+    storage: StorageSection,
     peers: Vec<&'a PeerConfig>,
+}
+
+/// Smaller than the defaults: validators that share a machine share its memory and its disk, and
+/// what queues here is latency. Together they still hold a second of the most that is executed.
+#[derive(Serialize)]
+struct ProposalSection {
+    /// A block of this size is executed within the interval of a block.
+    batch_bytes_max: &'static str,
+    transactions_max: u64,
+}
+
+#[derive(Serialize)]
+struct SequencerSection {
+    /// Transactions that wait for their batch: a quarter of a second of the most that arrives.
+    pool_bytes_max: &'static str,
+    /// Batches that wait to be ordered: about ten times what the three rounds of a block need.
+    outstanding_bytes_max: &'static str,
+}
+
+#[derive(Serialize)]
+struct HttpSection {
+    /// Bodies of requests that wait for their answers.
+    ingress_bytes_max: &'static str,
+}
+
+#[derive(Serialize)]
+struct StorageSection {
+    /// Most of the memory of a validator are write buffers; there are four of this size.
+    write_buffer_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -191,6 +224,10 @@ impl Plan {
                 http_listen: self.http,
                 loopback,
             },
+            proposal: ProposalSection { batch_bytes_max: "8MiB", transactions_max: 16_384 },
+            sequencer: SequencerSection { pool_bytes_max: "4MiB", outstanding_bytes_max: "16MiB" },
+            http: HttpSection { ingress_bytes_max: "16MiB" },
+            storage: StorageSection { write_buffer_bytes: 32 << 20 },
             peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
         };
         let body = toml::to_string(&file)

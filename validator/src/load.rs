@@ -10,16 +10,17 @@ mod follower;
 pub mod interrupt;
 pub mod latency;
 mod outcomes;
+mod replay;
 mod sender;
 pub mod source;
+mod states;
 mod target;
 pub mod tracker;
 pub mod units;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ use self::client::Target;
 use self::engine::{LoadHandle, LoadPlan, LoadResult};
 use self::interrupt::Interrupt;
 use self::latency::{LatencyQuantiles, Quantiles};
-use self::source::{Content, Replay, TRANSACTION_BYTES_MAX, TRANSACTION_BYTES_MIN};
+use self::replay::Replay;
+use self::source::{Content, TRANSACTION_BYTES_MAX, TRANSACTION_BYTES_MIN};
 use self::tracker::Refused;
 use self::units::{Rate, parse_duration, parse_rate};
 use crate::exit::Failure;
@@ -70,14 +72,6 @@ pub fn transaction_bytes() -> std::ops::RangeInclusive<i64> {
     i64::from(TRANSACTION_BYTES_MIN)..=i64::from(TRANSACTION_BYTES_MAX)
 }
 
-/// A rate per second, or the refusal of `max`.
-pub fn fixed_rate(rate: Rate) -> Result<NonZeroU32, Failure> {
-    match rate {
-        Rate::PerSecond(rate) => Ok(rate),
-        Rate::Max => Err(not_yet("--rate max")),
-    }
-}
-
 /// The refusal of an option that has its name but not its work yet.
 pub fn not_yet(option: &str) -> Failure {
     Failure::usage(format!("{option}: not yet"))
@@ -99,13 +93,9 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Runs the command. Blocks; not to be called inside a runtime.
 pub fn run(arguments: LoadArguments) -> Result<(), Failure> {
-    let rate = fixed_rate(arguments.rate)?;
-    let content = match &arguments.transactions {
-        Some(path) => Content::Replay(Arc::new(Replay::read(path).map_err(Failure::usage)?)),
-        None => {
-            Content::Random { transaction_bytes: arguments.transaction_bytes, seed: fresh_seed() }
-        }
-    };
+    let rate = arguments.rate;
+    let path = arguments.transactions.as_deref();
+    let content = content(path, arguments.transaction_bytes, fresh_seed())?;
     let plan = LoadPlan {
         targets: arguments.target,
         rate,
@@ -119,14 +109,20 @@ pub fn run(arguments: LoadArguments) -> Result<(), Failure> {
     verdict(&result)
 }
 
+/// What to send: the transactions of a file, or made-up ones. A malformed file is refused.
+pub fn content(path: Option<&Path>, transaction_bytes: u32, seed: u64) -> Result<Content, Failure> {
+    let Some(path) = path else { return Ok(Content::Random { transaction_bytes, seed }) };
+    Ok(Content::Replay(Arc::new(Replay::read(path).map_err(Failure::usage)?)))
+}
+
 /// A file that is sent sooner than `duration` ends the load.
-fn duration(duration: Duration, rate: NonZeroU32, content: &Content) -> Duration {
-    match content {
-        Content::Random { .. } => duration,
-        Content::Replay(replay) => {
-            let seconds = replay.len() as u64 / u64::from(rate.get()) + 1;
+pub fn duration(duration: Duration, rate: Rate, content: &Content) -> Duration {
+    match (content, rate) {
+        (Content::Replay(replay), Rate::PerSecond(rate)) => {
+            let seconds = replay.len() / u64::from(rate.get()) + 1;
             duration.min(Duration::from_secs(seconds))
         }
+        _ => duration,
     }
 }
 
@@ -223,6 +219,8 @@ struct Summary {
     accepted: u64,
     refused: Refused,
     unanswered: u64,
+    resent: u64,
+    asked: u64,
     executed: u64,
     expired: u64,
     skipped: u64,
@@ -242,6 +240,8 @@ impl Summary {
             accepted: counts.accepted,
             refused: counts.refused,
             unanswered: counts.unanswered,
+            resent: counts.resent,
+            asked: counts.asked,
             executed: counts.executed,
             expired: counts.expired,
             skipped: counts.skipped,

@@ -17,7 +17,7 @@ mod exit;
 mod generate;
 mod headers;
 mod http;
-mod ids;
+mod id_map;
 mod init;
 mod keys;
 mod load;

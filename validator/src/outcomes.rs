@@ -7,6 +7,12 @@
 //!  "latency_micros":[5]}
 //! ```
 //!
+//! The compact form of a line has no text: little-endian, the length of what follows (u32), `seq`
+//! (u64), the state's number (u8; 0 accepted, 1 certified, 2 executed, 3 expired, 4 skipped, 5 gap),
+//! height (u64, 0 for none), time in microseconds (u64), lines lost (u64), the count of ids (u32),
+//! the ids of 32 bytes, and for each a latency in microseconds (u32). It is also how lines are kept:
+//! at full rate the text would be the largest single cost of the stream, on both ends of it.
+//!
 //! Lines are numbered without gaps in each life of the process, from the microsecond of its start
 //! on: so numbers rise across lives too, and a client that was following continues after a restart
 //! with the number it has. They are kept in a ring that is bounded in bytes. Who asks for lines
@@ -17,11 +23,17 @@ use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::transaction::TransactionId;
+
+/// Bytes of a compact line before its ids, its length included.
+const HEADER_BYTES: usize = 4 + 8 + 1 + 8 + 8 + 8 + 4;
+
+/// The number of a gap among the states.
+const GAP: u8 = 5;
 
 /// Most transactions of one line.
 const IDS_PER_LINE_MAX: usize = 4096;
@@ -52,6 +64,11 @@ impl Milestone {
             Self::Skipped => "skipped",
         }
     }
+}
+
+impl Milestone {
+    const ALL: [Self; 5] =
+        [Self::Accepted, Self::Certified, Self::Executed, Self::Expired, Self::Skipped];
 }
 
 /// Transactions that reached one state together.
@@ -124,7 +141,14 @@ impl Outcomes {
         let mut ring = self.ring();
         let ids = group.ids.chunks(IDS_PER_LINE_MAX);
         for (ids, latencies) in ids.zip(group.latency_micros.chunks(IDS_PER_LINE_MAX)) {
-            let line = format_line(ring.next(), milestone, height, time_micros, ids, latencies);
+            let head = Head {
+                seq: ring.next(),
+                state: milestone as u8,
+                height: height.unwrap_or_default(),
+                time_micros,
+                lost: 0,
+            };
+            let line = head.line(ids, latencies);
             ring.push(line);
         }
         let next = ring.next();
@@ -132,7 +156,7 @@ impl Outcomes {
         self.next.send_replace(next);
     }
 
-    /// Lines from `from` on, up to about `bytes_max`; none if there are no newer ones.
+    /// Lines from `from` on, compact, up to about `bytes_max`; none if there are no newer ones.
     pub fn read(&self, from: u64, bytes_max: usize) -> Lines {
         let ring = self.ring();
         let mut lines = Vec::new();
@@ -187,39 +211,66 @@ impl Ring {
 }
 
 fn gap(seq: u64, lost: u64) -> Bytes {
-    format!("{{\"seq\":{seq},\"state\":\"gap\",\"lost\":{lost}}}\n").into()
+    Head { seq, state: GAP, height: 0, time_micros: 0, lost }.line(&[], &[])
 }
 
-fn format_line(
+/// What a compact line says before its ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
     seq: u64,
-    milestone: Milestone,
-    height: Option<u64>,
+    state: u8,
+    height: u64,
     time_micros: u64,
-    ids: &[TransactionId],
-    latencies: &[u64],
-) -> Bytes {
-    let state = milestone.name();
-    let mut line = Vec::with_capacity(128 + ids.len() * 72);
-    // Writing to memory cannot fail.
-    let _ = write!(line, "{{\"seq\":{seq},\"state\":\"{state}\",\"height\":");
-    let _ = match height {
-        Some(height) => write!(line, "{height}"),
-        None => write!(line, "null"),
-    };
-    let _ = write!(line, ",\"time_micros\":{time_micros},\"ids\":\"");
-    let mut digits = [0; 64];
-    for id in ids {
-        if hex::encode_to_slice(id, &mut digits).is_ok() {
-            line.extend_from_slice(&digits);
+    lost: u64,
+}
+
+impl Head {
+    fn line(&self, ids: &[TransactionId], latencies: &[u64]) -> Bytes {
+        let bytes = HEADER_BYTES + ids.len() * 36;
+        let mut line = BytesMut::with_capacity(bytes);
+        line.put_u32_le(bytes as u32 - 4);
+        line.put_u64_le(self.seq);
+        line.put_u8(self.state);
+        line.put_u64_le(self.height);
+        line.put_u64_le(self.time_micros);
+        line.put_u64_le(self.lost);
+        line.put_u32_le(ids.len() as u32);
+        line.extend_from_slice(ids.as_flattened());
+        for latency in latencies {
+            // An hour and more is an hour and more.
+            line.put_u32_le(u32::try_from(*latency).unwrap_or(u32::MAX));
         }
+        line.freeze()
     }
-    line.extend_from_slice(b"\",\"latency_micros\":[");
-    for (position, latency) in latencies.iter().enumerate() {
+}
+
+/// A compact line of ours as text.
+pub fn text(mut line: &[u8]) -> Bytes {
+    line.advance(4);
+    let (seq, state, height) = (line.get_u64_le(), line.get_u8(), line.get_u64_le());
+    let (time_micros, lost) = (line.get_u64_le(), line.get_u64_le());
+    let count = line.get_u32_le() as usize;
+    let Some(milestone) = Milestone::ALL.get(usize::from(state)) else {
+        return format!("{{\"seq\":{seq},\"state\":\"gap\",\"lost\":{lost}}}\n").into();
+    };
+    let (ids, latencies) = line.split_at(count * 32);
+    let state = milestone.name();
+    let mut text = Vec::with_capacity(128 + count * 72);
+    // Writing to memory cannot fail.
+    let _ = write!(text, "{{\"seq\":{seq},\"state\":\"{state}\",\"height\":");
+    let _ = match height {
+        0 => write!(text, "null"),
+        height => write!(text, "{height}"),
+    };
+    let _ = write!(text, ",\"time_micros\":{time_micros},\"ids\":\"");
+    text.extend_from_slice(hex::encode(ids).as_bytes());
+    text.extend_from_slice(b"\",\"latency_micros\":[");
+    for (position, latency) in latencies.as_chunks::<4>().0.iter().enumerate() {
         let comma = if position == 0 { "" } else { "," };
-        let _ = write!(line, "{comma}{latency}");
+        let _ = write!(text, "{comma}{}", u32::from_le_bytes(*latency));
     }
-    line.extend_from_slice(b"]}\n");
-    line.into()
+    text.extend_from_slice(b"]}\n");
+    text.into()
 }
 
 #[cfg(test)]
@@ -233,7 +284,8 @@ mod tests {
     }
 
     fn seqs(lines: &Lines) -> Vec<u64> {
-        let parse = |line: &Bytes| -> serde_json::Value { serde_json::from_slice(line).unwrap() };
+        let parse =
+            |line: &Bytes| -> serde_json::Value { serde_json::from_slice(&text(line)).unwrap() };
         lines.lines.iter().map(|line| parse(line)["seq"].as_u64().unwrap()).collect()
     }
 
@@ -244,12 +296,12 @@ mod tests {
         outcomes.publish(Milestone::Accepted, None, &group(0));
         let read = outcomes.read(0, 1 << 20);
         assert_eq!((read.lines.len(), read.next), (1, 1));
-        let line: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&text(&read.lines[0])).unwrap();
         assert_eq!(line["state"], "executed");
         assert_eq!(line["height"], 9);
         assert_eq!(line["ids"], format!("{}{}", "00".repeat(32), "01".repeat(32)));
         assert_eq!(line["latency_micros"], serde_json::json!([0, 10]));
-        assert!(read.lines[0].ends_with(b"\n"));
+        assert!(text(&read.lines[0]).ends_with(b"\n"));
     }
 
     #[test]
@@ -290,14 +342,14 @@ mod tests {
         let outcomes = Outcomes::starting_at(0, 400);
         (0..10).for_each(|_| outcomes.publish(Milestone::Accepted, None, &group(1)));
         let read = outcomes.read(0, 1 << 20);
-        let gap: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();
+        let gap: serde_json::Value = serde_json::from_slice(&text(&read.lines[0])).unwrap();
         assert_eq!((&gap["state"], &gap["seq"]), (&"gap".into(), &0.into()));
         let lost = gap["lost"].as_u64().unwrap();
         assert_eq!(seqs(&read)[1], lost);
         assert_eq!(read.next, 10);
         // A client of an earlier life asks for a number that does not exist yet.
         let read = outcomes.read(1000, 1 << 20);
-        let gap: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();
+        let gap: serde_json::Value = serde_json::from_slice(&text(&read.lines[0])).unwrap();
         assert_eq!((&gap["state"], &gap["lost"]), (&"gap".into(), &0.into()));
         assert_eq!(read.next, 10);
     }

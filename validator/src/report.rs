@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::exit::Failure;
 use crate::load::latency::LatencyQuantiles;
 use crate::load::latency_text;
-use crate::load::tracker::Counts;
+use crate::load::tracker::{Counts, Refused};
 
 /// A whole run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -60,12 +60,51 @@ pub struct Report {
     pub skipped_batches: Option<Vec<SkippedBatch>>,
     /// What should have held and did not; empty for a good run.
     pub violations: Vec<String>,
+    /// What the load did, in transactions.
+    pub load: LoadReport,
     /// What the load saw, for the summary.
     #[serde(skip)]
     pub counts: Counts,
     /// Over time and as distributions, for the page.
     #[serde(skip)]
     pub details: details::Details,
+}
+
+/// What became of the load on its way, in transactions; warm-up included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LoadReport {
+    /// Handed to a connection.
+    pub sent: u64,
+    /// Came due and not sent: the target was away, asked for a pause, or had enough in flight.
+    pub unsent: u64,
+    /// Sent a second time, because the connection broke before the answer.
+    pub resent: u64,
+    /// Answered 202.
+    pub accepted: u64,
+    /// Answered otherwise, by reason.
+    pub refused: Refused,
+    /// Never answered.
+    pub unanswered: u64,
+    /// Reported expired.
+    pub expired: u64,
+    /// Resolved by asking a validator that was started again.
+    pub asked: u64,
+}
+
+impl LoadReport {
+    /// From the counts of a load.
+    pub fn new(counts: &Counts) -> Self {
+        Self {
+            sent: counts.sent,
+            unsent: counts.unsent,
+            resent: counts.resent,
+            accepted: counts.accepted,
+            refused: counts.refused,
+            unanswered: counts.unanswered,
+            expired: counts.expired,
+            asked: counts.asked,
+        }
+    }
 }
 
 /// One validator.
@@ -272,7 +311,7 @@ mod tests {
         let document: Value = serde_json::from_str(&json).expect("JSON");
         let top = "validators duration_s offered_tps executed_tps executed_transactions \
             lost_transactions lost_with_disk agreement blocks epochs latency_ms per_validator \
-            cpu_us_per_transaction fetch skipped_batches violations";
+            cpu_us_per_transaction fetch skipped_batches violations load";
         assert_eq!(names(&document), top.split_whitespace().collect());
         let validator = "fsyncs consensus_fsyncs groups batches_per_group_mean \
             group_commit_ms_p50 group_commit_ms_p99 bytes_written payload_bytes \
@@ -296,7 +335,7 @@ mod tests {
         let json = report.json().expect("a document");
         let document: Value = serde_json::from_str(&json).expect("JSON");
         let measured = "validators duration_s offered_tps executed_tps executed_transactions \
-            lost_transactions agreement latency_ms per_validator violations";
+            lost_transactions agreement latency_ms per_validator violations load";
         assert_eq!(names(&document), measured.split_whitespace().collect());
         assert_eq!(names(&document["per_validator"][0]), ["restarts"].into());
         assert!(names(&document["latency_ms"]).is_empty());

@@ -14,6 +14,7 @@
 //! - the store check of each data directory is clean,
 //! - and something was executed, or the rest would prove nothing.
 
+mod chaos;
 mod cluster;
 mod observer;
 mod process;
@@ -22,18 +23,19 @@ mod session;
 mod verdict;
 mod workspace;
 
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use self::chaos::parse_chaos;
 use self::session::Session;
 use self::workspace::Workspace;
 use crate::exit::Failure;
 use crate::generate::{GenerateOptions, generate};
+use crate::load::source::Content;
 use crate::load::units::{Rate, parse_duration, parse_rate};
-use crate::load::{fixed_rate, fresh_seed, not_yet, print, runtime, transaction_bytes};
+use crate::load::{content, duration, fresh_seed, not_yet, print, runtime, transaction_bytes};
 
 /// Options of `validator testnet`.
 #[derive(Args, Clone, Debug)]
@@ -53,7 +55,7 @@ pub struct TestnetArguments {
         value_parser = clap::value_parser!(u32).range(transaction_bytes()))]
     pub transaction_bytes: u32,
     /// Sends the transactions of this file instead.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "transaction_bytes")]
     pub transactions: Option<PathBuf>,
     /// Where keys, configs, data and logs go; empty or missing, and kept. Default: a fresh
     /// temporary directory, removed after a good run.
@@ -72,8 +74,8 @@ pub struct TestnetArguments {
     #[arg(long)]
     pub json: bool,
     /// Kills a random validator at this interval and starts it again, such as `kill=10s`.
-    #[arg(long, value_name = "kill=D")]
-    pub chaos: Option<String>,
+    #[arg(long, value_name = "kill=D", value_parser = parse_chaos)]
+    pub chaos: Option<Duration>,
     /// Changes the committee so many times.
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
@@ -100,11 +102,12 @@ pub enum Switch {
 /// Runs the command. Blocks; not to be called inside a runtime.
 #[allow(clippy::needless_pass_by_value, reason = "a command consumes its arguments")]
 pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
-    let rate = supported(&arguments)?;
+    supported(&arguments)?;
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
+    let content = content(arguments.transactions.as_deref(), arguments.transaction_bytes, seed)?;
     let runtime = runtime()?;
     let workspace = Workspace::prepare(arguments.dir.as_deref())?;
-    let outcome = start(&arguments, &workspace, rate, seed).and_then(|session| {
+    let outcome = start(&arguments, &workspace, content, seed).and_then(|session| {
         let report = runtime.block_on(session.run())?;
         report.write(&arguments.report)?;
         let text = if arguments.json {
@@ -128,11 +131,9 @@ pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
     outcome
 }
 
-/// The rate, unless an option asks for what is not built yet.
-fn supported(arguments: &TestnetArguments) -> Result<NonZeroU32, Failure> {
+/// Refuses options that ask for what is not built yet.
+fn supported(arguments: &TestnetArguments) -> Result<(), Failure> {
     let refused = [
-        ("--transactions", arguments.transactions.is_some()),
-        ("--chaos", arguments.chaos.is_some()),
         ("--epochs", arguments.epochs.is_some()),
         ("--wipe", arguments.wipe.is_some()),
         ("--lose", arguments.lose.is_some()),
@@ -140,14 +141,14 @@ fn supported(arguments: &TestnetArguments) -> Result<NonZeroU32, Failure> {
     ];
     match refused.iter().find(|(_, given)| *given) {
         Some((option, _)) => Err(not_yet(option)),
-        None => fixed_rate(arguments.rate),
+        None => Ok(()),
     }
 }
 
 fn start(
     arguments: &TestnetArguments,
     workspace: &Workspace,
-    rate: NonZeroU32,
+    content: Content,
     seed: u64,
 ) -> Result<Session, Failure> {
     let binary = std::env::current_exe()
@@ -157,10 +158,11 @@ fn start(
     Ok(Session {
         binary,
         members: workspace.members(arguments.validators)?,
-        rate,
-        duration: arguments.duration,
-        transaction_bytes: arguments.transaction_bytes,
+        rate: arguments.rate,
+        duration: duration(arguments.duration, arguments.rate, &content),
+        content,
         seed,
+        kill_interval: arguments.chaos,
     })
 }
 

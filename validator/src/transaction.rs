@@ -9,8 +9,11 @@
 //! one buffer with one copy; [`unwrap`] reads only the fixed fields and checks the rest, without a
 //! copy.
 
-use bytes::{BufMut, Bytes, BytesMut};
+#[cfg(test)]
+use bytes::Bytes;
+use bytes::{BufMut, BytesMut};
 use quorum_store::types::Timestamp;
+#[cfg(test)]
 use serde::{Deserialize, Serialize};
 
 /// What names a transaction.
@@ -19,7 +22,8 @@ pub type TransactionId = [u8; 32];
 /// Most bytes that wrapping adds: two `u64` and the length of at most 1 MiB.
 pub const WRAPPER_BYTES_MAX: u32 = 8 + 8 + 3;
 
-/// A client's transaction.
+/// A client's transaction, as serde sees it: what the hand-written forms are held against.
+#[cfg(test)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
     /// What the client pays per unit of gas: decides the bucket.
@@ -30,6 +34,7 @@ pub struct Transaction {
     pub bytes: Bytes,
 }
 
+#[cfg(test)]
 impl Transaction {
     /// Its BCS.
     pub fn encode(&self) -> Vec<u8> {

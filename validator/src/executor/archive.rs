@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rocksdb::DB;
 
 use super::schema::{self, BlockSummary, ExecutorError};
-use crate::ids::IdMap;
+use crate::id_map::IdMap;
 use crate::transaction::TransactionId;
 
 /// Ids executed and not expired, with the height of their block.
@@ -73,6 +73,16 @@ impl Archive {
     /// The block that executed a transaction, while the transaction has not expired.
     pub fn height_of(&self, id: &TransactionId) -> Option<u64> {
         self.dedup.read().get(id).copied()
+    }
+
+    /// Which of these were executed, and where: position and height.
+    pub fn heights_of<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a TransactionId>,
+    ) -> Vec<(usize, u64)> {
+        let known = self.dedup.read();
+        let found = |(position, id)| Some((position, *known.get(id)?));
+        ids.enumerate().filter_map(found).collect()
     }
 
     /// What is kept of a block.

@@ -30,6 +30,9 @@ const ENTRIES_MAX: usize = 65_536;
 /// When to come back if it is this validator that has no room.
 pub(super) const BUSY_RETRY: Duration = Duration::from_millis(100);
 
+/// As `Retry-After`, which has whole seconds, but in milliseconds.
+const RETRY_AFTER_MS: header::HeaderName = header::HeaderName::from_static("retry-after-ms");
+
 const TOO_LONG: &str = "the body is above the bound";
 
 /// What a client says of its transactions beside their bytes.
@@ -71,6 +74,13 @@ impl Answer {
         match self {
             Self::Accepted(_) => StatusCode::ACCEPTED,
             Self::Refused { status, .. } => *status,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Accepted(_) => None,
+            Self::Refused { retry_after, .. } => *retry_after,
         }
     }
 
@@ -126,11 +136,16 @@ pub async fn many(State(service): State<Arc<Service>>, request: Request) -> Resp
     if answers.len() != count {
         return not_serving();
     }
-    if compact {
+    let mut response = if compact {
         let codes = answers.iter().flat_map(|answer| answer.status().as_u16().to_le_bytes());
-        return octets(codes.collect::<Vec<u8>>());
+        octets(codes.collect::<Vec<u8>>())
+    } else {
+        ([(header::CONTENT_TYPE, "application/json")], array(&answers)).into_response()
+    };
+    if let Some(after) = answers.iter().filter_map(Answer::retry_after).max() {
+        add_retry_after(&mut response, after);
     }
-    ([(header::CONTENT_TYPE, "application/json")], array(&answers)).into_response()
+    response
 }
 
 /// A request that was let in.
@@ -232,7 +247,7 @@ pub fn terms(
     Ok(Terms { gas_unit_price, expiration })
 }
 
-fn wants_octets(headers: &HeaderMap) -> bool {
+pub(super) fn wants_octets(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).is_some_and(|value| value == "application/octet-stream")
 }
 
@@ -268,7 +283,12 @@ async fn submit(
 ) -> Vec<Answer> {
     let tasks = service.tasks.clone();
     let submission = tasks.spawn(async move {
-        let answers = Submission::prepare(&service, &entries, terms).run(&service).await;
+        let answers = if service.tracker.has_room() {
+            Submission::prepare(&service, &entries, terms).run(&service).await
+        } else {
+            // Before anything is copied or hashed: refusing must cost less than accepting.
+            vec![Answer::busy("execution lags", BUSY_RETRY); entries.len()]
+        };
         drop((entries, permit));
         for answer in &answers {
             match answer {
@@ -313,5 +333,8 @@ fn add_retry_after(response: &mut Response, after: Duration) {
     let seconds = after.as_millis().div_ceil(1000).max(1);
     if let Ok(value) = seconds.to_string().parse() {
         response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    if let Ok(value) = after.as_millis().to_string().parse() {
+        response.headers_mut().insert(RETRY_AFTER_MS, value);
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ingress`] | `POST /transactions`, `POST /transactions/batch` |
 //! | [`streams`] | `GET /outcomes` |
+//! | [`states`] | `POST /transactions/states` |
 //! | [`reads`] | transactions, batches, proofs, commits, blocks |
 //! | [`state`] | status, health, readiness, pressure, metrics |
 //!
@@ -16,6 +17,7 @@ pub mod ingress;
 pub mod listener;
 mod reads;
 mod state;
+mod states;
 mod streams;
 mod submission;
 #[cfg(test)]
@@ -120,7 +122,7 @@ pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/transactions", post(ingress::one))
         .route("/transactions/batch", post(ingress::many))
-        .route("/transactions/states", post(reads::states))
+        .route("/transactions/states", post(states::states))
         .route("/transactions/{id}", get(reads::transaction))
         .route("/outcomes", get(streams::outcomes))
         .route("/batches/{digest}", get(reads::batch))

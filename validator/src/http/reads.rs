@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use quorum_store::types::{CommitIndex, CommitReceipt, Digest};
@@ -10,10 +10,6 @@ use serde_json::{Value, json};
 
 use super::{ReadError, Service, error, json as respond, octets};
 use crate::executor::BlockSummary;
-use crate::transaction::TransactionId;
-
-/// Most ids of one question.
-const STATES_MAX: usize = 4096;
 
 /// `GET /transactions/{id}`: what the tracker knows, else what was executed.
 pub async fn transaction(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Response {
@@ -36,30 +32,6 @@ pub async fn transaction(State(service): State<Arc<Service>>, Path(id): Path<Str
         }
         None => respond(StatusCode::NOT_FOUND, &json!({ "state": "unknown" })),
     }
-}
-
-/// `POST /transactions/states`: 32-byte ids, one after the other; a state and a height for each, in
-/// order. For who was cut off from the outcomes and has many to ask for.
-pub async fn states(State(service): State<Arc<Service>>, request: Request) -> Response {
-    let body = tokio::time::timeout(
-        service.limits.config.body_timeout,
-        axum::body::to_bytes(request.into_body(), 32 * STATES_MAX),
-    );
-    let Ok(Ok(body)) = body.await else {
-        return error(StatusCode::BAD_REQUEST, "expected at most 4096 ids of 32 bytes");
-    };
-    let (ids, rest) = body.as_chunks::<32>();
-    if !rest.is_empty() {
-        return error(StatusCode::BAD_REQUEST, "an id has 32 bytes");
-    }
-    let state = |id: &TransactionId| match service.tracker.lookup(id) {
-        Some(tracked) => json!({ "state": tracked.stage.name(), "height": tracked.height }),
-        None => match service.archive.height_of(id) {
-            Some(height) => json!({ "state": "executed", "height": height }),
-            None => json!({ "state": "unknown", "height": null }),
-        },
-    };
-    respond(StatusCode::OK, &ids.iter().map(state).collect())
 }
 
 /// `GET /batches/{digest}`: the body.

@@ -1,10 +1,11 @@
-//! `GET /outcomes?from=N`: lines as they come, until the client leaves or the validator ends.
+//! `GET /outcomes?from=N`: lines as they come, until the client leaves or the validator ends. Text,
+//! or the compact form to who accepts `application/octet-stream`.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -12,8 +13,9 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::ingress::wants_octets;
 use super::{Service, error};
-use crate::outcomes::Outcomes;
+use crate::outcomes::{self, Outcomes};
 
 /// Bytes of lines that are sent at once.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
@@ -29,6 +31,7 @@ pub struct Wanted {
 pub async fn outcomes(
     State(service): State<Arc<Service>>,
     Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
 ) -> Response {
     let Ok(permit) = service.limits.streams.clone().try_acquire_owned() else {
         return error(StatusCode::TOO_MANY_REQUESTS, "too many streams of outcomes");
@@ -38,12 +41,14 @@ pub async fn outcomes(
     let life = outcomes.life().to_string();
     let next = wanted.from.unwrap_or_else(|| *newer.borrow());
     let stop = service.stop.clone();
-    let follower = Follower { outcomes, newer, next, stop, _permit: permit };
+    let compact = wants_octets(&headers);
+    let follower = Follower { outcomes, newer, next, compact, stop, _permit: permit };
     let lines = stream::unfold(follower, |mut follower| async move {
         let chunk = follower.chunk().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), follower))
     });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    let form = if compact { "application/octet-stream" } else { "application/x-ndjson" };
+    let headers = [(header::CONTENT_TYPE, form)];
     (headers, [("outcomes-life", life)], Body::from_stream(lines)).into_response()
 }
 
@@ -51,6 +56,7 @@ struct Follower {
     outcomes: Arc<Outcomes>,
     newer: watch::Receiver<u64>,
     next: u64,
+    compact: bool,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
@@ -64,7 +70,10 @@ impl Follower {
             let read = self.outcomes.read(self.next, CHUNK_BYTES_MAX);
             self.next = read.next;
             if !read.lines.is_empty() {
-                return Some(join(read.lines));
+                let lines = read.lines;
+                let text = |line: &Bytes| outcomes::text(line);
+                let lines = if self.compact { lines } else { lines.iter().map(text).collect() };
+                return Some(join(lines));
             }
             let changed = self.stop.run_until_cancelled(self.newer.changed()).await;
             if !matches!(changed, Some(Ok(()))) {

@@ -38,7 +38,7 @@ impl Submission {
         let wrapped = wrap(entries, &positions, terms);
         let arriving: Vec<(TransactionId, Timestamp)> =
             wrapped.iter().map(|bytes| (transaction::id(bytes), terms.expiration)).collect();
-        let admissions = service.tracker.begin(&arriving);
+        let admissions = admit(service, &arriving);
         let mut submitted = Vec::new();
         let mut transactions = Vec::new();
         let mut in_flight = Vec::new();
@@ -99,6 +99,22 @@ impl Submission {
         let unanswered = Answer::refused(StatusCode::SERVICE_UNAVAILABLE, "not serving");
         self.answers.into_iter().map(|a| a.unwrap_or_else(|| unanswered.clone())).collect()
     }
+}
+
+/// Asks which are new. What a block has executed already is not batched again: it would be refused
+/// there as a duplicate, and its client would only hear that it expired.
+fn admit(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
+    let mut admissions = service.tracker.begin(arriving);
+    // Looked up only after they are followed: a block in between is seen here or by the tracker.
+    let mut executed = Vec::new();
+    for (position, height) in service.archive.heights_of(arriving.iter().map(|(id, _)| id)) {
+        if admissions[position] == Admission::New {
+            admissions[position] = Admission::Accepted;
+            executed.push((arriving[position].0, height));
+        }
+    }
+    service.tracker.executed_before(&executed);
+    admissions
 }
 
 /// What can be said of an entry by its length.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, HOST, HeaderValue};
+use hyper::header::{ACCEPT, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -103,6 +103,15 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
+    /// When to come back, if it says so.
+    pub retry_after: Option<Duration>,
+}
+
+/// The precise header of a validator, or else the one of the standard, in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let milliseconds = number("retry-after-ms").map(Duration::from_millis);
+    milliseconds.or_else(|| number("retry-after").map(Duration::from_secs))
 }
 
 /// The connections to one target.
@@ -136,10 +145,11 @@ impl Client {
             let mut connection = self.connection().await?;
             let response = connection.send_request(request).await?;
             let status = response.status();
+            let retry_after = retry_after(response.headers());
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(ClientError::Body)?.to_bytes();
             self.idle().push(connection);
-            Ok(Answer { status, body })
+            Ok(Answer { status, body, retry_after })
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(ClientError::Stopped),
@@ -176,7 +186,7 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let opened = async {
             let request = Request::builder().method(Method::GET).uri(path);
-            let request = request.header(ACCEPT, "application/x-ndjson");
+            let request = request.header(ACCEPT, "application/octet-stream");
             let request = request.header(HOST, self.target.host.clone());
             let mut connection = self.connect().await?;
             Ok(connection.send_request(request.body(Full::new(Bytes::new()))?).await?)

@@ -1,4 +1,4 @@
-//! Offers transactions to validators at a fixed rate and follows each to its outcome.
+//! Offers transactions to validators, at a fixed rate or as fast as they take them, and follows each to its outcome.
 //!
 //! ```text
 //!              due by the clock                    GET /outcomes
@@ -12,7 +12,6 @@
 //! however late they are resolved, so that a slow tail is not cut off. Throughput counts what was
 //! executed inside the window, whenever it was sent.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,10 @@ use super::follower;
 use super::latency::{Latencies, LatencyQuantiles};
 use super::sender::{self, Schedule, unix_micros};
 use super::source::{Content, Source};
+use super::states;
 use super::target::TargetState;
 use super::tracker::{Counts, Tracker, Window};
+use super::units::Rate;
 use crate::report::details::LatencyCurve;
 
 /// How long tasks that were told to stop may take.
@@ -38,7 +39,7 @@ pub struct LoadPlan {
     /// The validators.
     pub targets: Vec<Target>,
     /// Transactions per second, of all targets together.
-    pub rate: NonZeroU32,
+    pub rate: Rate,
     /// Load that does not count, before the window.
     pub warm_up: Duration,
     /// Length of the window.
@@ -120,6 +121,7 @@ pub fn start(plan: LoadPlan) -> LoadHandle {
         let stop_sending = load.stop_sending.clone();
         load.senders.spawn(sender::run(Arc::clone(&target), schedule, source, stop_sending));
         load.followers.spawn(follower::run(Arc::clone(&target), load.stop.clone()));
+        load.followers.spawn(states::run(Arc::clone(&target), load.stop.clone()));
         load.targets.push(target);
     }
     load

@@ -30,6 +30,8 @@ pub enum Fate {
     Expire,
     /// Forgets it.
     Forget,
+    /// Executes it, but says so only to who asks for its state.
+    TellIfAsked,
 }
 
 /// How it behaves.
@@ -79,12 +81,14 @@ pub struct Books {
     /// Streams of outcomes opened, by their `from`.
     pub streams: Vec<u64>,
     lines: Vec<String>,
+    life: u64,
 }
 
 struct Shared {
     behaviour: Behaviour,
     books: Mutex<Books>,
-    lines: watch::Sender<usize>,
+    /// The life, and how many lines it has.
+    lines: watch::Sender<(u64, usize)>,
 }
 
 /// The fake; its server ends when it is dropped.
@@ -108,10 +112,11 @@ impl FakeValidator {
         let address: SocketAddr = listener.local_addr().expect("bound");
         let mut books = Books::default();
         books.lines.extend(behaviour.first_line.clone());
-        let lines = watch::Sender::new(books.lines.len());
+        let lines = watch::Sender::new((0, books.lines.len()));
         let shared = Arc::new(Shared { behaviour, books: Mutex::new(books), lines });
         let router = Router::new()
             .route("/transactions/batch", post(submit))
+            .route("/transactions/states", post(states))
             .route("/outcomes", get(outcomes))
             .route("/status", get(status))
             .route("/ready", get(|State(fake): Fake| async move { fake.behaviour.ready }))
@@ -126,6 +131,14 @@ impl FakeValidator {
         });
         let target = Target::parse(&address.to_string()).expect("an address");
         Self { target, shared, server }
+    }
+
+    /// Begins a new life: connections stay, but its stream begins again, from nothing.
+    pub fn restart(&self) {
+        let mut books = self.shared.books.lock().expect("no panic while it is held");
+        books.life += 1;
+        books.lines.clear();
+        self.shared.lines.send_replace((books.life, 0));
     }
 
     /// Looks into its books.
@@ -160,14 +173,14 @@ async fn submit(State(fake): Fake, headers: HeaderMap, body: Bytes) -> Vec<u8> {
         Fate::Execute => &["accepted", "certified", "executed"],
         Fate::ExecuteTwice => &["accepted", "executed", "executed"],
         Fate::Expire => &["accepted", "expired"],
-        Fate::Forget => &["accepted"],
+        Fate::Forget | Fate::TellIfAsked => &["accepted"],
     };
     if !accepted.is_empty() {
         for state in states {
             books.report(state, &accepted);
         }
     }
-    fake.lines.send_replace(books.lines.len());
+    fake.lines.send_replace((books.life, books.lines.len()));
     statuses
 }
 
@@ -192,24 +205,36 @@ impl Books {
     }
 }
 
-async fn outcomes(State(fake): Fake, uri: Uri) -> Body {
+async fn states(State(fake): Fake, body: Bytes) -> Vec<u8> {
+    let code = if fake.behaviour.fate == Fate::TellIfAsked { 7 } else { 0 };
+    let mut answer = vec![0; 8];
+    answer.extend(vec![code; body.len() / 32]);
+    answer
+}
+
+async fn outcomes(State(fake): Fake, uri: Uri) -> ([(&'static str, String); 1], Body) {
     let from = uri.query().and_then(|query| query.strip_prefix("from=")).expect("from");
     let from: u64 = from.parse().expect("a number");
     fake.books.lock().expect("no panic while it is held").streams.push(from);
     let lines = fake.lines.subscribe();
+    let (life, _) = *lines.borrow();
     let start = from as usize;
     let stream =
         futures::stream::unfold((start, lines, fake), move |(next, mut lines, fake)| async move {
             if next - start >= fake.behaviour.stream_lines {
                 return None;
             }
-            lines.wait_for(|count| *count > next).await.ok()?;
+            let wanted = |(now, count): &(u64, usize)| *now != life || *count > next;
+            let (now, _) = *lines.wait_for(wanted).await.ok()?;
+            if now != life {
+                return None;
+            }
             let books = fake.books.lock().expect("no panic while it is held");
             let line = books.lines[next].clone() + "\n";
             drop(books);
             Some((Ok::<_, std::convert::Infallible>(line), (next + 1, lines, fake)))
         });
-    Body::from_stream(stream)
+    ([("outcomes-life", life.to_string())], Body::from_stream(stream))
 }
 
 async fn status(State(fake): Fake) -> String {

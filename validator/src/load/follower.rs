@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use thiserror::Error;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +33,13 @@ struct Cursor {
     next: u64,
     /// Nothing was read yet: a gap here is from before this load.
     fresh: bool,
+    /// Names the life of the target that the places belong to.
+    life: Option<HeaderValue>,
 }
 
 /// Follows until `stop`.
 pub async fn run(target: Arc<TargetState>, stop: CancellationToken) {
-    let mut cursor = Cursor { next: 0, fresh: true };
+    let mut cursor = Cursor { next: 0, fresh: true, life: None };
     let mut backoff = Backoff::new();
     while !stop.is_cancelled() {
         let before = cursor.next;
@@ -59,13 +62,22 @@ pub async fn run(target: Arc<TargetState>, stop: CancellationToken) {
 
 async fn follow(target: &TargetState, cursor: &mut Cursor) -> Result<(), StreamError> {
     let path = format!("/outcomes?from={}", cursor.next);
-    let mut body = target.client.stream(&path, OPEN_DEADLINE).await?.into_body();
-    let mut lines = Lines::default();
+    let response = target.client.stream(&path, OPEN_DEADLINE).await?;
+    if began_again(cursor, response.headers().get("outcomes-life")) {
+        target.on_restart();
+        // This stream may begin in the middle of the new life; the next one begins at its start.
+        return Ok(());
+    }
+    let form = response.headers().get(CONTENT_TYPE);
+    let compact = form.is_some_and(|form| form == "application/octet-stream");
+    let mut body = response.into_body();
+    let mut lines = Lines::new(compact);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         lines.push(&data);
         while let Some(line) = lines.next_line()? {
-            read(target, cursor, &line);
+            let outcome = if compact { Outcome::read_compact(&line) } else { Outcome::read(&line) };
+            read(target, cursor, outcome);
         }
         if target.tracker().counts().unresolved == 0 {
             target.settled.notify_waiters();
@@ -74,8 +86,18 @@ async fn follow(target: &TargetState, cursor: &mut Cursor) -> Result<(), StreamE
     Ok(())
 }
 
-fn read(target: &TargetState, cursor: &mut Cursor, line: &[u8]) {
-    match Outcome::read(line) {
+/// Notes the life of the target; true if it is another one than before.
+fn began_again(cursor: &mut Cursor, life: Option<&HeaderValue>) -> bool {
+    let known = cursor.life.replace(life.cloned().unwrap_or(HeaderValue::from_static("")));
+    let again = known.is_some() && known != cursor.life;
+    if again {
+        cursor.next = 0;
+    }
+    again
+}
+
+fn read(target: &TargetState, cursor: &mut Cursor, outcome: Result<Outcome<'_>, InvalidOutcome>) {
+    match outcome {
         Ok(outcome) => {
             let before_this_load = cursor.fresh && outcome.state == State::Gap;
             if !before_this_load {

@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::tracker::Counts;
 use super::*;
+use std::num::NonZeroU32;
 
 #[derive(Parser)]
 struct Line {
@@ -50,11 +51,13 @@ fn what_cannot_be_sent_is_refused_at_once() {
 }
 
 #[test]
-fn the_largest_rate_says_not_yet_with_the_code_of_usage() {
-    let arguments = parse("--target a:1 --rate max").expect("well formed");
-    let failure = run(arguments).expect_err("not yet");
-    assert_eq!(failure.to_string(), Failure::usage("--rate max: not yet").to_string());
-    assert!(matches!(failure, Failure::Usage(_)));
+fn a_malformed_file_fails_with_the_code_of_usage_before_anything_is_sent() {
+    let path = std::env::temp_dir().join(format!("quorum-store-bad-{}.hex", std::process::id()));
+    std::fs::write(&path, "00\n0x\n").expect("a temporary file");
+    let arguments = parse(&format!("--target a:1 --rate max --transactions {}", path.display()));
+    let failure = run(arguments.expect("well formed")).expect_err("malformed");
+    std::fs::remove_file(&path).expect("just written");
+    assert!(matches!(failure, Failure::Usage(_)) && failure.to_string().contains("line 2"));
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn a_short_file_ends_the_load_before_its_duration() {
     std::fs::write(&path, "00\n01\n02\n").expect("a temporary file");
     let content = Content::Replay(Arc::new(Replay::read(&path).expect("well formed")));
     std::fs::remove_file(&path).expect("just written");
-    let rate = NonZeroU32::new(2).expect("above zero");
+    let rate = Rate::PerSecond(NonZeroU32::new(2).expect("above zero"));
     assert_eq!(duration(Duration::from_mins(1), rate, &content), Duration::from_secs(2));
 }
 

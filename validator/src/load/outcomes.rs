@@ -1,9 +1,9 @@
-//! Reads the stream of outcomes: one JSON document per line, one line per group of transactions.
+//! Reads the stream of outcomes: one line per group of transactions, compact or as JSON.
 //!
 //! At full rate these lines are most of what the client reads, so they are borrowed from the
-//! receive buffer, and of each id only the half that names it in our books is decoded.
+//! receive buffer, and compact where the target knows that form ([`crate::outcomes`]).
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -12,6 +12,17 @@ use super::tracker::Key;
 /// Longest line that is read; a longer one ends the stream.
 const LINE_BYTES_MAX: usize = 16 << 20;
 const ID_DIGITS: usize = 64;
+/// Bytes of a compact line before its ids, without its length.
+const COMPACT_HEADER_BYTES: usize = 8 + 1 + 8 + 8 + 8 + 4;
+/// By their number in compact lines.
+const STATES: [State; 6] = [
+    State::Accepted,
+    State::Certified,
+    State::Executed,
+    State::Expired,
+    State::Skipped,
+    State::Gap,
+];
 
 /// What became of a group of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -56,8 +67,15 @@ pub struct Outcome<'a> {
     pub time_micros: u64,
     /// Lines lost, for a gap.
     pub lost: u64,
-    ids: &'a [u8],
-    latency_micros: Vec<u64>,
+    group: Group<'a>,
+}
+
+#[derive(Debug)]
+enum Group<'a> {
+    /// Ids as hex digits.
+    Text { digits: &'a [u8], latency_micros: Vec<u64> },
+    /// Both as bytes.
+    Compact { ids: &'a [[u8; 32]], latency_micros: &'a [[u8; 4]] },
 }
 
 /// Why a line, or a stream, could not be read.
@@ -77,6 +95,12 @@ pub enum InvalidOutcome {
         /// Latencies found.
         latencies: usize,
     },
+    /// A compact line that is not as long as it says.
+    #[error("a compact line of outcomes is cut")]
+    Cut,
+    /// A compact line with an unknown state.
+    #[error("a compact line of outcomes has the unknown state {0}")]
+    State(u8),
     /// A line above the bound.
     #[error("a line of outcomes is longer than {LINE_BYTES_MAX} bytes")]
     TooLong,
@@ -102,20 +126,47 @@ impl<'a> Outcome<'a> {
             state: line.state,
             time_micros: line.time_micros,
             lost: line.lost,
-            ids,
-            latency_micros: line.latency_micros,
+            group: Group::Text { digits: ids, latency_micros: line.latency_micros },
         })
+    }
+
+    /// Reads one compact line, without its length.
+    pub fn read_compact(line: &'a [u8]) -> Result<Self, InvalidOutcome> {
+        let mut rest = line;
+        if rest.len() < COMPACT_HEADER_BYTES {
+            return Err(InvalidOutcome::Cut);
+        }
+        let (seq, state, _height) = (rest.get_u64_le(), rest.get_u8(), rest.get_u64_le());
+        let (time_micros, lost) = (rest.get_u64_le(), rest.get_u64_le());
+        let count = rest.get_u32_le() as usize;
+        let state = STATES.get(usize::from(state)).ok_or(InvalidOutcome::State(state))?;
+        if rest.len() != count * 36 {
+            return Err(InvalidOutcome::Cut);
+        }
+        let (ids, latencies) = rest.split_at(count * 32);
+        let group =
+            Group::Compact { ids: ids.as_chunks().0, latency_micros: latencies.as_chunks().0 };
+        Ok(Self { seq, state: *state, time_micros, lost, group })
     }
 
     /// Each transaction and its latency in microseconds (0 where the state has none).
     pub fn transactions(&self) -> impl Iterator<Item = (Key, u64)> + '_ {
-        let latencies = self.latency_micros.iter().copied().chain(std::iter::repeat(0));
-        self.ids.chunks_exact(ID_DIGITS).zip(latencies).map(|(digits, latency_micros)| {
-            let mut key = [0; 16];
-            for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-                *byte = digit(pair[0]) << 4 | digit(pair[1]);
+        let count = match &self.group {
+            Group::Text { digits, .. } => digits.len() / ID_DIGITS,
+            Group::Compact { ids, .. } => ids.len(),
+        };
+        (0..count).map(|position| match &self.group {
+            Group::Text { digits, latency_micros } => {
+                let digits = &digits[position * ID_DIGITS..][..ID_DIGITS];
+                let mut key = [0; 32];
+                for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+                    *byte = digit(pair[0]) << 4 | digit(pair[1]);
+                }
+                (Key(key), latency_micros.get(position).copied().unwrap_or_default())
             }
-            (Key(key), latency_micros)
+            Group::Compact { ids, latency_micros } => {
+                (Key(ids[position]), u64::from(u32::from_le_bytes(latency_micros[position])))
+            }
         })
     }
 }
@@ -130,9 +181,15 @@ fn digit(character: u8) -> u8 {
 pub struct Lines {
     buffer: BytesMut,
     searched: usize,
+    compact: bool,
 }
 
 impl Lines {
+    /// Lines of one of the two forms.
+    pub fn new(compact: bool) -> Self {
+        Self { compact, ..Self::default() }
+    }
+
     /// Takes more bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -140,6 +197,9 @@ impl Lines {
 
     /// The next whole line, without its end; `None` until more bytes arrive.
     pub fn next_line(&mut self) -> Result<Option<BytesMut>, InvalidOutcome> {
+        if self.compact {
+            return self.next_compact();
+        }
         loop {
             let unsearched = &self.buffer[self.searched..];
             let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') else {
@@ -156,6 +216,19 @@ impl Lines {
                 return Ok(Some(line));
             }
         }
+    }
+
+    fn next_compact(&mut self) -> Result<Option<BytesMut>, InvalidOutcome> {
+        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > LINE_BYTES_MAX {
+            return Err(InvalidOutcome::TooLong);
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        self.buffer.advance(4);
+        Ok(Some(self.buffer.split_to(length)))
     }
 }
 
@@ -176,10 +249,47 @@ mod tests {
         let text = line("certified", &ids, "5,6");
         let outcome = Outcome::read(text.as_bytes()).expect("well formed");
         assert_eq!((outcome.seq, outcome.state, outcome.time_micros), (7, State::Certified, 9));
-        let mut first = [0; 16];
-        hex::decode_to_slice(&ids[..32], &mut first).expect("hex");
+        let mut first = [0; 32];
+        hex::decode_to_slice(&ids[..64], &mut first).expect("hex");
         let found: Vec<_> = outcome.transactions().collect();
-        assert_eq!(found, vec![(Key(first), 5), (Key([0xff; 16]), 6)]);
+        assert_eq!(found, vec![(Key(first), 5), (Key([0xff; 32]), 6)]);
+    }
+
+    #[test]
+    fn the_compact_form_says_what_the_text_says_wherever_it_is_cut() {
+        use crate::outcomes::{Group, Milestone, Outcomes, text};
+        let source = Outcomes::new(800);
+        let mut group = Group::default();
+        (0..9).for_each(|number| group.push([number; 32], u64::from(number) + 70));
+        for milestone in [Milestone::Accepted, Milestone::Executed, Milestone::Expired] {
+            source.publish(milestone, Some(4), &group);
+        }
+        let lines = source.read(0, 1 << 20).lines;
+        assert_eq!(lines.len(), 3, "a gap and two lines");
+        let stream = lines.concat();
+        let mut found = Vec::new();
+        let mut cut = Lines::new(true);
+        for byte in &stream {
+            cut.push(&[*byte]);
+            found.extend(cut.next_line().expect("well formed"));
+        }
+        assert_eq!(found.len(), 3);
+        for (compact, whole) in found.iter().zip(&lines) {
+            let text = text(whole);
+            let text = Outcome::read(text.trim_ascii()).expect("well formed");
+            let compact = Outcome::read_compact(compact).expect("well formed");
+            assert_eq!((compact.seq, compact.state), (text.seq, text.state));
+            assert_eq!((compact.time_micros, compact.lost), (text.time_micros, text.lost));
+            let each = |outcome: &Outcome<'_>| outcome.transactions().collect::<Vec<_>>();
+            assert_eq!(each(&compact), each(&text));
+        }
+        let line = &lines[1][4..];
+        for end in 0..line.len() {
+            assert!(Outcome::read_compact(&line[..end]).is_err(), "cut at {end}");
+        }
+        let mut unknown = line.to_vec();
+        unknown[8] = 6;
+        assert!(matches!(Outcome::read_compact(&unknown), Err(InvalidOutcome::State(6))));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::transaction::Transaction;
 
 fn random(transaction_bytes: u32, seed: u64) -> Content {
     Content::Random { transaction_bytes, seed }
@@ -26,13 +27,6 @@ fn file(name: &str, content: &[u8]) -> std::path::PathBuf {
     path
 }
 
-fn replay(name: &str, content: &[u8]) -> Result<Vec<Bytes>, String> {
-    let path = file(name, content);
-    let read = Replay::read(&path);
-    std::fs::remove_file(&path).expect("just written");
-    read.map(|replay| replay.transactions)
-}
-
 #[test]
 fn a_body_is_length_and_bytes_repeated_and_each_key_is_that_of_the_wrapped_transaction() {
     let batch = Source::new(random(512, 7), 3).batch(40, 1_700_000_000).expect("endless");
@@ -42,7 +36,7 @@ fn a_body_is_length_and_bytes_repeated_and_each_key_is_that_of_the_wrapped_trans
         assert_eq!(bytes.len(), 512);
         let (gas_unit_price, expiration_micros) = (1, 1_700_000_000_000_000);
         let wrapped = Transaction { gas_unit_price, expiration_micros, bytes: bytes.into() };
-        assert_eq!(key.0, wrapped.id()[..16]);
+        assert_eq!(key.0, wrapped.id());
     }
 }
 
@@ -86,27 +80,4 @@ fn a_file_is_replayed_once_across_its_targets() {
     found.extend(unframe(&second.batch(2, 1).expect("the last").body));
     assert_eq!(found, [vec![0x0a, 0x0b], vec![0x0c, 0x0d], vec![0x0e]]);
     assert!(first.batch(1, 1).is_none() && second.batch(1, 1).is_none());
-}
-
-#[test]
-fn a_binary_file_holds_lengths() {
-    let found = replay("good.bin", &[1, 0, 0, 0, 7, 2, 0, 0, 0, 8, 9]).expect("well formed");
-    assert_eq!(found, [vec![7], vec![8, 9]]);
-}
-
-#[test]
-fn a_malformed_file_is_refused_with_its_place() {
-    let cases: [(&str, &[u8], &str); 6] = [
-        ("short.bin", &[1, 0, 0], "inside the length of transaction 1"),
-        ("cut.bin", &[2, 0, 0, 0, 1], "transaction 1 has an impossible length"),
-        ("zero.bin", &[0, 0, 0, 0], "transaction 1 has an impossible length"),
-        ("empty.bin", &[], "holds no transaction"),
-        ("odd.hex", b"00\n0\n", "line 2"),
-        ("letters.hex", b"zz\n", "line 1"),
-    ];
-    for (name, content, words) in cases {
-        let error = replay(name, content).expect_err(name);
-        assert!(error.contains(words), "{name}: {error}");
-    }
-    assert!(Replay::read(Path::new("/nowhere/at/all")).is_err());
 }

@@ -1,5 +1,6 @@
 //! One target of a load: its connections, its books, its last error; shared by sender and follower.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,18 +18,49 @@ pub struct TargetState {
     pub settled: Notify,
     tracker: Mutex<Tracker>,
     last_error: Mutex<Option<String>>,
+    restarted: AtomicBool,
+    paused_until: Mutex<Option<Instant>>,
 }
 
 impl TargetState {
     /// A target with empty books.
     pub fn new(client: Client, tracker: Tracker) -> Self {
         let (tracker, last_error) = (Mutex::new(tracker), Mutex::new(None));
-        Self { client, settled: Notify::new(), tracker, last_error }
+        Self {
+            client,
+            settled: Notify::new(),
+            tracker,
+            last_error,
+            restarted: AtomicBool::new(false),
+            paused_until: Mutex::new(None),
+        }
     }
 
     /// The books. Never held across an await.
     pub fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
+    }
+
+    /// It began a new life, in which it knows nothing of what it had accepted.
+    pub fn on_restart(&self) {
+        self.restarted.store(true, Ordering::Relaxed);
+    }
+
+    /// True if it began a new life since the load began.
+    pub fn has_restarted(&self) -> bool {
+        self.restarted.load(Ordering::Relaxed)
+    }
+
+    /// Nothing new is sent to it for this long: it said so, or is away.
+    pub fn pause(&self, duration: Duration) {
+        let until = Instant::now() + duration;
+        let mut paused = lock(&self.paused_until);
+        *paused = Some(paused.map_or(until, |earlier| earlier.max(until)));
+    }
+
+    /// Until when nothing new is sent to it.
+    pub fn paused_until(&self) -> Option<Instant> {
+        lock(&self.paused_until).filter(|until| *until > Instant::now())
     }
 
     /// Keeps an error for the summary; the last one is the one that is shown.

@@ -12,19 +12,11 @@ use serde::Serialize;
 
 use super::latency::Latencies;
 use super::outcomes::{Outcome, State};
+use super::states::Standing;
 
-/// The first half of a transaction's id: random enough to tell our own apart.
+/// A transaction's id: what its validator calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(pub [u8; 16]);
-
-impl Key {
-    /// The key of an id.
-    pub fn of(id: &[u8; 32]) -> Self {
-        let mut key = [0; 16];
-        key.copy_from_slice(&id[..16]);
-        Self(key)
-    }
-}
+pub struct Key(pub [u8; 32]);
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -68,6 +60,9 @@ impl Window {
         (self.start_micros..self.end_micros).contains(&time_micros)
     }
 }
+
+/// What was found executed by asking is remembered for so long beyond its expiration.
+const ASKED_KEPT_SECS: u64 = 60;
 
 /// Transactions that were answered with something else than 202, by HTTP status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -119,6 +114,8 @@ pub struct Counts {
     pub refused: Refused,
     /// Never answered.
     pub unanswered: u64,
+    /// Resolved by asking, because the target had forgotten them in a restart.
+    pub asked: u64,
     /// Executed.
     pub executed: u64,
     /// Of those, executed inside the window.
@@ -151,6 +148,7 @@ impl Counts {
         self.refused.not_serving += other.refused.not_serving;
         self.refused.other += other.refused.other;
         self.unanswered += other.unanswered;
+        self.asked += other.asked;
         self.executed += other.executed;
         self.executed_in_window += other.executed_in_window;
         self.expired += other.expired;
@@ -176,12 +174,16 @@ enum Phase {
 struct Entry {
     phase: Phase,
     measured: bool,
+    sent_micros: u64,
+    expiration_unix_secs: u64,
 }
 
 /// The books.
 pub struct Tracker {
     window: Window,
     open: HashMap<Key, Entry, BuildHasherDefault<KeyHasher>>,
+    /// Found executed by asking, by the second of their expiration: the stream may say so as well.
+    asked: HashMap<Key, u64, BuildHasherDefault<KeyHasher>>,
     counts: Counts,
     latencies: Latencies,
 }
@@ -192,16 +194,19 @@ impl Tracker {
         Self {
             window,
             open: HashMap::default(),
+            asked: HashMap::default(),
             counts: Counts::default(),
             latencies: Latencies::new(),
         }
     }
 
-    /// These are about to be sent.
-    pub fn on_sent(&mut self, keys: &[Key], now_micros: u64) {
+    /// These are about to be sent, to expire at a second.
+    pub fn on_sent(&mut self, keys: &[Key], now_micros: u64, expiration_unix_secs: u64) {
         let measured = self.window.contains(now_micros);
         for key in keys {
-            self.open.insert(*key, Entry { phase: Phase::Sent, measured });
+            let phase = Phase::Sent;
+            let entry = Entry { phase, measured, sent_micros: now_micros, expiration_unix_secs };
+            self.open.insert(*key, entry);
         }
         self.counts.sent += keys.len() as u64;
         if measured {
@@ -267,6 +272,50 @@ impl Tracker {
         }
     }
 
+    /// What was sent before an instant, has its answer or will get none, and has no outcome.
+    pub fn open_before(&mut self, micros: u64) -> Vec<Key> {
+        let now = micros / 1_000_000;
+        self.asked.retain(|_, expiration| *expiration + ASKED_KEPT_SECS > now);
+        let asked_for =
+            |(_, entry): &(&Key, &Entry)| entry.phase != Phase::Sent && entry.sent_micros < micros;
+        self.open.iter().filter(asked_for).map(|(key, _)| *key).collect()
+    }
+
+    /// The target was asked about a transaction, when blocks up to a time were executed there.
+    ///
+    /// When it was executed is not known any more: it counts as executed now. It has no latency.
+    pub fn on_standing(
+        &mut self,
+        key: Key,
+        standing: Standing,
+        block_micros: u64,
+        now_micros: u64,
+    ) {
+        let Some(entry) = self.open.get(&key).copied() else { return };
+        // What no block up to its expiration executed, none ever will.
+        let over = entry.expiration_unix_secs.saturating_mul(1_000_000) < block_micros;
+        let state = match standing {
+            Standing::Executed => State::Executed,
+            Standing::Skipped => State::Skipped,
+            Standing::Expired => State::Expired,
+            Standing::Unknown if over => State::Expired,
+            Standing::Unknown | Standing::Open => return,
+        };
+        if state == State::Executed {
+            self.asked.insert(key, entry.expiration_unix_secs);
+        }
+        if state == State::Expired && entry.phase == Phase::Unanswered {
+            // It was never accepted, so nothing was promised.
+            self.open.remove(&key);
+            return;
+        }
+        if let Some(entry) = self.open.get_mut(&key) {
+            entry.measured = false;
+        }
+        self.counts.asked += 1;
+        self.resolve(key, state, self.window.contains(now_micros), 0);
+    }
+
     /// A line could not be read.
     pub fn on_malformed_outcome(&mut self) {
         self.counts.outcomes_malformed += 1;
@@ -284,7 +333,8 @@ impl Tracker {
 
     fn resolve(&mut self, key: Key, state: State, in_window: bool, latency_micros: u64) {
         let Some(entry) = self.open.remove(&key) else {
-            self.counts.repeated += u64::from(state == State::Executed);
+            let asked = self.asked.remove(&key).is_some();
+            self.counts.repeated += u64::from(state == State::Executed && !asked);
             return;
         };
         self.counts.unresolved -= u64::from(entry.phase == Phase::Accepted);

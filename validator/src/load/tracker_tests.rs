@@ -5,14 +5,15 @@ use serde_json::json;
 use super::super::latency::LatencyQuantiles;
 use super::*;
 
+const EXPIRATION: u64 = 1_000;
 const WINDOW: Window = Window { start_micros: 1_000, end_micros: 2_000 };
 
 fn keys(count: u8) -> Vec<Key> {
-    (0..count).map(|index| Key([index; 16])).collect()
+    (0..count).map(|index| Key([index; 32])).collect()
 }
 
 fn outcome(tracker: &mut Tracker, state: &str, keys: &[Key], time_micros: u64) {
-    let ids: String = keys.iter().map(|key| hex::encode(key.0) + &"0".repeat(32)).collect();
+    let ids: String = keys.iter().map(|key| hex::encode(key.0)).collect();
     let line = json!({
         "seq": 0,
         "state": state,
@@ -30,7 +31,7 @@ fn accept(tracker: &mut Tracker, keys: &[Key]) {
 #[test]
 fn an_executed_transaction_leaves_the_books_with_its_latencies() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     accept(&mut tracker, &keys);
     assert_eq!(tracker.counts().unresolved, 3);
     for state in ["accepted", "certified", "executed"] {
@@ -49,7 +50,7 @@ fn an_executed_transaction_leaves_the_books_with_its_latencies() {
 #[test]
 fn an_outcome_that_overtakes_its_answer_resolves_it() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys, 1_600);
     accept(&mut tracker, &keys);
     let counts = tracker.counts();
@@ -60,8 +61,8 @@ fn an_outcome_that_overtakes_its_answer_resolves_it() {
 #[test]
 fn the_warm_up_and_the_drain_do_not_count_as_throughput() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
-    tracker.on_sent(&keys[..1], 999);
-    tracker.on_sent(&keys[1..], 1_999);
+    tracker.on_sent(&keys[..1], 999, EXPIRATION);
+    tracker.on_sent(&keys[1..], 1_999, EXPIRATION);
     accept(&mut tracker, &keys);
     outcome(&mut tracker, "executed", &keys[..1], 999);
     outcome(&mut tracker, "executed", &keys[1..2], 1_999);
@@ -73,10 +74,10 @@ fn the_warm_up_and_the_drain_do_not_count_as_throughput() {
 #[test]
 fn a_warm_up_transaction_has_no_latency_and_a_late_one_has() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
-    tracker.on_sent(&keys[..1], 999);
+    tracker.on_sent(&keys[..1], 999, EXPIRATION);
     outcome(&mut tracker, "executed", &keys[..1], 1_500);
     assert_eq!(tracker.latencies().quantiles().executed, None);
-    tracker.on_sent(&keys[1..], 1_999);
+    tracker.on_sent(&keys[1..], 1_999, EXPIRATION);
     outcome(&mut tracker, "executed", &keys[1..], 9_000);
     assert!(tracker.latencies().quantiles().executed.is_some());
 }
@@ -84,7 +85,7 @@ fn a_warm_up_transaction_has_no_latency_and_a_late_one_has() {
 #[test]
 fn refusals_are_counted_by_status_and_are_not_accepted() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     tracker.on_answer(&keys, [202, 400, 413, 429, 503, 418].into_iter());
     let counts = tracker.counts();
     let refused =
@@ -96,7 +97,7 @@ fn refusals_are_counted_by_status_and_are_not_accepted() {
 #[test]
 fn an_accepted_transaction_without_an_outcome_stays_unresolved() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     accept(&mut tracker, &keys);
     outcome(&mut tracker, "expired", &keys[..1], 1_600);
     outcome(&mut tracker, "skipped", &keys[1..2], 1_600);
@@ -107,7 +108,7 @@ fn an_accepted_transaction_without_an_outcome_stays_unresolved() {
 #[test]
 fn an_unanswered_transaction_is_not_lost_but_may_be_executed() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys[..1], 1_600);
     tracker.on_unanswered(&keys);
     outcome(&mut tracker, "executed", &keys[1..2], 1_600);
@@ -119,7 +120,7 @@ fn an_unanswered_transaction_is_not_lost_but_may_be_executed() {
 #[test]
 fn a_second_execution_is_noticed() {
     let (mut tracker, keys) = (Tracker::new(WINDOW), keys(1));
-    tracker.on_sent(&keys, 1_500);
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys, 1_600);
     outcome(&mut tracker, "executed", &keys, 1_600);
     accept(&mut tracker, &keys);
@@ -157,6 +158,7 @@ fn counts_of_targets_add_up_in_every_field() {
         accepted: 10,
         refused,
         unanswered: 11,
+        asked: 20,
         executed: 12,
         executed_in_window: 13,
         expired: 14,
@@ -169,4 +171,35 @@ fn counts_of_targets_add_up_in_every_field() {
     let mut sum = Counts::default();
     sum.add(&one);
     assert_eq!(sum, one);
+}
+
+#[test]
+fn what_a_target_forgot_is_resolved_by_asking() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
+    assert!(tracker.open_before(2_000).is_empty(), "not answered yet");
+    accept(&mut tracker, &keys[..5]);
+    tracker.on_unanswered(&keys[5..]);
+    assert!(tracker.open_before(1_500).is_empty(), "too young");
+    assert_eq!(tracker.open_before(2_000).len(), 6);
+    let expiration_micros = EXPIRATION * 1_000_000;
+    let mut ask = |key: usize, standing, time| {
+        tracker.on_standing(keys[key], standing, time, 1_900);
+        tracker.counts()
+    };
+    assert_eq!(ask(0, Standing::Executed, 0).executed_in_window, 1);
+    assert_eq!(ask(1, Standing::Open, u64::MAX).unresolved, 4);
+    assert_eq!(ask(2, Standing::Unknown, expiration_micros).unresolved, 4, "may still be executed");
+    assert_eq!(ask(2, Standing::Unknown, expiration_micros + 1).expired, 1);
+    assert_eq!(ask(3, Standing::Skipped, 0).skipped, 1);
+    assert_eq!(ask(4, Standing::Expired, 0).expired, 2);
+    assert_eq!(ask(5, Standing::Unknown, u64::MAX).expired, 2, "was never promised anything");
+    let counts = tracker.counts();
+    assert_eq!((counts.asked, counts.unresolved, counts.executed), (4, 1, 1));
+    // The stream of the new life may say it as well; but not twice.
+    outcome(&mut tracker, "executed", &keys[..1], 1_950);
+    assert_eq!(tracker.counts().repeated, 0);
+    outcome(&mut tracker, "executed", &keys[..1], 1_950);
+    assert_eq!(tracker.counts().repeated, 1);
+    assert_eq!(tracker.latencies().quantiles().executed, None);
 }

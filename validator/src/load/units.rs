@@ -14,6 +14,15 @@ pub enum Rate {
     Max,
 }
 
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PerSecond(rate) => write!(f, "{rate} transactions/s"),
+            Self::Max => f.write_str("as many as are accepted"),
+        }
+    }
+}
+
 /// Reads a rate: a whole number above zero, or `max`.
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "max" {

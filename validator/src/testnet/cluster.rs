@@ -4,7 +4,7 @@
 //! terminal do not reach it, because it leads a process group of its own. Whoever does not end in
 //! time is killed, and that is a violation.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -62,6 +62,25 @@ impl Cluster {
             Some(failure)
         };
         self.processes.iter_mut().filter(|process| !process.reported).filter_map(ended).collect()
+    }
+
+    /// Kills a validator as a power cut of its process would, and starts it again.
+    pub async fn restart(&mut self, binary: &Path, index: usize) -> Result<(), Failure> {
+        let Some(process) = self.processes.get_mut(index) else { return Ok(()) };
+        if process.reported {
+            return Ok(());
+        }
+        if let Some(id) = process.child.id() {
+            process.usage.update(id);
+        }
+        process.kill().await;
+        let mut usage = process.usage;
+        usage.on_restart();
+        let started = Process::start(binary, &process.member).map_err(|error| {
+            Failure::other(format!("cannot start validator {index} again: {error}"))
+        })?;
+        *process = Process { usage, ..started };
+        Ok(())
     }
 
     /// Measures every process.
@@ -126,7 +145,8 @@ impl Cluster {
 
 impl Process {
     fn start(binary: &Path, member: &Member) -> std::io::Result<Self> {
-        let log = File::create(&member.log)?;
+        // A validator that is started again goes on with its log.
+        let log = OpenOptions::new().create(true).append(true).open(&member.log)?;
         let mut child = Command::new(binary)
             .arg("run")
             .arg("--config")

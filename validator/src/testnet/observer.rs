@@ -15,6 +15,8 @@ use crate::report::details::GroupDistributions;
 use crate::report::{FetchReport, ValidatorReport};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Shorter, because kills wait for it.
+const READY_DEADLINE: Duration = Duration::from_secs(1);
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a validator says of itself; a field that it does not have was not measured.
@@ -139,6 +141,13 @@ impl Observer {
             }
         }
         unready
+    }
+
+    /// True if this validator is ready.
+    pub async fn is_ready(&self, index: usize) -> bool {
+        let Some(client) = self.clients.get(index) else { return false };
+        let answer = client.get("/ready", READY_DEADLINE).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::OK)
     }
 
     /// What each validator says, one right after the other, so that heights can be compared.

@@ -1,7 +1,6 @@
 //! One run, from the first process to the report.
 
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
+use super::chaos::{Chaos, Step};
 use super::cluster::Cluster;
 use super::observer::{Observer, Status};
 use super::series::Series;
@@ -19,6 +19,7 @@ use crate::load::Progress;
 use crate::load::engine::{self, LoadHandle, LoadPlan};
 use crate::load::interrupt::Interrupt;
 use crate::load::source::Content;
+use crate::load::units::Rate;
 use crate::report::Report;
 use crate::report::details::Details;
 
@@ -39,13 +40,15 @@ pub struct Session {
     /// The validators.
     pub members: Vec<Member>,
     /// Transactions per second.
-    pub rate: NonZeroU32,
+    pub rate: Rate,
     /// Length of the window.
     pub duration: Duration,
-    /// Bytes of a transaction.
-    pub transaction_bytes: u32,
-    /// Of the transactions.
+    /// What is sent.
+    pub content: Content,
+    /// Chooses the victims.
     pub seed: u64,
+    /// A validator is killed and started again at this interval.
+    pub kill_interval: Option<Duration>,
 }
 
 impl Session {
@@ -66,10 +69,14 @@ impl Session {
 
     /// What is run, for readers of the report.
     fn conditions(&self) -> Vec<(&'static str, String)> {
+        let transactions = match &self.content {
+            Content::Random { transaction_bytes, .. } => format!("{transaction_bytes} bytes"),
+            Content::Replay(_) => "from a file".to_owned(),
+        };
         vec![
             ("validators", self.members.len().to_string()),
-            ("offered", format!("{}/s", self.rate)),
-            ("transaction", format!("{} bytes", self.transaction_bytes)),
+            ("offered", self.rate.to_string()),
+            ("transactions", transactions),
             ("warm-up", format!("{} s", WARM_UP.as_secs())),
             ("window", format!("{:.0} s", self.duration.as_secs_f64())),
             ("seed", self.seed.to_string()),
@@ -88,6 +95,8 @@ impl Session {
             observer,
             interrupt,
             progress,
+            chaos: None,
+            binary: &self.binary,
             cluster: Cluster::start(&self.binary, &self.members)?,
             series: Series::new(),
             details,
@@ -144,13 +153,12 @@ impl Session {
     }
 
     fn plan(&self) -> LoadPlan {
-        let (transaction_bytes, seed) = (self.transaction_bytes, self.seed);
         LoadPlan {
             targets: self.members.iter().map(|member| member.target.clone()).collect(),
             rate: self.rate,
             warm_up: WARM_UP,
             duration: self.duration,
-            content: Content::Random { transaction_bytes, seed },
+            content: self.content.clone(),
         }
     }
 }
@@ -182,6 +190,8 @@ struct Run<'a> {
     progress: Progress,
     series: Series,
     details: &'a mut Details,
+    chaos: Option<Chaos>,
+    binary: &'a Path,
 }
 
 impl Run<'_> {
@@ -190,6 +200,9 @@ impl Run<'_> {
         self.ready().await?;
         let epochs_before = epochs(&self.statuses().await);
         let mut load = engine::start(session.plan());
+        self.chaos = session.kill_interval.map(|interval| {
+            Chaos::new(interval, session.members.len(), session.seed, load.window_start())
+        });
         let outcome = self.watch(&mut load).await;
         self.note(&load);
         let load = load.finish().await;
@@ -305,6 +318,7 @@ impl Run<'_> {
         let mut ticks = interval(WATCH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
+            let chaos = self.chaos.as_ref().map(Chaos::due);
             let edge = if marks.is_empty() { load.window_start() } else { load.window_end() };
             tokio::select! {
                 biased;
@@ -312,6 +326,12 @@ impl Run<'_> {
                 () = sleep_until(edge), if marks.len() < 2 => {
                     self.cluster.measure();
                     marks.push(self.cluster.cpu_seconds());
+                }
+                () = sleep_until(chaos.unwrap_or(edge)), if chaos.is_some() => {
+                    let failure = self.disturb().await?;
+                    if let Some(failure) = failure {
+                        return Ok((vec![failure], marks));
+                    }
                 }
                 () = load.sent() => return Ok((Vec::new(), marks)),
                 _ = ticks.tick() => {
@@ -325,6 +345,24 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Kills a validator, or sees to the one that was killed. Returns what went wrong.
+    async fn disturb(&mut self) -> Result<Option<String>, Failure> {
+        let Some(chaos) = &mut self.chaos else { return Ok(None) };
+        match chaos.step(Instant::now()) {
+            Step::Kill(victim) => self.cluster.restart(self.binary, victim).await?,
+            Step::Ask(victim) => {
+                if self.observer.is_ready(victim).await {
+                    chaos.on_ready(Instant::now());
+                }
+            }
+        }
+        let overdue = chaos.overdue(Instant::now());
+        Ok(overdue.map(|victim| {
+            let tail = self.cluster.log_tail(victim);
+            format!("validator {victim} is not ready after its restart; its log ends:\n{tail}")
+        }))
     }
 
     /// Waits until every accepted transaction has its outcome and all validators have the same

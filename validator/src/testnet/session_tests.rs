@@ -6,24 +6,35 @@ use serde_json::json;
 use super::super::cluster::tests::Scripts;
 use super::*;
 use crate::load::fake::{Behaviour, FakeValidator};
+use std::num::NonZeroU32;
 
 /// Ends with its input; its check finds nothing.
 const SOUND: &str = "[ \"$1\" = check ] || cat > /dev/null";
 
 async fn run(script: &str, behaviours: Vec<Behaviour>) -> Result<Report, Failure> {
+    run_with(script, behaviours, |_| {}).await
+}
+
+async fn run_with(
+    script: &str,
+    behaviours: Vec<Behaviour>,
+    change: fn(&mut Session),
+) -> Result<Report, Failure> {
     let mut fakes = Vec::new();
     for behaviour in behaviours {
         fakes.push(FakeValidator::start(behaviour).await);
     }
     let scripts = Scripts::new(script, fakes.iter().map(|fake| fake.target.clone()).collect());
-    let session = Session {
+    let mut session = Session {
         binary: scripts.binary,
         members: scripts.members,
-        rate: NonZeroU32::new(200).expect("above zero"),
+        rate: Rate::PerSecond(NonZeroU32::new(200).expect("above zero")),
         duration: Duration::from_millis(500),
-        transaction_bytes: 64,
+        content: Content::Random { transaction_bytes: 64, seed: 1 },
         seed: 1,
+        kill_interval: None,
     };
+    change(&mut session);
     let report = session.run().await;
     scripts.workspace.remove().expect("temporary");
     report
@@ -45,6 +56,19 @@ async fn a_good_run_has_a_report_without_violations() {
         assert_eq!(validator.fsyncs, Some(5));
         assert!(validator.cpu_s.is_some() && validator.rss_bytes_max.is_some());
     }
+}
+
+#[tokio::test]
+async fn killed_validators_are_started_again_and_counted() {
+    let chaos = |session: &mut Session| {
+        session.kill_interval = Some(Duration::from_secs(1));
+        session.duration = Duration::from_millis(2_500);
+    };
+    let script = "[ \"$1\" = check ] || { echo started; exec cat > /dev/null; }";
+    let report = run_with(script, vec![Behaviour::default(); 2], chaos).await.expect("judged");
+    assert_eq!(report.violations, Vec::<String>::new());
+    let restarts: u64 = report.per_validator.iter().map(|validator| validator.restarts).sum();
+    assert_eq!(restarts, 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::observer::{Block, Status};
 use super::process::ProcessUsage;
 use crate::load::engine::LoadResult;
 use crate::report::details::Details;
-use crate::report::{FetchReport, Report, ValidatorReport};
+use crate::report::{FetchReport, LoadReport, Report, ValidatorReport};
 
 /// What was observed.
 pub struct Evidence {
@@ -53,6 +53,7 @@ impl Evidence {
             fetch: self.fetch(),
             skipped_batches: None,
             violations,
+            load: LoadReport::new(counts),
             counts: *counts,
             // Over time: whoever ran it knows.
             details: Details::default(),
@@ -147,6 +148,7 @@ impl Evidence {
         let each = self.statuses.iter().zip(usages).map(|(status, usage)| ValidatorReport {
             cpu_s: usage.cpu_seconds,
             rss_bytes_max: usage.rss_bytes_max,
+            restarts: usage.restarts,
             ..status.as_ref().map(Status::report).unwrap_or_default()
         });
         each.collect()

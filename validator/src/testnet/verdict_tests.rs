@@ -31,6 +31,10 @@ fn status(executed: u64) -> Status {
     }))
 }
 
+fn usage() -> ProcessUsage {
+    ProcessUsage { cpu_seconds: Some(1.5), rss_bytes_max: Some(7), ..ProcessUsage::default() }
+}
+
 fn good() -> Evidence {
     let counts = Counts {
         sent: 100,
@@ -53,14 +57,7 @@ fn good() -> Evidence {
         statuses: vec![Some(status(100)), Some(status(100))],
         epochs: Some(1),
         window_cpu_seconds: Some(0.001),
-        usages: vec![
-            ProcessUsage {
-                cpu_seconds: Some(1.5),
-                rss_bytes_max: Some(7),
-                rss_bytes: None
-            };
-            2
-        ],
+        usages: vec![usage(); 2],
         failures: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use quorum_store::types::{Digest, Timestamp};
 use slab::Slab;
 
 use super::{Admission, Stage, Tracked};
-use crate::ids::IdMap;
+use crate::id_map::IdMap;
 use crate::outcomes::Group;
 use crate::transaction::TransactionId;
 
@@ -27,6 +27,8 @@ pub(super) struct Book {
     retention: Duration,
     entries: Slab<Entry>,
     by_id: IdMap<u32>,
+    /// Entries that are not final.
+    open_count: usize,
     batches: HashMap<Digest, Members>,
     early: EarlyCertificates,
     /// Keys of answered entries that may still change, by the second of their expiration.
@@ -89,6 +91,7 @@ impl Book {
             retention,
             entries: Slab::new(),
             by_id: IdMap::default(),
+            open_count: 0,
             batches: HashMap::new(),
             early: EarlyCertificates::default(),
             open: BTreeMap::new(),
@@ -98,6 +101,11 @@ impl Book {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Entries that are not final.
+    pub(super) fn open_count(&self) -> usize {
+        self.open_count
     }
 
     pub(super) fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
@@ -125,6 +133,7 @@ impl Book {
         let entry = Entry { id, arrival_micros: now, second, height: 0, place: None, stage };
         let key = self.entries.insert(entry) as u32;
         self.by_id.insert(id, key);
+        self.open_count += 1;
         Admission::New
     }
 
@@ -140,6 +149,7 @@ impl Book {
         let Some(entry) = self.entries.get_mut(key as usize) else { return };
         if place.is_none() && entry.stage == Stage::Pending {
             self.remove(key);
+            self.open_count -= 1;
             return;
         }
         // From here on time ends it. Before its answer nothing may: its key would be used again.
@@ -235,20 +245,39 @@ impl Book {
         if let Some(entry) = self.entries.get_mut(*key as usize)
             && entry.stage < Stage::Executed
         {
+            self.open_count -= usize::from(entry.stage < Stage::Expired);
             entry.stage = Stage::Executed;
             entry.height = height;
             group.push(*id, entry.age(now));
         }
     }
 
+    /// It was executed before it arrived here. Time ends its entry as that of any other.
+    pub(super) fn executed_before(
+        &mut self,
+        id: &TransactionId,
+        height: u64,
+        now: u64,
+        group: &mut Group,
+    ) {
+        self.executed(id, height, now, group);
+        let Some(key) = self.by_id.get(id).copied() else { return };
+        if let Some(entry) = self.entries.get(key as usize) {
+            self.open.entry(entry.second).or_default().push(key);
+        }
+    }
+
     pub(super) fn skipped(&mut self, batch: &Digest, height: u64, now: u64, group: &mut Group) {
+        let mut ended = 0;
         self.for_each_member(batch, |entry| {
             if entry.stage < Stage::Skipped {
+                ended += usize::from(entry.stage < Stage::Expired);
                 entry.stage = Stage::Skipped;
                 entry.height = height;
                 group.push(entry.id, entry.age(now));
             }
         });
+        self.open_count -= ended;
     }
 
     /// Consensus time is `time` now.
@@ -260,6 +289,7 @@ impl Book {
                 if let Some(entry) = self.entries.get_mut(*key as usize)
                     && entry.stage < Stage::Expired
                 {
+                    self.open_count -= 1;
                     entry.stage = Stage::Expired;
                     expired.push(entry.id, entry.age(now));
                 }

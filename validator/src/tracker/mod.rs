@@ -16,6 +16,7 @@
 //!   life after it in consensus time, or earlier if room is needed; when there is none left, new
 //!   transactions are refused.
 
+mod admission;
 mod book;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use quorum_store::sequencer::port::{Accepted, Event};
 use quorum_store::types::{Digest, Timestamp};
 use tokio::sync::watch;
 
+use admission::Bound;
 use book::Book;
 
 use crate::clock::Clock;
@@ -66,6 +68,19 @@ impl Stage {
             Self::Executed => "executed",
         }
     }
+
+    /// Its byte in compact answers; 0 means that a transaction is not known.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Pending => 1,
+            Self::Batched => 2,
+            Self::Certified => 3,
+            Self::Ordered => 4,
+            Self::Expired => 5,
+            Self::Skipped => 6,
+            Self::Executed => 7,
+        }
+    }
 }
 
 /// What a client may know of its transaction.
@@ -96,6 +111,8 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Tracker {
     book: Mutex<Book>,
+    /// Follows the latency of execution.
+    bound: Mutex<Bound>,
     outcomes: Arc<Outcomes>,
     clock: Clock,
     /// Counts answers, for those who wait for the answer to an equal transaction.
@@ -111,12 +128,18 @@ impl Tracker {
         outcomes: Arc<Outcomes>,
     ) -> Self {
         let book = Mutex::new(Book::new(entries_max, retention));
-        Self { book, outcomes, clock, answers: watch::Sender::new(0) }
+        let bound = Mutex::new(Bound::new());
+        Self { book, bound, outcomes, clock, answers: watch::Sender::new(0) }
     }
 
     /// Transactions that are followed now.
     pub fn len(&self) -> usize {
         self.book().len()
+    }
+
+    /// False while so much is on its way to execution that more would only wait longer.
+    pub fn has_room(&self) -> bool {
+        self.book().open_count() < self.bound().open_max()
     }
 
     /// The streams' source.
@@ -129,6 +152,24 @@ impl Tracker {
         let now = self.clock.micros();
         let mut book = self.book();
         arriving.iter().map(|(id, expiration)| book.begin(*id, *expiration, now)).collect()
+    }
+
+    /// These arrived as new, but a block had executed them already: for another validator, or in a
+    /// former life. They end here, and nothing is owed for them.
+    pub fn executed_before(&self, found: &[(TransactionId, u64)]) {
+        if found.is_empty() {
+            return;
+        }
+        let now = self.clock.micros();
+        let mut group = Group::default();
+        {
+            let mut book = self.book();
+            for (id, height) in found {
+                book.executed_before(id, *height, now, &mut group);
+            }
+        }
+        self.outcomes.publish(Milestone::Executed, None, &group);
+        self.answers.send_modify(|count| *count += 1);
     }
 
     /// The library answered a submission: with a place, or with a refusal, which is forgotten so
@@ -209,10 +250,17 @@ impl Tracker {
                 book.skipped(batch, height, now, &mut skipped);
             }
             book.on_time(block_timestamp, now, &mut expired);
+            if let Some(oldest) = executed.latency_micros.iter().max() {
+                self.bound().on_executed(*oldest, book.open_count(), now);
+            }
         }
         self.outcomes.publish(Milestone::Executed, Some(height), &executed);
         self.outcomes.publish(Milestone::Skipped, Some(height), &skipped);
         self.outcomes.publish(Milestone::Expired, Some(height), &expired);
+    }
+
+    fn bound(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

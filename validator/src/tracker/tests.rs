@@ -39,7 +39,7 @@ fn stage(tracker: &Tracker, name: u8) -> Option<Stage> {
 fn lines(tracker: &Tracker) -> Vec<(String, usize)> {
     let read = tracker.outcomes().read(tracker.outcomes().life(), usize::MAX);
     let parse = |line: &bytes::Bytes| {
-        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&crate::outcomes::text(line)).unwrap();
         let state = line["state"].as_str().unwrap().to_owned();
         (state, line["ids"].as_str().unwrap().len() / 64)
     };
@@ -173,4 +173,44 @@ async fn an_equal_transaction_waits_for_the_answer_to_the_first() {
     assert!(first.await.unwrap());
     assert!(!second.await.unwrap());
     assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::Accepted]);
+}
+
+#[test]
+fn what_was_executed_before_it_arrived_is_said_once_and_ends_with_its_time() {
+    let tracker = tracker(10);
+    assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::New]);
+    tracker.executed_before(&[(id(1), 3)]);
+    assert_eq!(stage(&tracker, 1), Some(Stage::Executed));
+    // The block may be told of as well, if it came in between.
+    tracker.executed(4, at(80), &outcome(&[1], &[]));
+    assert_eq!(lines(&tracker), [("executed".to_owned(), 1)]);
+    assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::Accepted]);
+    tracker.executed(6, at(131), &outcome(&[], &[]));
+    assert_eq!((stage(&tracker, 1), tracker.len()), (None, 0));
+}
+
+#[test]
+fn there_is_room_again_once_what_is_open_has_ended() {
+    let tracker = tracker(40_000);
+    let name = |number: u32| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        id
+    };
+    let ids: Vec<TransactionId> = (0..16_384).map(name).collect();
+    let arriving: Vec<_> = ids.iter().map(|id| (*id, at(100))).collect();
+    tracker.begin(&arriving[1..]);
+    assert!(tracker.has_room());
+    tracker.begin(&arriving[..1]);
+    assert!(!tracker.has_room());
+    tracker.answered(&[(ids[0], None)]);
+    assert!(tracker.has_room(), "refused");
+    tracker.begin(&arriving[..1]);
+    assert!(!tracker.has_room());
+    let executed = BlockOutcome { executed: ids[..1].to_vec(), ..BlockOutcome::default() };
+    tracker.executed(1, at(80), &executed);
+    assert!(tracker.has_room(), "executed");
+    tracker.answered(&ids[1..].iter().map(|id| (*id, Some(place(7, 0)))).collect::<Vec<_>>());
+    tracker.executed(2, at(101), &outcome(&[], &[]));
+    assert_eq!(tracker.book().open_count(), 0, "expired");
 }
