@@ -63,7 +63,15 @@ impl Fetcher {
             outbox.reply_now(id, Reply::Fetched(Err(FetchError::Busy)));
             return;
         }
-        self.want(digest, responders, now).waiters.insert(id, deadline);
+        let want = self.want(digest, responders, now);
+        want.waiters.insert(id, deadline);
+        // Whoever waits with a deadline does not share the patience of a need that began before.
+        let patient = (want.asked == 0 && want.due > now).then_some(want.due);
+        if let Some(due) = patient {
+            want.due = now;
+            self.due.remove(&(due, digest));
+            self.due.insert((now, digest));
+        }
         self.deadlines.insert((deadline, id, digest));
     }
 

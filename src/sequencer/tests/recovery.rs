@@ -174,3 +174,19 @@ fn a_fetch_ends_at_its_deadline_and_a_cancelled_one_is_forgotten() {
     net.input(0, Input::FetchedBatch { from, digest, batch });
     assert_eq!(net.nodes[0].refusals.pop(), Some(Refusal::Unasked));
 }
+
+#[test]
+fn a_fetch_does_not_wait_for_the_patience_of_a_proposal() {
+    let mut net = Net::new();
+    net.batch(0, "one");
+    let payload = net.pull(0, 1, net.genesis_digest());
+    let digest = payload.digest(&net.genesis.chain_id());
+    net.verify(1, digest, None);
+    let id = RequestId(800);
+    let deadline = net.now.monotonic + Duration::from_secs(2);
+    let responders = vec![net.nodes[0].author];
+    net.input(1, Input::Fetch { id, digest, responders, deadline });
+    net.settle();
+    let reply = net.nodes[1].replies.remove(&id);
+    assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Payload(_))))), "{reply:?}");
+}
