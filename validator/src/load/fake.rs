@@ -217,16 +217,16 @@ async fn outcomes(State(fake): Fake, uri: Uri) -> ([(&'static str, String); 1], 
     let from: u64 = from.parse().expect("a number");
     fake.books.lock().expect("no panic while it is held").streams.push(from);
     let lines = fake.lines.subscribe();
-    let (life, _) = *lines.borrow();
+    let current = lines.borrow().0;
     let start = from as usize;
     let stream =
         futures::stream::unfold((start, lines, fake), move |(next, mut lines, fake)| async move {
             if next - start >= fake.behaviour.stream_lines {
                 return None;
             }
-            let wanted = |(now, count): &(u64, usize)| *now != life || *count > next;
+            let wanted = |(now, count): &(u64, usize)| *now != current || *count > next;
             let (now, _) = *lines.wait_for(wanted).await.ok()?;
-            if now != life {
+            if now != current {
                 return None;
             }
             let books = fake.books.lock().expect("no panic while it is held");
@@ -234,7 +234,7 @@ async fn outcomes(State(fake): Fake, uri: Uri) -> ([(&'static str, String); 1], 
             drop(books);
             Some((Ok::<_, std::convert::Infallible>(line), (next + 1, lines, fake)))
         });
-    ([("outcomes-life", life.to_string())], Body::from_stream(stream))
+    ([("outcomes-life", current.to_string())], Body::from_stream(stream))
 }
 
 async fn status(State(fake): Fake) -> String {

@@ -142,25 +142,26 @@ enum Verdict {
 
 /// How many requests may be in flight: one more after four rounds that were taken, a third less
 /// after a refusal, so that few of them are refused. So a target that is full is asked by few requests and not by all.
+/// In thousandths.
 #[derive(Debug)]
-struct Width(f64);
+struct Width(usize);
 
 impl Width {
     fn new() -> Self {
-        Self(REQUESTS_IN_FLIGHT_MAX as f64)
+        Self(REQUESTS_IN_FLIGHT_MAX * 1_000)
     }
 
     fn requests(&self) -> usize {
-        self.0 as usize
+        self.0 / 1_000
     }
 
     fn on_finished(&mut self, finished: Result<Verdict, tokio::task::JoinError>) {
         match propagate(finished) {
-            Some(Verdict::Taken) => self.0 += self.0.recip() / 4.0,
-            Some(Verdict::NoRoom) => self.0 *= 2.0 / 3.0,
+            Some(Verdict::Taken) => self.0 += 250_000 / self.0,
+            Some(Verdict::NoRoom) => self.0 -= self.0 / 3,
             Some(Verdict::Unanswered) | None => {}
         }
-        self.0 = self.0.clamp(1.0, REQUESTS_IN_FLIGHT_MAX as f64);
+        self.0 = self.0.clamp(1_000, REQUESTS_IN_FLIGHT_MAX * 1_000);
     }
 }
 

@@ -89,7 +89,9 @@ pub async fn run(target: Arc<TargetState>, stop: CancellationToken) {
 
 async fn ask(target: &TargetState, keys: &[Key]) -> Result<(), ClientError> {
     let mut body = BytesMut::with_capacity(keys.len() * 32);
-    keys.iter().for_each(|key| body.extend_from_slice(&key.0));
+    for key in keys {
+        body.extend_from_slice(&key.0);
+    }
     let request = Request::builder()
         .method(Method::POST)
         .uri("/transactions/states")

@@ -10,18 +10,18 @@ use std::time::Duration;
 /// Age at execution above which less is let in.
 const LATENCY_TARGET: Duration = Duration::from_secs(1);
 /// Below it a small committee could not fill its blocks.
-const OPEN_MIN: f64 = 4096.0;
+const OPEN_MIN: usize = 4096;
 /// Where it starts, and where it returns to when there is no hurry.
-const OPEN_START: f64 = 16_384.0;
+const OPEN_START: usize = 16_384;
 /// Above it the bounds in bytes bind long before.
-const OPEN_MAX: f64 = 131_072.0;
+const OPEN_MAX: usize = 131_072;
 /// A decrease shows in the latency only after the transactions that are under way already.
 const DECREASE_INTERVAL_MICROS: u64 = 500_000;
 
 /// See the module docs.
 #[derive(Debug)]
 pub(super) struct Bound {
-    open_max: f64,
+    open_max: usize,
     decreased_micros: Option<u64>,
 }
 
@@ -32,7 +32,7 @@ impl Bound {
 
     /// Transactions that may be open.
     pub(super) fn open_max(&self) -> usize {
-        self.open_max as usize
+        self.open_max
     }
 
     /// A block executed transactions of ours, the oldest of this age; so many are open still.
@@ -40,11 +40,11 @@ impl Bound {
         if Duration::from_micros(oldest_micros) > LATENCY_TARGET {
             let patience = |last| now_micros < last + DECREASE_INTERVAL_MICROS;
             if !self.decreased_micros.is_some_and(patience) {
-                self.open_max *= 0.7;
+                self.open_max -= self.open_max / 3;
                 self.decreased_micros = Some(now_micros);
             }
-        } else if open as f64 > self.open_max / 2.0 || self.open_max < OPEN_START {
-            self.open_max *= 1.02;
+        } else if open > self.open_max / 2 || self.open_max < OPEN_START {
+            self.open_max += self.open_max / 50;
         }
         self.open_max = self.open_max.clamp(OPEN_MIN, OPEN_MAX);
     }
@@ -63,20 +63,20 @@ mod tests {
         for now in 0..10 {
             bound.on_executed(SLOW, 16_000, now * 10_000);
         }
-        assert_eq!(bound.open_max(), (OPEN_START * 0.7) as usize);
+        assert_eq!(bound.open_max(), OPEN_START - OPEN_START / 3);
         for now in 1..100 {
             bound.on_executed(SLOW, 16_000, now * 1_000_000);
         }
-        assert_eq!(bound.open_max(), OPEN_MIN as usize);
+        assert_eq!(bound.open_max(), OPEN_MIN);
     }
 
     #[test]
     fn fast_blocks_raise_it_only_while_it_is_felt() {
         let mut bound = Bound::new();
         (0..1_000).for_each(|now| bound.on_executed(FAST, 10, now));
-        assert_eq!(bound.open_max(), OPEN_START as usize, "nobody needs more");
+        assert_eq!(bound.open_max(), OPEN_START, "nobody needs more");
         (0..1_000).for_each(|now| bound.on_executed(FAST, 1 << 20, now));
-        assert_eq!(bound.open_max(), OPEN_MAX as usize);
+        assert_eq!(bound.open_max(), OPEN_MAX);
     }
 
     #[test]
@@ -84,6 +84,6 @@ mod tests {
         let mut bound = Bound::new();
         (0..100).for_each(|now| bound.on_executed(SLOW, 0, now * 1_000_000));
         (0..1_000).for_each(|now| bound.on_executed(FAST, 0, 100_000_000 + now));
-        assert!(bound.open_max() >= OPEN_START as usize);
+        assert!(bound.open_max() >= OPEN_START);
     }
 }
