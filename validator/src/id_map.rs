@@ -4,16 +4,13 @@
 //! several times per transaction. But clients can choose among ids, so which ones share a bucket
 //! must depend on a secret: two words of the id are folded with two random keys.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::transaction::TransactionId;
 
 /// A map by id.
 pub type IdMap<V> = HashMap<TransactionId, V, IdState>;
-
-/// A set of ids.
-pub type IdSet = HashSet<TransactionId, IdState>;
 
 /// The keys of one table.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +64,8 @@ impl Hasher for IdHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn id(number: u64) -> TransactionId {
