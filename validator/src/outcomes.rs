@@ -332,7 +332,7 @@ mod tests {
         let outcomes = Outcomes::starting_at(earlier.life() + 1_000_000, 1 << 20);
         outcomes.publish(Milestone::Accepted, None, &group(1));
         let read = outcomes.read(from, 1 << 20);
-        let gap: serde_json::Value = serde_json::from_slice(&read.lines[0]).unwrap();
+        let gap: serde_json::Value = serde_json::from_slice(&text(&read.lines[0])).unwrap();
         assert_eq!((&gap["state"], &gap["lost"]), (&"gap".into(), &0.into()));
         assert_eq!(seqs(&read)[1], outcomes.life());
     }
