@@ -3,8 +3,10 @@
 //!
 //! Closed loop: each of N clients waits for its acknowledgement before it sends the next batch.
 //! The two ways run interleaved in one process, round after round on fresh directories, and the
-//! table at the end compares their medians. `ROUNDS` (default 3) and `ROUND_MS` (default 700) scale
-//! it; `--quick` style filters of criterion apply to the per-operation timings only.
+//! table at the end compares their medians. Each round warms up first (`WARM_MS`, default 2000), so
+//! that flushes, compactions and recycled logs are part of what is measured (`ROUND_MS`, default
+//! 3000; `ROUNDS`, default 3). `SIZE` and `IN_FLIGHT` pick one cell. Filters of criterion apply to
+//! the per-operation timings only.
 
 #![allow(
     clippy::unwrap_used,
@@ -73,8 +75,11 @@ struct Request {
 /// What a run measured.
 #[derive(Clone, Copy, Default)]
 struct Measured {
+    /// Acknowledged after the warm-up.
     batches: u64,
     elapsed: Duration,
+    /// Acknowledged in all, and in how many groups.
+    total: u64,
     groups: u64,
 }
 
@@ -85,7 +90,9 @@ where
 {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let next = AtomicU64::new(0);
-    let started = Instant::now();
+    // Short runs measure single operations: nothing to warm up.
+    let warm_up = if duration < Duration::from_secs(1) { 0 } else { setting("WARM_MS", 2000) };
+    let mut measured = Measured::default();
     std::thread::scope(|scope| {
         for _ in 0..clients {
             scope.spawn(|| {
@@ -95,10 +102,15 @@ where
                 }
             });
         }
+        std::thread::sleep(Duration::from_millis(warm_up));
+        let (started, before) = (Instant::now(), count.load(Ordering::Relaxed));
         std::thread::sleep(duration);
+        measured.batches = count.load(Ordering::Relaxed) - before;
+        measured.elapsed = started.elapsed();
         stop.store(true, Ordering::Relaxed);
     });
-    Measured { batches: count.into_inner(), elapsed: started.elapsed(), groups: 0 }
+    measured.total = count.into_inner();
+    measured
 }
 
 /// This crate: clients hand batches to one writer, which commits whatever is queued.
@@ -162,6 +174,11 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// True if the environment names no cell, or this one.
+fn picked(name: &str, value: &str) -> bool {
+    std::env::var(name).map_or(true, |wanted| wanted == value)
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
@@ -170,16 +187,19 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The comparison: rounds of both ways, one after the other.
 fn table(noise: &Bytes) {
     let rounds = setting("ROUNDS", 3);
-    let duration = Duration::from_millis(setting("ROUND_MS", 700));
+    let duration = Duration::from_millis(setting("ROUND_MS", 3000));
     println!("\nsize    in flight   durable MB/s   unsynced default MB/s   ratio   batches/group");
     for (size, name) in SIZES {
         for clients in CLIENTS {
+            if !picked("SIZE", name) || !picked("IN_FLIGHT", &clients.to_string()) {
+                continue;
+            }
             let (mut ours, mut theirs, mut groups) = (Vec::new(), Vec::new(), Vec::new());
             let rate = |m: Measured| m.batches as f64 * size as f64 / 1e6 / m.elapsed.as_secs_f64();
             for _ in 0..rounds {
                 theirs.push(rate(once(unsynced, noise, size, clients, duration)));
                 let measured = once(durable, noise, size, clients, duration);
-                groups.push(measured.batches as f64 / measured.groups.max(1) as f64);
+                groups.push(measured.total as f64 / measured.groups.max(1) as f64);
                 ours.push(rate(measured));
             }
             let (ours, theirs) = (median(ours), median(theirs));

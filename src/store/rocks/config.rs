@@ -81,8 +81,9 @@ impl RocksConfig {
         // A torn tail is what an unacknowledged group leaves; recycled logs need this mode.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options.set_recycle_log_file_num(RECYCLED_LOGS);
-        // The control table fills slowly and would hold back every log since its last flush.
-        options.set_max_total_wal_size(2 * self.write_buffer_bytes * u64::from(self.write_buffers));
+        // Both tables are flushed together: the control table fills slowly and would hold back
+        // every log since its last flush, and only a log that is let go can be recycled.
+        options.set_atomic_flush(true);
         options.set_max_background_jobs(i32::try_from(self.background_jobs).unwrap_or(i32::MAX));
         let direct_io = self.direct_io && directory::has_direct_io(directory);
         if self.direct_io && !direct_io {
