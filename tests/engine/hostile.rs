@@ -7,7 +7,9 @@ use bytes::Bytes;
 use quorum_store::crypto::Signer as _;
 use quorum_store::engine::QuorumStore;
 use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
-use quorum_store::transport::{Class, Frame, Handshake, LinkDown, LinkEvent, Refusal, Transport};
+use quorum_store::transport::{
+    Class, Frame, Handshake, LinkDown, LinkEvent, LinkStatus, Refusal, Transport,
+};
 use quorum_store::types::{
     Announcement, Author, Batch, BatchBody, BatchId, BatchInfo, Digest, Epoch, Genesis, Hello,
     Incarnation, Message, ProofOfStore, Signature, Usage, Vote, WIRE_VERSION,
@@ -52,9 +54,11 @@ async fn with_liar(
     (honest, liar, events)
 }
 
-async fn up(liar: &MemoryTransport) {
+/// Waits for the `nth` link to the honest node: the one before may still be ending.
+async fn up(liar: &MemoryTransport, nth: u64) {
     let honest = signer(0).author();
-    until(|| liar.links().iter().any(|link| link.peer == honest && link.up)).await;
+    let is_up = |link: &LinkStatus| link.peer == honest && link.up && link.ups == nth;
+    until(|| liar.links().iter().any(is_up)).await;
 }
 
 fn invalid(node: &QuorumStore, kind: &str) -> u64 {
@@ -109,14 +113,14 @@ async fn what_cannot_be_decoded_is_counted_and_closes_the_link_with_a_reason() {
         ("more digests than allowed", too_many, Refusal::Oversized),
     ];
     for (count, (what, bytes, reason)) in cases.into_iter().enumerate() {
-        up(&liar).await;
+        up(&liar, count as u64 + 1).await;
         liar.send(to, Class::Control, Frame::from(Bytes::from(bytes))).unwrap();
         until(|| invalid(&honest, "decode") == count as u64 + 1).await;
         until(|| refusal_seen(&liar) == Some(LinkDown::RefusedByPeer(reason))).await;
         println!("{what}: link closed with {reason}");
     }
     // It is redialled with backoff, and what is valid is still served.
-    up(&liar).await;
+    up(&liar, 9).await;
     assert!(honest.status().await.is_ok());
     honest.shutdown().await;
     liar.shutdown().await;
@@ -146,7 +150,7 @@ async fn what_decodes_and_is_invalid_is_counted_and_closes_the_link_when_it_goes
         ("proofs", &empty_proof),
         ("batch", &wrong_root),
     ];
-    up(&liar).await;
+    up(&liar, 1).await;
     for (_, message) in messages {
         let class = if message.is_bulk() { Class::Bulk } else { Class::Control };
         let encoded = message.encode();
