@@ -15,13 +15,18 @@ pub struct ProcessUse {
     pub rss_bytes: Option<u64>,
     /// The most there was of it.
     pub rss_bytes_max: Option<u64>,
+    /// Bytes that this process caused to be written to storage: its logs, flushes, compactions,
+    /// the ordering engine's journal and the executor's state included.
+    pub bytes_written: Option<u64>,
 }
 
 /// Asks the system.
 pub fn process_use() -> ProcessUse {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
     ProcessUse {
+        bytes_written: bytes(&io, "write_bytes:"),
         cpu_seconds: cpu_seconds(&stat),
         rss_bytes: kilobytes(&status, "VmRSS:"),
         rss_bytes_max: kilobytes(&status, "VmHWM:"),
@@ -35,6 +40,10 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some((user + system) as f64 / TICKS_PER_SECOND)
+}
+
+fn bytes(io: &str, name: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 fn kilobytes(status: &str, name: &str) -> Option<u64> {
@@ -51,6 +60,8 @@ mod tests {
         let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1 2";
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!(cpu_seconds("garbage"), None);
+        let io = "wchar: 9\nread_bytes: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 2\n";
+        assert_eq!(bytes(io, "write_bytes:"), Some(4096));
         let status = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n";
         assert_eq!(kilobytes(status, "VmRSS:"), Some(1 << 20));
         assert_eq!(kilobytes(status, "VmHWM:"), Some(2 << 20));

@@ -61,7 +61,8 @@ impl Status {
     /// Its part of the report, but for what the system knows of its process.
     pub fn report(&self) -> ValidatorReport {
         let milliseconds = |path| self.number(path).map(|seconds| seconds * 1_000.0);
-        let bytes_written = self.count("/statistics/bytes_written");
+        // What reached the disk, not what was handed to the store: a log and a flush are two.
+        let bytes_written = self.count("/process/bytes_written");
         let payload_bytes = self.count("/statistics/content_bytes");
         let ratio = || {
             let payload_bytes = payload_bytes.filter(|bytes| *bytes > 0)?;
@@ -76,7 +77,7 @@ impl Status {
             group_commit_ms_p99: milliseconds("/statistics/group_commit_seconds/p99"),
             bytes_written,
             payload_bytes,
-            write_amplification: self.number("/statistics/write_amplification").or_else(ratio),
+            write_amplification: ratio(),
             ..ValidatorReport::default()
         }
     }

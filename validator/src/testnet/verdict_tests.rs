@@ -24,10 +24,10 @@ fn status(executed: u64) -> Status {
             "groups": 20,
             "batches_per_group_mean": 2.5,
             "group_commit_seconds": { "p50": 0.002, "p99": 0.004 },
-            "bytes_written": 3_000,
             "content_bytes": 2_000,
             "fetch": { "requests": 3, "misses": 2, "timed_out": 1 },
         },
+        "process": { "bytes_written": 3_000 },
     }))
 }
 
