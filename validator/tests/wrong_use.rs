@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::net::{TcpListener, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -90,12 +91,6 @@ impl Chain {
         fs::write(path, text.replacen(from, to, 1)).unwrap();
     }
 
-    fn append(&self, text: &str) {
-        let path = self.path("validator-0.toml");
-        let old = fs::read_to_string(&path).unwrap();
-        fs::write(path, format!("{old}\n{text}\n")).unwrap();
-    }
-
     /// What the first validator's config says an option is.
     fn option(&self, name: &str) -> String {
         let text = fs::read_to_string(self.path("validator-0.toml")).unwrap();
@@ -120,7 +115,11 @@ struct Running {
 
 impl Running {
     fn start(chain: &Chain) -> Self {
-        let config = chain.text("validator-0.toml");
+        Self::start_one(chain, 0)
+    }
+
+    fn start_one(chain: &Chain, index: u32) -> Self {
+        let config = chain.text(&format!("validator-{index}.toml"));
         let mut child = command(&["run", "--config", &config, "--end-with-stdin"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -128,7 +127,7 @@ impl Running {
             .unwrap();
         let input = child.stdin.take().unwrap();
         let mut running = Self { child, _input: input };
-        let addresses = chain.path("validator-0/addresses.json");
+        let addresses = chain.path(&format!("validator-{index}/addresses.json"));
         let started = Instant::now();
         while !addresses.exists() {
             assert!(running.child.try_wait().unwrap().is_none(), "it ended");
@@ -151,6 +150,16 @@ impl Running {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The body of one answer of a validator.
+fn get(address: &str, route: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {route} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// A small file system of its own; unmounted when dropped.
@@ -212,7 +221,7 @@ fn an_unknown_command_or_option_is_a_matter_of_usage() {
 fn a_config_that_is_missing_damaged_or_unknown_in_part_is_named() {
     let chain = Chain::new();
     refused(&["run", "--config", &chain.text("nobody.toml")], USAGE, &["nobody.toml"]);
-    chain.append("[proposal]\nblock_intervall = \"1s\"");
+    chain.edit("[proposal]\n", "[proposal]\nblock_intervall = \"1s\"\n");
     chain.run_is_refused(USAGE, &["block_intervall", "block_interval", "validator config"]);
     fs::write(chain.path("validator-0.toml"), "genesis = = 3").unwrap();
     chain.run_is_refused(USAGE, &["validator-0.toml", "line 1", "validator config"]);
@@ -223,12 +232,14 @@ fn a_config_that_is_missing_damaged_or_unknown_in_part_is_named() {
 #[test]
 fn a_config_that_contradicts_itself_or_the_chain_names_both_sides() {
     let chain = Chain::new();
-    chain.append("[proposal]\nempty_block_interval = \"5s\"");
+    chain.edit("[proposal]\n", "[proposal]\nempty_block_interval = \"5s\"\n");
     let parts = ["proposal.empty_block_interval", "ordering.leader_timeout"];
     chain.run_is_refused(USAGE, &parts);
-    chain.edit("empty_block_interval = \"5s\"", "batch_bytes_max = \"1KiB\"");
+    chain.edit("empty_block_interval = \"5s\"\n", "");
+    chain.edit("batch_bytes_max = \"8MiB\"", "batch_bytes_max = \"1KiB\"");
     chain.run_is_refused(USAGE, &["proposal.batch_bytes_max", "at least"]);
-    chain.edit("batch_bytes_max = \"1KiB\"", "\n[sequencer]\nbatch_age_max = \"1h\"");
+    chain.edit("batch_bytes_max = \"1KiB\"\n", "");
+    chain.edit("[sequencer]\n", "[sequencer]\nbatch_age_max = \"1h\"\n");
     chain.run_is_refused(USAGE, &["sequencer.batch_age_max", "between 1 and 1000 ms"]);
 }
 
@@ -406,4 +417,47 @@ fn addresses_for_generate_must_fit_its_validators() {
     let high = [&generate[..], &["--port", "65531"]].concat();
     refused(&high, USAGE, &["--port 65531"]);
     assert!(!Path::new(directory).exists());
+}
+
+#[test]
+fn validators_of_different_chains_or_committees_refuse_the_link_and_say_so() {
+    for (change, reason) in
+        [("nonce = \"", "of another chain"), ("batch_lifetime = \"30s\"", "of another chain")]
+    {
+        let chain = Chain::new();
+        let genesis = fs::read_to_string(chain.path("genesis.toml")).unwrap();
+        let other = match change {
+            // Another nonce, or another parameter: either makes another chain of the same keys.
+            "nonce = \"" => {
+                let at = genesis.find(change).unwrap() + change.len();
+                let digit = if genesis[at..].starts_with('0') { "1" } else { "0" };
+                format!("{}{digit}{}", &genesis[..at], &genesis[at + 1..])
+            }
+            parameter => genesis.replacen(parameter, "batch_lifetime = \"31s\"", 1),
+        };
+        assert_ne!(genesis, other);
+        fs::write(chain.path("other.toml"), other).unwrap();
+        chain.edit("genesis = \"genesis.toml\"", "genesis = \"other.toml\"");
+        fs::remove_dir_all(chain.path("validator-0")).unwrap();
+        let made = output(&["init", "--config", &chain.text("validator-0.toml")]);
+        assert!(made.status.success(), "{made:?}");
+        let validators = [Running::start_one(&chain, 0), Running::start_one(&chain, 1)];
+        for index in 0..2 {
+            let config =
+                fs::read_to_string(chain.path(&format!("validator-{index}.toml"))).unwrap();
+            let line = config.lines().find(|line| line.starts_with("http_listen")).unwrap();
+            let address = line.split('"').nth(1).unwrap();
+            for route in ["/status", "/ready"] {
+                let started = Instant::now();
+                while !get(address, route).contains(reason) {
+                    assert!(started.elapsed() < PATIENCE, "{}", get(address, route));
+                    thread::sleep(Duration::from_millis(50));
+                }
+            }
+            assert!(get(address, "/ready").starts_with("HTTP/1.1 503"));
+        }
+        for validator in validators {
+            assert_eq!(validator.terminate(), Some(0));
+        }
+    }
 }
