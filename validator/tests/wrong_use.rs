@@ -420,7 +420,7 @@ fn addresses_for_generate_must_fit_its_validators() {
 }
 
 #[test]
-fn validators_of_different_chains_or_committees_refuse_the_link_and_say_so() {
+fn validators_of_different_chains_refuse_the_link_and_say_so() {
     for (change, reason) in
         [("nonce = \"", "of another chain"), ("batch_lifetime = \"30s\"", "of another chain")]
     {
