@@ -33,8 +33,9 @@ pub fn process_use() -> ProcessUse {
     }
 }
 
-/// Fields 14 and 15; the name before them is in brackets and may hold anything.
-fn cpu_seconds(stat: &str) -> Option<f64> {
+/// From `/proc/<id>/stat`: fields 14 and 15. The name before them may hold anything, so fields are
+/// counted from its closing parenthesis.
+pub fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -46,9 +47,11 @@ fn bytes(io: &str, name: &str) -> Option<u64> {
     io.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-fn kilobytes(status: &str, name: &str) -> Option<u64> {
+/// From `/proc/<id>/status`: a size, in units of 1024 bytes.
+pub fn kilobytes(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -57,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_fields_are_found_whatever_the_name_of_the_process() {
-        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1 2";
+        let stat = "12 (a) b (c)) S 1 12 12 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1 2";
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!(cpu_seconds("garbage"), None);
         let io = "wchar: 9\nread_bytes: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 2\n";

@@ -1,7 +1,6 @@
 //! What the system knows of a process: processor time and memory.
 
-/// Units of processor time in `/proc`: fixed at 100 per second towards user space on Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::process::{cpu_seconds, kilobytes};
 
 /// Of one process; absent where the system does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,37 +37,9 @@ impl ProcessUsage {
     }
 }
 
-/// From `/proc/<id>/stat`: fields 14 and 15. The name before them may hold anything, so fields are
-/// counted from its closing parenthesis.
-fn cpu_seconds(stat: &str) -> Option<f64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) as f64 / TICKS_PER_SECOND)
-}
-
-/// From `/proc/<id>/status`: a size, in units of 1024 bytes.
-fn kilobytes(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kilobytes.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_fields_are_found_behind_a_hostile_name() {
-        let stat = "12 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 13 14";
-        assert_eq!(cpu_seconds(stat), Some(3.0));
-        assert_eq!(cpu_seconds("12 (a) S 1 2"), None);
-        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t1 kB\n";
-        assert_eq!(kilobytes(status, "VmHWM:"), Some(2 << 20));
-        assert_eq!(kilobytes(status, "VmRSS:"), Some(1 << 10));
-        assert_eq!(kilobytes("Name:\tx\n", "VmHWM:"), None);
-    }
 
     #[test]
     fn a_running_process_is_measured_and_a_gone_one_keeps_its_last_values() {
