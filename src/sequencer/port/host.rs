@@ -1,0 +1,246 @@
+//! The words between the core and its host: requests, their answers, events, and why not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::sequencer::status::Status;
+use crate::types::{
+    Author, Batch, CommitIndex, CommitReceipt, Digest, Epoch, InvalidPayload, Payload,
+    PayloadHeader, Timestamp,
+};
+
+/// A transaction as the host submits it: the bytes are opaque to this crate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// What the executor will get back.
+    pub bytes: Bytes,
+    /// Decides its bucket.
+    pub gas_unit_price: u64,
+    /// Not batched after this.
+    pub expiration: Timestamp,
+}
+
+/// What of an own batch's transactions is not in its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TransactionMeta {
+    /// As submitted.
+    pub gas_unit_price: u64,
+    /// As submitted.
+    pub expiration: Timestamp,
+}
+
+/// Limits of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadLimits {
+    /// Most transactions.
+    pub transactions_max: u64,
+    /// Most bytes of batch bodies it orders.
+    pub batch_bytes_max: u64,
+    /// Most batches.
+    pub batches_max: u64,
+}
+
+/// What a leader wants to propose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequest {
+    /// Epoch of the block.
+    pub epoch: Epoch,
+    /// Its height.
+    pub height: CommitIndex,
+    /// Digest of the payload below.
+    pub parent: Digest,
+    /// Its timestamp: not below the parent's.
+    pub block_timestamp: Timestamp,
+    /// How much.
+    pub limits: PayloadLimits,
+    /// Batches to leave out, beyond those of unfinalised ancestors.
+    pub exclude: Vec<Digest>,
+}
+
+/// A payload somebody proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRequest {
+    /// Its digest.
+    pub digest: Digest,
+    /// What it must be built on; `None` where only storing it matters (it is certified already).
+    pub parent: Option<ParentOf>,
+    /// Who should have it, best first.
+    pub responders: Vec<Author>,
+}
+
+/// What a proposal says about the block below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParentOf {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its height.
+    pub height: CommitIndex,
+    /// Its timestamp.
+    pub block_timestamp: Timestamp,
+}
+
+/// Where an accepted transaction sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its batch, durable here.
+    pub batch: Digest,
+    /// Its position in the batch.
+    pub position: u32,
+}
+
+/// Why a transaction is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// No bytes.
+    #[error("an empty transaction")]
+    Empty,
+    /// Larger than the chain allows.
+    #[error("{length} bytes are more than the {bound} the chain allows")]
+    TooLarge {
+        /// Its length.
+        length: usize,
+        /// The most allowed.
+        bound: u32,
+    },
+    /// Its expiration has passed.
+    #[error("the transaction has expired")]
+    Expired,
+    /// Back-pressure: nothing is wrong with it.
+    #[error("no room now ({reason}); try again in {} ms", retry_after.as_millis())]
+    Busy {
+        /// What is short.
+        reason: BusyReason,
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// What is short under back-pressure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BusyReason {
+    /// The pool of transactions not batched yet is full.
+    #[error("pool full")]
+    Pool,
+    /// Too many own batches wait to be ordered.
+    #[error("commits lag")]
+    Commits,
+    /// No quorum of validators has room for more of our batches.
+    #[error("windows spent")]
+    Windows,
+    /// The disk is nearly full.
+    #[error("disk nearly full")]
+    Disk,
+}
+
+/// Why there is no payload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// Not this epoch.
+    #[error("epoch {0:?} is not served")]
+    Epoch(Epoch),
+    /// What the proposal builds on is not here: have it verified first.
+    #[error("ancestor {0:?} is not here; fetch it before proposing on it")]
+    UnknownAncestor(Digest),
+    /// The parent is not at the height below, or its timestamp is above.
+    #[error("the parent's height or timestamp do not fit the request")]
+    Parent,
+    /// The block would lie below what is committed.
+    #[error("height {0:?} is committed already")]
+    Stale(CommitIndex),
+}
+
+/// Why a commit is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// An index between was left out.
+    #[error("commit {found:?} leaves a gap; the next one is {expected:?}")]
+    Gap {
+        /// As told.
+        found: CommitIndex,
+        /// The next in order.
+        expected: CommitIndex,
+    },
+    /// Another header is known under this index.
+    #[error("commit {0:?} is known with another header: consensus broke, or the host did")]
+    Conflict(CommitIndex),
+    /// Its receipt is no longer kept.
+    #[error("commit {0:?} was applied and is no longer kept")]
+    Pruned(CommitIndex),
+    /// Time went back.
+    #[error("commit {0:?} has a timestamp below the one before")]
+    TimeWentBack(CommitIndex),
+    /// The header's height is not the index.
+    #[error("commit {0:?} carries a header of another height")]
+    Height(CommitIndex),
+}
+
+/// Why a fetch ended without content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// Nobody answered with it in time.
+    #[error("not found at {asked} of its holders before the deadline")]
+    TimedOut {
+        /// Requests sent.
+        asked: u32,
+    },
+    /// Too much is being fetched already.
+    #[error("too many fetches at once")]
+    Busy,
+}
+
+/// What was fetched.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A batch.
+    Batch(Batch),
+    /// A payload.
+    Payload(Arc<Payload>),
+}
+
+/// The one answer to a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// To `Submit`: one entry per transaction. An `Ok` is a promise.
+    Submitted(Vec<Result<Accepted, SubmitError>>),
+    /// To `Pull`. An `Ok` is a promise: the payload is durable here.
+    Pulled(Result<Arc<Payload>, PullError>),
+    /// To `Verify`. An `Ok` is a promise: the payload is durable here.
+    Verified(Result<PayloadHeader, InvalidPayload>),
+    /// To `Commit`. An `Ok` is a promise.
+    Committed(Result<CommitReceipt, CommitError>),
+    /// To `Fetch`.
+    Fetched(Result<Content, FetchError>),
+    /// To `Status`.
+    Status(Box<Status>),
+}
+
+/// What the host may want to know as it happens. Never needed for correctness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A batch of ours has a proof of store, durable here.
+    Certified {
+        /// The batch.
+        digest: Digest,
+    },
+    /// Transactions of ours moved from an expired batch to a new one.
+    Rebatched {
+        /// The old batch.
+        from: Digest,
+        /// For each, its position in the old batch, and its new place.
+        moved: Vec<(u32, Accepted)>,
+    },
+    /// Transactions of ours expired without being ordered.
+    Expired {
+        /// Their last batch.
+        batch: Digest,
+        /// Their positions in it.
+        positions: Vec<u32>,
+    },
+}
