@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::{self, Sender};
-use super::handle::StopCause;
+use super::error::StopCause;
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
 use super::serve::Job;

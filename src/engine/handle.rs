@@ -13,9 +13,10 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::{ConfigError, NodeConfig};
+use super::config::NodeConfig;
 use super::driver::{Driver, Queues};
 use super::egress::{self, Sender};
+use super::error::{CallError, StartError, StopCause};
 use super::ingress::{Inboxed, Inboxes, Ingress, Judge};
 use super::metrics::{Metrics, Statistics};
 use super::serve;
@@ -27,66 +28,13 @@ use crate::sequencer::port::{
     RequestId, SubmitError, Transaction, VerifyRequest,
 };
 use crate::sequencer::status::Status;
-use crate::sequencer::{RecoverError, Sequencer, Setup};
-use crate::store::{Store, StoreError, StoreReader};
+use crate::sequencer::{Sequencer, Setup};
+use crate::store::{Store, StoreReader};
 use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
 use crate::types::{
     Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Message, Payload,
     PayloadHeader, Scope,
 };
-
-/// Why the engine stopped.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StopCause {
-    /// The host asked for it.
-    #[error("shut down")]
-    Shutdown,
-    /// The store failed: nothing is signed any more in this life of the process.
-    #[error(transparent)]
-    Storage(#[from] StoreError),
-    /// An invariant of the crate broke.
-    #[error("an invariant broke: {0}; please report it, with the log")]
-    Broken(String),
-}
-
-/// Why a call ended without what was asked for.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CallError<E: std::error::Error + 'static> {
-    /// The engine stopped.
-    #[error(transparent)]
-    Stopped(#[from] StopCause),
-    /// The answer is no.
-    #[error("{0}")]
-    Refused(E),
-}
-
-/// Why the engine could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting cannot work.
-    #[error("config: {0}")]
-    Config(#[from] ConfigError),
-    /// The signer's key is not in the committee.
-    #[error("key {0} is not in the committee of this epoch; check the key file and the genesis")]
-    NotAMember(Author),
-    /// The store cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What the store held contradicts itself.
-    #[error("{0}; the store is damaged")]
-    Recover(#[from] RecoverError),
-    /// The transport did not start.
-    #[error("transport: {0}")]
-    Transport(Box<dyn std::error::Error + Send + Sync>),
-    /// A thread could not be started.
-    #[error("starting a thread: {0}")]
-    Thread(#[from] std::io::Error),
-    /// An instrument is registered already: one registry per node.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-}
 
 /// A running node; cheap to clone. Dropping all handles does not stop it: call `shutdown`.
 #[derive(Clone)]

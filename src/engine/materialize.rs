@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use futures::{StreamExt as _, stream};
 
-use super::handle::{CallError, QuorumStore, StopCause};
+use super::error::{CallError, StopCause};
+use super::handle::QuorumStore;
 use super::serve;
 use crate::sequencer::port::Content;
 use crate::types::{Author, BatchBody, BatchInfo, Commit, Digest, Payload};

@@ -26,6 +26,7 @@
 mod config;
 mod driver;
 mod egress;
+mod error;
 mod handle;
 mod ingress;
 mod materialize;
@@ -37,6 +38,7 @@ mod verify;
 mod writer;
 
 pub use config::{ConfigError, EngineConfig, NodeConfig};
-pub use handle::{CallError, QuorumStore, StartError, StopCause};
+pub use error::{CallError, StartError, StopCause};
+pub use handle::QuorumStore;
 pub use materialize::{Materialized, MaterializedBatch};
 pub use metrics::{Distribution, Statistics};

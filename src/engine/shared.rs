@@ -9,7 +9,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use super::handle::StopCause;
+use super::error::StopCause;
 use super::metrics::Metrics;
 use crate::crypto::Signer;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};

@@ -1,0 +1,59 @@
+//! Why the engine did not start, why it stopped, and why a call ended without an answer.
+
+use super::config::ConfigError;
+use crate::sequencer::RecoverError;
+use crate::store::StoreError;
+use crate::types::Author;
+
+/// Why the engine stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// The host asked for it.
+    #[error("shut down")]
+    Shutdown,
+    /// The store failed: nothing is signed any more in this life of the process.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    /// An invariant of the crate broke.
+    #[error("an invariant broke: {0}; please report it, with the log")]
+    Broken(String),
+}
+
+/// Why a call ended without what was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError<E: std::error::Error + 'static> {
+    /// The engine stopped.
+    #[error(transparent)]
+    Stopped(#[from] StopCause),
+    /// The answer is no.
+    #[error("{0}")]
+    Refused(E),
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error("config: {0}")]
+    Config(#[from] ConfigError),
+    /// The signer's key is not in the committee.
+    #[error("key {0} is not in the committee of this epoch; check the key file and the genesis")]
+    NotAMember(Author),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store held contradicts itself.
+    #[error("{0}; the store is damaged")]
+    Recover(#[from] RecoverError),
+    /// The transport did not start.
+    #[error("transport: {0}")]
+    Transport(Box<dyn std::error::Error + Send + Sync>),
+    /// A thread could not be started.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// An instrument is registered already: one registry per node.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
