@@ -21,13 +21,18 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet test check bench rocksdb tools simulate power-loss fuzz
+.PHONY: testnet embed test check bench rocksdb tools simulate power-loss fuzz
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
 testnet: rocksdb
 	cargo build $(SEL)
 	target/release/validator testnet $(ARGS)
+
+# The library embedded in a few lines: four nodes, one proof, one commit.
+embed: rocksdb
+	cargo build $(SEL)
+	target/release/examples/embed
 
 test: rocksdb
 	cargo test $(SEL)
