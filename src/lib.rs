@@ -43,6 +43,8 @@ pub mod docs;
 pub mod engine;
 pub mod sequencer;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 #[cfg(feature = "engine")]
 pub mod transport;
 pub mod types;

@@ -55,6 +55,25 @@ impl MemoryStore {
         Self { meta: self.meta, shared: Arc::new(RwLock::new(state)) }
     }
 
+    /// Sets an entry to anything at all.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn put_entry(&mut self, table: Table, key: Vec<u8>, value: Bytes) {
+        self.write(|state| drop(state.tables.table(table).insert(key, value)));
+    }
+
+    /// Every entry.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn entries(&self) -> Vec<(Table, Vec<u8>, Bytes)> {
+        let of = |table, entries: &BTreeMap<Vec<u8>, Bytes>| {
+            let entries = entries.iter().map(|(key, value)| (table, key.clone(), value.clone()));
+            entries.collect::<Vec<_>>()
+        };
+        self.read(|state| {
+            let content = of(Table::Content, &state.tables.content);
+            content.into_iter().chain(of(Table::Control, &state.tables.control)).collect()
+        })
+    }
+
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,0 +1,2 @@
+//! Pieces for testing this crate and whoever embeds it. Nothing here belongs into production.
+pub mod fuzzing;
