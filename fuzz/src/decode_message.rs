@@ -101,7 +101,9 @@ fn check_batch(batch: &Batch) {
         assert!(batch.body.transactions().eq(transactions), "other transactions");
     }
     if batch.info != info {
-        assert!(batch.body.verify(&batch.info, &parameters).is_err() || batch.info.epoch != info.epoch);
+        assert!(
+            batch.body.verify(&batch.info, &parameters).is_err() || batch.info.epoch != info.epoch
+        );
     }
 }
 

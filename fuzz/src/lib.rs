@@ -13,6 +13,7 @@ pub mod recover;
 pub mod samples;
 pub mod sequencer_operations;
 pub mod verify_proof;
+pub mod world;
 
 /// Runs a target on the files named on the command line.
 pub fn run_files(target: fn(&[u8])) -> std::io::Result<()> {

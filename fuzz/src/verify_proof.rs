@@ -78,17 +78,41 @@ enum After {
 
 #[derive(Arbitrary, Debug)]
 enum Mutation {
-    Insert { at: u8, position: u16, key: u8, over: Over, after: After },
-    Replace { at: u8, key: u8, over: Over, after: After },
-    Duplicate { at: u8 },
-    Remove { at: u8 },
-    Swap { at: u8, with: u8 },
-    Retarget { at: u8, position: u16 },
+    Insert {
+        at: u8,
+        position: u16,
+        key: u8,
+        over: Over,
+        after: After,
+    },
+    Replace {
+        at: u8,
+        key: u8,
+        over: Over,
+        after: After,
+    },
+    Duplicate {
+        at: u8,
+    },
+    Remove {
+        at: u8,
+    },
+    Swap {
+        at: u8,
+        with: u8,
+    },
+    Retarget {
+        at: u8,
+        position: u16,
+    },
     /// The proof is checked in another scope than it was made in.
     CheckedInEpoch(u8),
     CheckedOnChain(u8),
     /// The info changes after everybody signed.
-    InfoAfterwards { field: u8, by: u8 },
+    InfoAfterwards {
+        field: u8,
+        by: u8,
+    },
 }
 
 /// A signature and how it came to be.
@@ -112,10 +136,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(committee.hash(), scope.committee, "the committee's hash");
     let mut info = BatchInfo {
         author: Author(keys()[usize::from(case.author) % KEYS].verifying_key().to_bytes()),
-        batch_id: BatchId {
-            incarnation: Incarnation(7),
-            counter: u64::from(case.info.counter),
-        },
+        batch_id: BatchId { incarnation: Incarnation(7), counter: u64::from(case.info.counter) },
         epoch: scope.epoch,
         expiration: Timestamp(30_000_000),
         count: case.info.count,
