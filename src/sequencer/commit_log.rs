@@ -56,10 +56,14 @@ impl CommitLog {
         }
     }
 
-    /// A commit that an earlier life logged. False if it leaves a gap.
+    /// A commit that an earlier life logged. False if it does not follow the one before.
     pub fn on_recovered(&mut self, commit: Commit) -> bool {
+        let header = &commit.header;
         if let Some((last, _)) = self.commits.last_key_value() {
-            if commit.index != last.next() {
+            if commit.index != last.next()
+                || header.parent != self.last.1
+                || header.block_timestamp < self.last.2
+            {
                 return false;
             }
         } else {

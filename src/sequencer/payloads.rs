@@ -126,7 +126,7 @@ impl Payloads {
         }
         self.cleared = index;
         while let Some(&(height, digest)) = self.heights.first() {
-            if height.0 + HEIGHTS_KEPT >= index.0 {
+            if height.0.saturating_add(HEIGHTS_KEPT) >= index.0 {
                 break;
             }
             self.heights.remove(&(height, digest));

@@ -45,6 +45,9 @@ pub enum RecoverError {
     /// A commit does not follow the one before.
     #[error("commit {0:?} on disk does not follow the one before it")]
     Gap(crate::types::CommitIndex),
+    /// A commit that no chain has: of genesis, at the end of the range, or of another height.
+    #[error("commit {0:?} on disk cannot be")]
+    Commit(crate::types::CommitIndex),
     /// A receipt without its commit.
     #[error("the receipt of commit {0:?} on disk has no commit")]
     Receipt(crate::types::CommitIndex),
@@ -88,7 +91,14 @@ impl Sorted {
                 Record::Payload { digest, payload, batches, expiration } => {
                     sorted.payloads.push((digest, payload, batches, expiration));
                 }
-                Record::Commit(commit) => sorted.commits.push(commit),
+                Record::Commit(commit) => {
+                    let reachable = 1..u64::MAX;
+                    if !reachable.contains(&commit.index.0) || commit.header.height != commit.index
+                    {
+                        return Err(RecoverError::Commit(commit.index));
+                    }
+                    sorted.commits.push(commit);
+                }
                 Record::Applied(receipt) => sorted.receipts.push(receipt),
                 Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),

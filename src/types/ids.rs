@@ -78,10 +78,11 @@ pub struct Incarnation(pub u64);
 pub struct CommitIndex(pub u64);
 
 impl CommitIndex {
-    /// The index after this one.
+    /// The index after this one; saturates, so that hostile heights cannot overflow. No chain gets
+    /// to the end of the range.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

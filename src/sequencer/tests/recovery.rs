@@ -1,11 +1,13 @@
 //! What survives the end of a process.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::net::*;
 use crate::sequencer::port::*;
-use crate::store::Store as _;
+use crate::sequencer::{RecoverError, Sequencer, Setup};
+use crate::store::{Recovered, Store as _};
 use crate::types::*;
 
 #[test]
@@ -189,4 +191,65 @@ fn a_fetch_does_not_wait_for_the_patience_of_a_proposal() {
     net.settle();
     let reply = net.nodes[1].replies.remove(&id);
     assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Payload(_))))), "{reply:?}");
+}
+
+/// A life that finds these records.
+fn recovered(records: Vec<Record>) -> Result<Sequencer, RecoverError> {
+    let net = Net::new();
+    let setup = Setup {
+        author: net.nodes[0].author,
+        genesis: net.genesis.clone(),
+        epoch: Epoch(0),
+        committee: net.genesis.committee.clone(),
+        config: net.config.clone(),
+    };
+    let recovered = Recovered { incarnation: Incarnation(100), records };
+    Sequencer::recover(setup, recovered, net.now)
+}
+
+/// A payload without batches, and its commit.
+fn empty_block(height: u64, parent: Digest, at: u64) -> (Digest, Record, Record) {
+    let content = PayloadContent::default();
+    let header = PayloadHeader {
+        epoch: Epoch(0),
+        height: CommitIndex(height),
+        parent,
+        block_timestamp: Timestamp(at),
+        content_root: content.root(),
+    };
+    let digest = header.digest(&Net::new().genesis.chain_id());
+    let (payload, expiration) = (Arc::new(Payload { header, content }), Timestamp(at));
+    let payload = Record::Payload { digest, payload, batches: Vec::new(), expiration };
+    (digest, payload, Record::Commit(Commit { index: header.height, round: 1, header }))
+}
+
+#[test]
+fn heights_that_no_chain_reaches_are_refused_or_harmless() {
+    for height in [0, u64::MAX] {
+        let (_, payload, commit) = empty_block(height, Digest([3; 32]), START);
+        let mut sequencer = recovered(vec![payload]).unwrap();
+        let error = recovered(vec![commit]).unwrap_err();
+        assert_eq!(error, RecoverError::Commit(CommitIndex(height)));
+        sequencer.step(Net::new().now, Input::Tick);
+    }
+}
+
+#[test]
+fn commits_that_do_not_form_a_chain_are_refused() {
+    let (first, _, one) = empty_block(1, Net::new().genesis_digest(), START);
+    let (_, _, other_parent) = empty_block(2, Digest([3; 32]), START);
+    let (_, _, back_in_time) = empty_block(2, first, START - 1);
+    let (_, _, gap) = empty_block(3, first, START);
+    let (_, _, next) = empty_block(2, first, START);
+    for (wrong, index) in [(other_parent, 2), (back_in_time, 2), (gap, 3)] {
+        let error = recovered(vec![one.clone(), wrong]).unwrap_err();
+        assert_eq!(error, RecoverError::Gap(CommitIndex(index)));
+    }
+    assert_eq!(recovered(vec![one, next]).unwrap().status().logged, CommitIndex(2));
+    let mut other_height = empty_block(4, first, START).2;
+    if let Record::Commit(commit) = &mut other_height {
+        commit.header.height = CommitIndex(5);
+    }
+    let error = recovered(vec![other_height]).unwrap_err();
+    assert_eq!(error, RecoverError::Commit(CommitIndex(4)));
 }
