@@ -56,7 +56,7 @@ impl MemoryStore {
     }
 
     /// Sets an entry to anything at all.
-    #[cfg(feature = "testkit")]
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn put_entry(&mut self, table: Table, key: Vec<u8>, value: Bytes) {
         self.write(|state| drop(state.tables.table(table).insert(key, value)));
     }

@@ -142,12 +142,15 @@ impl Found {
             stage.index.insert_commit(receipt.index);
             stage.records.push(Record::Applied(receipt));
         }
+        let Some(life) = self.life.checked_add(1) else {
+            return Err(StoreError::Damaged { what: "more lives than a store can have".into() });
+        };
         let cursors = self.cursors.into_iter();
         stage.records.extend(cursors.map(|(subscriber, next)| Record::Cursor { subscriber, next }));
         Ok(Image {
             recovered: Recovered { incarnation: meta.incarnation, records: stage.records },
             index: stage.index,
-            life: self.life + 1,
+            life,
             repairs: stage.repairs,
         })
     }

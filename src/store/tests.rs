@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::memory::MemoryStore;
-use super::schema::StoreIdentity;
-use super::{Store, StoreReader};
+use super::schema::{self, StoreIdentity, Write};
+use super::{Store, StoreError, StoreReader};
 use crate::sequencer::port::{BatchRecord, Record, TransactionMeta};
 use crate::types::{
     Ack, Author, Batch, ChainId, Commit, CommitIndex, CommitReceipt, Component, Digest, Epoch,
@@ -264,4 +264,12 @@ fn a_recovered_record_cannot_replace_content_by_nothing() {
     let Record::Batch(record) = batch_record(&batch(2, 1, 10, 10), true) else { panic!() };
     let record = BatchRecord { body: Bytes::new(), ..record };
     memory().commit(&[Record::Batch(record)]).unwrap();
+}
+
+#[test]
+fn a_life_that_cannot_be_counted_is_damage() {
+    let mut store = MemoryStore::new(OWN.author, OWN.chain, Incarnation(7));
+    let Write::Put { table, key, value } = schema::encode_life(u64::MAX) else { panic!() };
+    store.put_entry(table, key, Bytes::copy_from_slice(value.as_ref()));
+    assert!(matches!(store.recover(), Err(StoreError::Damaged { .. })));
 }
