@@ -65,17 +65,16 @@ impl BatchCoordinator {
         Self { epoch, limits, authors, admits: true }
     }
 
-    /// A slot that an earlier life claimed.
-    pub fn on_recovered_claim(&mut self, slot: Slot, digest: Digest, info: &BatchInfo) {
-        if slot.epoch != self.epoch {
-            return;
+    /// A slot that an earlier life claimed. False if another batch claimed it too.
+    pub fn on_recovered_claim(&mut self, digest: Digest, info: &BatchInfo) -> bool {
+        if info.epoch != self.epoch {
+            return true;
         }
-        let Some(author) = self.authors.get_mut(&slot.author) else { return };
-        author.incarnations.entry(slot.batch_id.incarnation).or_default();
-        let claim = Claim { digest, expiration: info.expiration };
-        let known = author.slots.insert(slot.batch_id, claim);
-        assert!(known.is_none(), "two batches in slot {slot:?} on disk");
+        let Some(author) = self.authors.get_mut(&info.author) else { return true };
+        author.incarnations.entry(info.batch_id.incarnation).or_default();
         author.stored.add(info.charge());
+        let claim = Claim { digest, expiration: info.expiration };
+        author.slots.insert(info.batch_id, claim).is_none()
     }
 
     /// A floor that an earlier life raised.

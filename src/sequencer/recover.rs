@@ -54,10 +54,19 @@ pub enum RecoverError {
     /// A claimed slot whose batch is not there.
     #[error("slot {0:?} on disk is claimed by a batch that is not there")]
     Claim(Slot),
+    /// Two batches in one slot.
+    #[error("slot {0:?} on disk is claimed by two batches")]
+    Slot(Slot),
+    /// Own counters reserved beyond what any store uses.
+    #[error("own counters on disk are reserved up to {0}, which no store reaches")]
+    Reserved(u64),
     /// Two records of one content.
     #[error("content {0:?} is on disk twice")]
     Twice(Digest),
 }
+
+/// Own counters stay below this: half of the range leaves room for every later reservation.
+const RESERVED_MAX: u64 = u64::MAX / 2;
 
 /// Records by kind.
 #[derive(Default)]
@@ -101,6 +110,9 @@ impl Sorted {
                 }
                 Record::Applied(receipt) => sorted.receipts.push(receipt),
                 Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
+                Record::Reserved { until } if until > RESERVED_MAX => {
+                    return Err(RecoverError::Reserved(until));
+                }
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
                 Record::Floor { slot } => sorted.floors.push(slot),
                 // Already carried out by the store.
@@ -195,8 +207,8 @@ impl Sequencer {
         for (digest, batch) in &sorted.batches {
             let held = Held::Batch { info: batch.info, in_slot: batch.claims_slot };
             self.retention.insert(*digest, held, 0);
-            if batch.claims_slot {
-                self.coordinator.on_recovered_claim(batch.info.slot(), *digest, &batch.info);
+            if batch.claims_slot && !self.coordinator.on_recovered_claim(*digest, &batch.info) {
+                return Err(RecoverError::Slot(batch.info.slot()));
             }
             if batch.info.author == self.author {
                 self.windows.on_recovered_batch(*digest, &batch.info);

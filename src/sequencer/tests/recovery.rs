@@ -253,3 +253,25 @@ fn commits_that_do_not_form_a_chain_are_refused() {
     let error = recovered(vec![other_height]).unwrap_err();
     assert_eq!(error, RecoverError::Commit(CommitIndex(4)));
 }
+
+#[test]
+fn a_slot_with_two_batches_on_disk_is_an_error() {
+    let net = Net::new();
+    let record = |text| {
+        let batch = net.forge(1, 7, text, Duration::from_secs(5));
+        let digest = batch.info.digest(&net.genesis.chain_id());
+        let body = batch.body.bytes().clone();
+        let record = BatchRecord { digest, info: batch.info, body, claims_slot: true, own: None };
+        (batch.info.slot(), Record::Batch(record))
+    };
+    let ((slot, one), (_, other)) = (record("one"), record("other"));
+    assert!(recovered(vec![one.clone()]).is_ok());
+    assert_eq!(recovered(vec![one, other]).unwrap_err(), RecoverError::Slot(slot));
+}
+
+#[test]
+fn own_counters_at_the_end_of_their_range_are_an_error() {
+    let error = recovered(vec![Record::Reserved { until: u64::MAX }]).unwrap_err();
+    assert_eq!(error, RecoverError::Reserved(u64::MAX));
+    assert!(recovered(vec![Record::Reserved { until: 1 << 40 }]).is_ok());
+}
