@@ -65,8 +65,8 @@ pub enum RecoverError {
     Twice(Digest),
 }
 
-/// Own counters stay below this: half of the range leaves room for every later reservation.
-const RESERVED_MAX: u64 = u64::MAX / 2;
+/// Indices and own counters stay below this: half of the range leaves room to count on.
+const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// Records by kind.
 #[derive(Default)]
@@ -101,7 +101,7 @@ impl Sorted {
                     sorted.payloads.push((digest, payload, batches, expiration));
                 }
                 Record::Commit(commit) => {
-                    let reachable = 1..u64::MAX;
+                    let reachable = 1..=NUMBER_MAX;
                     if !reachable.contains(&commit.index.0) || commit.header.height != commit.index
                     {
                         return Err(RecoverError::Commit(commit.index));
@@ -110,7 +110,7 @@ impl Sorted {
                 }
                 Record::Applied(receipt) => sorted.receipts.push(receipt),
                 Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
-                Record::Reserved { until } if until > RESERVED_MAX => {
+                Record::Reserved { until } if until > NUMBER_MAX => {
                     return Err(RecoverError::Reserved(until));
                 }
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),

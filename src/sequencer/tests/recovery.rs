@@ -225,7 +225,7 @@ fn empty_block(height: u64, parent: Digest, at: u64) -> (Digest, Record, Record)
 
 #[test]
 fn heights_that_no_chain_reaches_are_refused_or_harmless() {
-    for height in [0, u64::MAX] {
+    for height in [0, u64::MAX - 40, u64::MAX] {
         let (_, payload, commit) = empty_block(height, Digest([3; 32]), START);
         let mut sequencer = recovered(vec![payload]).unwrap();
         let error = recovered(vec![commit]).unwrap_err();
