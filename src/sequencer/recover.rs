@@ -19,8 +19,8 @@ use super::windows::Windows;
 use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::types::{
-    Author, Commit, CommitReceipt, Committee, Digest, Epoch, Genesis, Payload, ProofOfStore, Slot,
-    Timestamp,
+    Author, BatchId, Commit, CommitReceipt, Committee, Digest, Epoch, Genesis, Incarnation,
+    Payload, ProofOfStore, Slot, Timestamp,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -60,6 +60,9 @@ pub enum RecoverError {
     /// Own counters reserved beyond what any store uses.
     #[error("own counters on disk are reserved up to {0}, which no store reaches")]
     Reserved(u64),
+    /// A slot of our own that was never reserved: its counter would be used again.
+    #[error("own slot {0:?} on disk lies beyond what is reserved; the reservation is lost")]
+    Unreserved(Slot),
     /// Two records of one content.
     #[error("content {0:?} is on disk twice")]
     Twice(Digest),
@@ -125,6 +128,17 @@ impl Sorted {
         sorted.receipts.sort_unstable_by_key(|receipt| receipt.index);
         Ok(sorted)
     }
+
+    /// Every counter of ours that was used lies below what is reserved.
+    fn check_own_slots(&self, me: &Author, own: Incarnation) -> Result<(), RecoverError> {
+        let slots = self.batches.values().map(|batch| batch.info.slot());
+        let mut used = slots.chain(self.floors.iter().copied());
+        let beyond = used.find(|slot| {
+            let BatchId { incarnation, counter } = slot.batch_id;
+            slot.author == *me && incarnation == own && counter >= self.reserved
+        });
+        beyond.map_or(Ok(()), |slot| Err(RecoverError::Unreserved(slot)))
+    }
 }
 
 impl Sequencer {
@@ -133,6 +147,7 @@ impl Sequencer {
     pub fn recover(setup: Setup, recovered: Recovered, now: Now) -> Result<Self, RecoverError> {
         let mut sorted = Sorted::new(recovered.records)?;
         let reserved = sorted.reserved;
+        sorted.check_own_slots(&setup.author, recovered.incarnation)?;
         let mut sequencer = Self::empty(setup, recovered.incarnation, reserved);
         sequencer.recover_commits(&mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
@@ -143,7 +158,7 @@ impl Sequencer {
         Ok(sequencer)
     }
 
-    fn empty(setup: Setup, incarnation: crate::types::Incarnation, reserved: u64) -> Self {
+    fn empty(setup: Setup, incarnation: Incarnation, reserved: u64) -> Self {
         let Setup { author, genesis, epoch, committee, config } = setup;
         let parameters = genesis.parameters;
         let chain = genesis.chain_id();

@@ -275,3 +275,20 @@ fn own_counters_at_the_end_of_their_range_are_an_error() {
     assert_eq!(error, RecoverError::Reserved(u64::MAX));
     assert!(recovered(vec![Record::Reserved { until: 1 << 40 }]).is_ok());
 }
+
+#[test]
+fn an_own_slot_beyond_what_is_reserved_is_an_error() {
+    let net = Net::new();
+    let mut batch = net.forge(0, 300, "one", Duration::from_secs(5));
+    batch.info.batch_id.incarnation = Incarnation(100);
+    let (info, slot) = (batch.info, batch.info.slot());
+    let digest = info.digest(&net.genesis.chain_id());
+    let body = batch.body.bytes().clone();
+    let record = BatchRecord { digest, info, body, claims_slot: true, own: None };
+    for used in [Record::Batch(record), Record::Floor { slot }] {
+        for records in [vec![used.clone()], vec![used.clone(), Record::Reserved { until: 300 }]] {
+            assert_eq!(recovered(records).unwrap_err(), RecoverError::Unreserved(slot));
+        }
+        assert!(recovered(vec![used, Record::Reserved { until: 301 }]).is_ok());
+    }
+}
