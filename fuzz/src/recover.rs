@@ -431,8 +431,9 @@ fn exercise(mut sequencer: Sequencer, store: Option<&mut MemoryStore>, now: Now,
         let signer = world::author(1);
         let signature = Signature::from_bytes(&[1; 64]);
         life.input(Input::Vote(SignedBatchInfo { digest: *digest, signer, signature }));
-        let proof = Arc::new(samples::proof(*info, 3));
-        life.input(Input::Proof { digest: *digest, proof });
+        // Ingress names a proof by what its info says.
+        let (digest, proof) = (info.digest(&made.chain), Arc::new(samples::proof(*info, 3)));
+        life.input(Input::Proof { digest, proof });
     }
     let mut parents = vec![made.genesis];
     parents.extend(made.headers.iter().map(|header| header.digest(&made.chain)));
