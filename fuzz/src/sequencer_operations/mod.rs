@@ -1,0 +1,754 @@
+//! Any list of inputs to the production sequencer, beside a naive model.
+//!
+//! Claims, whatever peers and the host do, and wherever the validator dies: no panic; a batch is
+//! admitted if and only if the model admits it; at most one digest per slot is ever signed, and
+//! only while it is on disk; windows hold on both sides; own ids are reserved durably and used
+//! once; proofs hold votes of a quorum, each real and once; commits and receipts are gapless and as
+//! the model judges them; content that a subscriber needs stays; every request is answered at most
+//! once, truthfully and after its records, and what can be answered is.
+
+mod disk;
+mod model;
+mod operations;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arbitrary::{Arbitrary, Unstructured};
+use bytes::Bytes;
+use quorum_store::sequencer::Sequencer;
+use quorum_store::sequencer::port::{
+    Content, Effect, Event, FetchError, Input, Now, ParentOf, PayloadLimits, Promise, PullRequest,
+    Refusal, Reply, RequestId, Transaction, VerifyRequest,
+};
+use quorum_store::store::memory::MemoryStore;
+use quorum_store::store::{Group, Released, Store as _};
+use quorum_store::testkit::fuzzing;
+use quorum_store::types::{
+    Announcement, Author, Batch, BatchId, Commit, CommitIndex, CommitteeHash, Component, Digest,
+    Epoch, Hello, Incarnation, InvalidPayload, Message, Payload, PayloadHeader, Signature,
+    SignedBatchInfo, Timestamp, Usage,
+};
+
+use self::model::{Asked, Known, Model, Peer, Verdict};
+use self::operations::{BatchCase, Case, Operation, PayloadCase};
+use crate::{samples, world};
+
+const ME: u8 = 0;
+
+/// See the module docs.
+pub fn run(data: &[u8]) {
+    let Ok(case) = Case::arbitrary(&mut Unstructured::new(data)) else { return };
+    let mut run = Run::new(case.eager);
+    if case.warm {
+        for peer in 1..world::MEMBERS {
+            run.operate(&Operation::LinkUp { peer: peer - 1, window: 255 });
+        }
+        run.settle();
+    }
+    for operation in case.operations.iter().take(200) {
+        run.operate(operation);
+    }
+    run.drain();
+}
+
+struct Run {
+    eager: bool,
+    sequencer: Sequencer,
+    store: MemoryStore,
+    now: Now,
+    /// Taken and not written, oldest first; more than one only if eager.
+    in_flight: Vec<Group>,
+    requests: u64,
+    model: Model,
+    /// In the order in which they were seen.
+    batches: Vec<Digest>,
+    headers: Vec<PayloadHeader>,
+    /// What the last step refused.
+    refused: Option<Refusal>,
+}
+
+impl Run {
+    fn new(eager: bool) -> Self {
+        let genesis = world::genesis();
+        let mut store = MemoryStore::new(world::author(ME), genesis.chain_id(), Incarnation(7));
+        let now = world::start();
+        let sequencer = recover(&mut store, now);
+        let peers = (1..world::MEMBERS).map(|peer| (world::author(peer), Peer::default()));
+        let model = Model { admits: true, peers: peers.collect(), ..Model::default() };
+        let headers = vec![genesis.header()];
+        let (in_flight, batches) = (Vec::new(), Vec::new());
+        let (requests, refused) = (0, None);
+        let mut run = Self {
+            eager,
+            sequencer,
+            store,
+            now,
+            in_flight,
+            requests,
+            model,
+            batches,
+            headers,
+            refused,
+        };
+        run.settle();
+        run
+    }
+
+    // ---- operations ----------------------------------------------------------------------------
+
+    fn operate(&mut self, operation: &Operation) {
+        match *operation {
+            Operation::LinkUp { peer, window } => self.link_up(peer_of(peer), window),
+            Operation::LinkDown { peer } => {
+                let peer = peer_of(peer);
+                self.peer(peer).linked = false;
+                self.step(Input::LinkDown { peer });
+            }
+            Operation::Announce { peer, window, released } => {
+                let released = Timestamp(world::START + 50_000 * u64::from(released));
+                let announcement = Announcement { window: granted(window), released };
+                let from = peer_of(peer);
+                self.announced(from, announcement);
+                self.step(Input::Announce { from, announcement });
+            }
+            Operation::Batch { from, batch } => {
+                let batch = self.make_batch(&batch);
+                // Mostly over its author's link.
+                let from = if from < 230 { batch.info.author } else { peer_of(from) };
+                self.give_batch(from, &batch);
+            }
+            Operation::BatchAgain { from, which } => {
+                let Some(digest) = pick(&self.batches, which) else { return };
+                let batch = self.model.batches[&digest].clone();
+                let from = if from < 230 { batch.info.author } else { peer_of(from) };
+                self.give_batch(from, &batch);
+            }
+            Operation::Vote { signer, which } => {
+                let digest = self.own_batch(which).unwrap_or(Digest([which; 32]));
+                self.vote(signer % world::MEMBERS, digest);
+            }
+            Operation::Proof { which } => {
+                let Some(digest) = pick(&self.batches, which) else { return };
+                let proof = Arc::new(samples::proof(self.model.batches[&digest].info, 3));
+                self.step(Input::Proof { digest, proof });
+            }
+            Operation::Payload { from, ref payload } => {
+                let digest = self.make_payload(payload);
+                self.give_payload(peer_of(from), digest);
+            }
+            Operation::PayloadAgain { from, which } => {
+                let digest = self.header(which).digest(&chain());
+                self.give_payload(peer_of(from), digest);
+            }
+            Operation::FetchedBatch { from, which } => {
+                let Some(digest) = pick(&self.batches, which) else { return };
+                let batch = self.model.batches[&digest].clone();
+                let mut asked = self.model.asked.values();
+                let wanted = asked.any(|asked| matches!(asked, Asked::Fetch(d, _) if *d == digest));
+                let wanted = wanted && !self.is_cancelled_fetch(digest);
+                self.step(Input::FetchedBatch { from: peer_of(from), digest, batch });
+                assert_eq!(self.refused != Some(Refusal::Unasked), wanted, "asked for {digest:?}");
+            }
+            Operation::FetchMissing { from, which } => {
+                let Some(digest) = pick(&self.batches, which) else { return };
+                self.step(Input::FetchMissing { from: peer_of(from), digest });
+            }
+            Operation::Submit { count, size, price, life } => self.submit(count, size, price, life),
+            Operation::Pull { parent, height, later, limit, exclude } => {
+                self.pull(self.header(parent), height, later, limit, exclude);
+            }
+            Operation::Verify { which, parent } => self.verify(which, parent),
+            Operation::Commit { which, wrong } => {
+                let mut header = self.header(which);
+                let mut index = header.height;
+                match wrong {
+                    250 => index.0 = index.0.wrapping_add(1),
+                    251 => header.block_timestamp.0 /= 2,
+                    252 => header.parent.0[0] ^= 1,
+                    253 => (header.height.0, index.0) = (u64::MAX, u64::MAX),
+                    _ => {}
+                }
+                self.commit(Commit { index, round: u64::from(wrong), header });
+            }
+            Operation::Block { later } => self.block(later),
+            Operation::Fetch { which, deadline } => {
+                let Some(digest) = pick(&self.batches, which) else { return };
+                let deadline = self.now.monotonic + Duration::from_millis(u64::from(deadline) * 8);
+                let responders = (1..world::MEMBERS).map(world::author).collect();
+                let asked = Asked::Fetch(digest, deadline);
+                self.request(asked, |id| Input::Fetch { id, digest, responders, deadline });
+            }
+            Operation::Acknowledge { subscriber, next } => {
+                let subscriber = format!("subscriber-{}", subscriber % 2);
+                let next = CommitIndex(if next > 250 { u64::MAX } else { u64::from(next % 32) });
+                self.step(Input::Acknowledge { subscriber, next });
+            }
+            Operation::Cancel { which } => {
+                let ids: Vec<_> = self.model.asked.keys().copied().collect();
+                let id = pick(&ids, which).unwrap_or(RequestId(u64::from(which)));
+                self.model.cancelled.insert(id);
+                self.step(Input::Cancel(id));
+            }
+            Operation::Write => self.take(),
+            Operation::Written => self.written(),
+            Operation::Crash { written } => self.crash(written),
+            Operation::Space { admits } => {
+                self.model.admits = admits;
+                self.step(Input::Space { admits });
+            }
+            Operation::Status => self.request(Asked::Status, Input::Status),
+            Operation::Advance { by } => self.advance(Duration::from_millis(u64::from(by) * 4)),
+            Operation::WallJump { by } => {
+                let micros = i64::from(by) * 20_000;
+                self.now.wall = Timestamp(self.now.wall.0.saturating_add_signed(micros));
+            }
+        }
+    }
+
+    fn link_up(&mut self, peer: Author, window: u8) {
+        let announcement = Announcement { window: granted(window), released: Timestamp(0) };
+        self.announced(peer, announcement);
+        self.peer(peer).linked = true;
+        let (chain, committee) = (chain(), CommitteeHash::default());
+        let holds = Usage::default();
+        let hello = Hello { chain, epoch: Epoch(0), committee, announcement, holds };
+        self.step(Input::LinkUp { peer, hello });
+    }
+
+    fn announced(&mut self, peer: Author, announcement: Announcement) {
+        let peer = self.peer(peer);
+        peer.window = announcement.window;
+        peer.released = peer.released.max(announcement.released);
+    }
+
+    fn give_batch(&mut self, from: Author, batch: &Batch) {
+        if from == world::author(ME) {
+            // The transport links a validator with others only.
+            return;
+        }
+        let digest = batch.info.digest(&chain());
+        let stored = self.sequencer.stored_of(&batch.info.author);
+        let verdict = self.model.admits(self.now, from, digest, &batch.info, stored);
+        let batch = batch.clone();
+        let info = batch.info;
+        if verdict == Verdict::Admitted {
+            self.model.claim(digest, &info);
+        }
+        if verdict != Verdict::Refused {
+            self.model.unsigned.insert(digest);
+        }
+        self.step(Input::Batch { from, digest, batch });
+        let refused = self.refused.is_some_and(model::is_of_batch);
+        assert_eq!(refused, verdict == Verdict::Refused, "{info:?}: {:?}", self.refused);
+    }
+
+    fn vote(&mut self, signer: u8, digest: Digest) {
+        let signature = Signature::from_bytes(&[signer; 64]);
+        let signer = world::author(signer);
+        self.model.votes.entry(digest).or_default().insert(signer);
+        self.step(Input::Vote(SignedBatchInfo { digest, signer, signature }));
+    }
+
+    fn give_payload(&mut self, from: Author, digest: Digest) {
+        let Some(Known { payload, batches, valid }) = self.model.payloads.get(&digest).cloned()
+        else {
+            return;
+        };
+        let verdict = if valid { Ok(()) } else { Err(InvalidPayload::TooLarge(1 << 30)) };
+        self.step(Input::Payload { from, digest, payload, batches, verdict });
+        let next = self.model.log_digests.get(self.model.applied as usize);
+        assert_ne!(next, Some(&digest), "the next commit's content is here and not applied");
+        self.check_undecided(digest);
+    }
+
+    /// A payload that is here leaves nobody waiting, but for the disk.
+    fn check_undecided(&mut self, digest: Digest) {
+        let waits = |asked: &Asked| matches!(asked, Asked::Verify(v) if v.digest == digest);
+        let before: Vec<_> =
+            self.model.asked.iter().filter(|(_, a)| waits(a)).map(|(id, _)| *id).collect();
+        if before.is_empty() {
+            return;
+        }
+        self.settle();
+        let left = before
+            .iter()
+            .find(|id| self.model.asked.contains_key(id) && !self.model.cancelled.contains(id));
+        assert_eq!(left, None, "{digest:?} is here, and whoever asked about it waits");
+    }
+
+    fn submit(&mut self, count: u8, size: u8, price: u8, life: u8) {
+        let count = count % 6;
+        let length = usize::from(size) + usize::from(size > 250);
+        let bytes = |at: u8| vec![at ^ price; length];
+        let transaction = |at| Transaction {
+            bytes: Bytes::from(bytes(at)),
+            gas_unit_price: u64::from(price),
+            expiration: self.now.wall.saturating_add(Duration::from_millis(u64::from(life) * 16)),
+        };
+        let transactions = (0..count).map(transaction).collect();
+        let asked = Asked::Submit((0..count).map(bytes).collect());
+        self.request(asked, |id| Input::Submit { id, transactions });
+    }
+
+    fn pull(&mut self, on: PayloadHeader, height: u8, later: u8, limit: u8, exclude: u8) {
+        let parent = on.digest(&chain());
+        let height = CommitIndex(match height {
+            0..240 => on.height.0.saturating_add(1),
+            _ => u64::from(height),
+        });
+        let later = Duration::from_millis(u64::from(later) * 2);
+        let limits = PayloadLimits {
+            transactions_max: u64::from(limit),
+            batch_bytes_max: u64::from(limit) * 64,
+            batches_max: u64::from(limit / 8),
+        };
+        let exclude = pick(&self.batches, exclude).filter(|_| exclude & 1 == 1);
+        let mut forbidden = self.model.ordered_below(parent);
+        forbidden.extend(exclude);
+        let request = PullRequest {
+            epoch: Epoch(u64::from(limit == 255)),
+            height,
+            parent,
+            block_timestamp: on.block_timestamp.max(self.now.wall).saturating_add(later),
+            limits,
+            exclude: exclude.into_iter().collect(),
+        };
+        let asked = Asked::Pull(request.clone(), forbidden);
+        self.request(asked, |id| Input::Pull { id, request });
+    }
+
+    fn verify(&mut self, which: u8, parent: u8) {
+        let header = self.header(which);
+        let digest = header.digest(&chain());
+        if header.height.0 == 0 {
+            return;
+        }
+        let on = self.headers.iter().find(|on| on.digest(&chain()) == header.parent).copied();
+        let parent = match parent {
+            0..100 => None,
+            100..220 => on,
+            _ => Some(self.header(parent)),
+        };
+        let parent = parent.map(|on| ParentOf {
+            digest: on.digest(&chain()),
+            height: on.height,
+            block_timestamp: on.block_timestamp,
+        });
+        let responders = vec![world::author(1), world::author(2)];
+        let request = VerifyRequest { digest, parent, responders };
+        let asked = Asked::Verify(request.clone());
+        self.request(asked, |id| Input::Verify { id, request });
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        let judged = self.model.judge(&commit);
+        if judged.is_ok() {
+            self.model.on_logged(commit);
+        }
+        let id = RequestId(self.requests);
+        self.request(Asked::Commit(commit.index), |id| Input::Commit { id, commit });
+        let answered = !self.model.asked.contains_key(&id);
+        assert_eq!(answered, judged.is_err(), "{commit:?}: {judged:?}");
+    }
+
+    /// A block of this validator on the highest commit, committed at once.
+    fn block(&mut self, later: u8) {
+        let tip = self.model.log.last().map_or(self.headers[0], |commit| commit.header);
+        let seen = self.headers.len();
+        self.pull(tip, 0, later, 100, 0);
+        self.settle();
+        if self.headers.len() > seen {
+            let header = self.headers[seen];
+            self.commit(Commit { index: header.height, round: 1, header });
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now.monotonic += by;
+        self.now.wall = self.now.wall.saturating_add(by);
+        // A deadline that stays due would keep the host's thread busy.
+        for _ in 0..16 {
+            let due = self.sequencer.next_deadline();
+            if due.is_none_or(|due| due > self.now.monotonic) {
+                return;
+            }
+            self.step(Input::Tick);
+        }
+        panic!("still due after 16 ticks: {:?}", self.sequencer.status());
+    }
+
+    fn crash(&mut self, written: bool) {
+        if written && !self.in_flight.is_empty() {
+            let group = self.in_flight.remove(0);
+            group.records().iter().for_each(|record| self.model.disk.apply(record));
+            let persisted = fuzzing::persist(group, &mut self.store);
+            assert!(persisted.is_ok(), "in memory");
+        }
+        self.in_flight.clear();
+        self.model.crash();
+        self.store = self.store.clone_durable();
+        self.now.monotonic = Duration::ZERO;
+        self.sequencer = recover(&mut self.store, self.now);
+        self.observe();
+        let status = self.sequencer.status();
+        assert_eq!(status.logged.0, self.model.log.len() as u64, "the log after a crash");
+    }
+
+    // ---- steps ---------------------------------------------------------------------------------
+
+    fn request(&mut self, asked: Asked, input: impl FnOnce(RequestId) -> Input) {
+        let id = RequestId(self.requests);
+        self.requests += 1;
+        self.model.asked.insert(id, asked);
+        self.step(input(id));
+    }
+
+    fn step(&mut self, input: Input) {
+        self.refused = None;
+        self.sequencer.step(self.now, input);
+        self.observe();
+    }
+
+    /// Looks at everything that a step brought about.
+    fn observe(&mut self) {
+        let status = self.sequencer.status();
+        assert_eq!(status.consensus_time, self.model.consensus(), "consensus time");
+        self.model.on_applied(status.applied.0);
+        self.model.on_cursors(status.cursors);
+        while let Some(effect) = self.sequencer.poll_effect() {
+            self.on_effect(effect);
+        }
+        let announced = self.sequencer.announcement(self.now);
+        for member in 0..world::MEMBERS {
+            let author = world::author(member);
+            self.model.check_stored(&author, self.sequencer.stored_of(&author), announced);
+        }
+        if self.eager {
+            self.take();
+        }
+    }
+
+    fn on_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.on_send(&[to], &message),
+            Effect::Multicast { to, message } => self.on_send(&to, &message),
+            Effect::Resend { to, digest } => self.model.on_sent(&to, digest),
+            Effect::Reply { id, reply } => self.on_reply(id, reply, false),
+            Effect::Event(event) => panic!("{event:?} is told before it is durable"),
+            Effect::Refused { reason, .. } => self.refused = Some(reason),
+            Effect::Measured(_) => {}
+        }
+    }
+
+    fn on_send(&mut self, to: &[Author], message: &Message) {
+        match message {
+            Message::Batch(batch) => {
+                let digest = batch.info.digest(&chain());
+                self.model.on_own_batch(digest, batch);
+                self.batches.push(digest);
+                self.model.on_sent(to, digest);
+            }
+            Message::Proofs(proofs) => {
+                for proof in proofs {
+                    let digest = proof.info.digest(&chain());
+                    let durable = self.model.disk.proofs.contains(&digest);
+                    assert!(durable, "the proof of {digest:?} leaves before it is durable");
+                }
+            }
+            Message::FetchRequest(digests) => {
+                assert!((1..=256).contains(&digests.len()));
+                let linked = to.iter().all(|to| self.model.peers[to].linked);
+                assert!(linked, "asked without a link");
+            }
+            Message::Announce(announcement) => {
+                assert_eq!(*announcement, self.sequencer.announcement(self.now));
+            }
+            other => panic!("{other:?} is nothing that leaves as an effect"),
+        }
+    }
+
+    /// Takes the open group; the records of an eager run are of the last step.
+    fn take(&mut self) {
+        if !self.eager && !self.in_flight.is_empty() {
+            return;
+        }
+        let Some(group) = self.sequencer.take_group() else { return };
+        if self.eager {
+            group.records().iter().for_each(|record| self.model.check_drop(record));
+        }
+        self.in_flight.push(group);
+    }
+
+    /// The oldest group is on disk.
+    fn written(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let group = self.in_flight.remove(0);
+        group.records().iter().for_each(|record| self.model.disk.apply(record));
+        let persisted = fuzzing::persist(group, &mut self.store);
+        let Ok(persisted) = persisted else { unreachable!("in memory: {persisted:?}") };
+        let mut votes = Vec::new();
+        for promise in persisted.promises {
+            match promise.release() {
+                Released::Sign(token) => {
+                    let (digest, author) = (token.get().digest, token.get().author);
+                    self.on_signed(digest, author);
+                    if author == world::author(ME) {
+                        votes.push(digest);
+                    }
+                }
+                Released::Other(Promise::Publish(proof)) => self.model.on_published(&proof),
+                Released::Other(Promise::Reply { id, reply }) => self.on_reply(id, reply, true),
+                Released::Other(Promise::Event(event)) => self.on_event(event),
+                Released::Other(Promise::Sign(batch)) => panic!("{batch:?} without a token"),
+            }
+        }
+        self.step(Input::Durable { sequence: persisted.sequence });
+        for digest in votes {
+            self.vote(ME, digest);
+        }
+    }
+
+    fn on_signed(&mut self, digest: Digest, author: Author) {
+        let info = self.model.batches[&digest].info;
+        assert_eq!(info.author, author, "the signature goes to somebody else");
+        let before = self.model.signed.insert(info.slot(), digest);
+        assert!(before.is_none_or(|before| before == digest), "{:?} is signed twice", info.slot());
+        assert_eq!(self.model.disk.claims.get(&info.slot()), Some(&digest), "without a claim");
+        let stored = self.model.disk.batches.contains_key(&digest);
+        assert!(stored || self.model.is_over(info.expiration), "{digest:?} is not on disk");
+        self.model.unsigned.remove(&digest);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Certified { digest } => {
+                assert!(self.model.published.contains(&digest), "{digest:?} has no proof");
+            }
+            Event::Rebatched { from, moved } => {
+                for (_, accepted) in &moved {
+                    assert!(self.model.batches.contains_key(&accepted.batch));
+                }
+                self.model.on_moved(from, moved.iter().map(|(position, _)| *position));
+            }
+            Event::Expired { batch, positions } => {
+                self.model.on_moved(batch, positions.iter().copied());
+            }
+        }
+    }
+
+    fn on_reply(&mut self, id: RequestId, reply: Reply, durable: bool) {
+        let asked = self.model.answer(id);
+        match (asked, reply) {
+            (Asked::Submit(transactions), Reply::Submitted(results)) => {
+                assert_eq!(transactions.len(), results.len());
+                for (bytes, result) in transactions.iter().zip(results) {
+                    let Ok(accepted) = result else { continue };
+                    assert!(durable, "accepted before it is durable");
+                    let batch = &self.model.batches[&accepted.batch];
+                    let stored = self.model.disk.batches.contains_key(&accepted.batch);
+                    assert!(stored || self.model.is_over(batch.info.expiration));
+                    let found = batch.body.transactions().nth(accepted.position as usize);
+                    assert_eq!(found.as_deref(), Some(&bytes[..]), "another transaction");
+                }
+            }
+            (Asked::Pull(request, forbidden), Reply::Pulled(Ok(payload))) => {
+                let digest = payload.digest(&chain());
+                self.check_stored_payload(digest, durable);
+                self.model.check_proposal(&request, &forbidden, &payload);
+                self.model.proposed.insert(digest);
+                self.know(payload, true);
+            }
+            (Asked::Pull(..), Reply::Pulled(Err(_))) => assert!(!durable),
+            (Asked::Verify(request), Reply::Verified(Ok(header))) => {
+                assert_eq!(header.digest(&chain()), request.digest);
+                self.check_stored_payload(request.digest, durable);
+                assert!(self.model.may_verify(&request), "{request:?} is not valid");
+            }
+            (Asked::Verify(request), Reply::Verified(Err(error))) => {
+                assert!(!self.model.may_verify(&request), "{request:?} is valid: {error}");
+            }
+            (Asked::Commit(index), Reply::Committed(Ok(receipt))) => {
+                assert!(durable, "a receipt before it is durable");
+                assert_eq!(receipt.index, index);
+                assert_eq!(self.model.disk.receipts.get(&index), Some(&receipt));
+                let commit = &self.model.log[index.0 as usize - 1];
+                assert_eq!(receipt.block_timestamp, commit.header.block_timestamp);
+                for (ack, component) in receipt.acks.iter().zip(Component::ALL) {
+                    assert_eq!((ack.component, ack.watermark), (component, index));
+                }
+            }
+            (Asked::Commit(index), Reply::Committed(Err(error))) => {
+                assert!(!durable);
+                let known = index.0 >= 1 && index.0 <= self.model.applied;
+                assert!(
+                    !known
+                        || !matches!(error, quorum_store::sequencer::port::CommitError::Gap { .. })
+                );
+            }
+            (Asked::Fetch(digest, _), Reply::Fetched(Ok(content))) => {
+                let found = match content {
+                    Content::Batch(batch) => batch.info.digest(&chain()),
+                    Content::Payload(payload) => payload.digest(&chain()),
+                };
+                assert_eq!(found, digest, "another content");
+            }
+            (Asked::Fetch(_, deadline), Reply::Fetched(Err(FetchError::TimedOut { .. }))) => {
+                assert!(deadline <= self.now.monotonic, "gave up too early");
+            }
+            (Asked::Fetch(..), Reply::Fetched(Err(_))) => {
+                assert!(self.sequencer.status().fetches >= 3, "busy with nothing");
+            }
+            (Asked::Status, Reply::Status(_)) => {}
+            (asked, reply) => panic!("{asked:?} is answered by {reply:?}"),
+        }
+    }
+
+    fn check_stored_payload(&self, digest: Digest, durable: bool) {
+        assert!(durable, "{digest:?} is promised before it is durable");
+        let stored = self.model.disk.payloads.contains_key(&digest);
+        assert!(stored || self.model.consensus() > Timestamp(0), "{digest:?} is not on disk");
+    }
+
+    // ---- the end -------------------------------------------------------------------------------
+
+    /// Writes until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            self.take();
+            if self.in_flight.is_empty() {
+                return;
+            }
+            self.written();
+        }
+    }
+
+    /// Time passes until every deadline is over: what can be answered has been.
+    fn drain(&mut self) {
+        for _ in 0..24 {
+            self.settle();
+            self.advance(Duration::from_millis(100));
+        }
+        self.settle();
+        assert!(self.model.unsigned.is_empty(), "not signed: {:?}", self.model.unsigned);
+        let busy = self.sequencer.status().busy.is_some();
+        for (id, asked) in &self.model.asked {
+            let late = match asked {
+                Asked::Submit(_) => !busy,
+                Asked::Commit(index) => index.0 <= self.model.applied,
+                Asked::Verify(_) => false,
+                Asked::Pull(..) | Asked::Fetch(..) | Asked::Status => true,
+            };
+            assert!(!late || self.model.cancelled.contains(id), "{id:?} {asked:?} has no answer");
+        }
+        self.crash(false);
+    }
+
+    // ---- making things -------------------------------------------------------------------------
+
+    fn make_batch(&mut self, case: &BatchCase) -> Batch {
+        let id = BatchId {
+            incarnation: Incarnation(u64::from(case.incarnation / 25)),
+            counter: u64::from(case.counter % 24),
+        };
+        let latest = self.now.wall.max(self.model.consensus());
+        let longest = latest.saturating_add(world::LIFETIME + world::ALLOWANCE);
+        // Mostly admissible; sometimes a little too late, or long over.
+        let expiration = Timestamp(longest.0 + 20_000 - 10_000 * u64::from(case.expiration));
+        let transaction = vec![case.size; usize::from(case.size) + 1];
+        let author = world::author(1 + case.author % world::MEMBERS);
+        let mut batch = samples::batch(author, id, expiration, &[&transaction]);
+        batch.info.epoch = Epoch(u64::from(case.epoch / 250));
+        batch.info.gas_bucket_start = u64::from(case.size % 3);
+        let digest = batch.info.digest(&chain());
+        if self.model.batches.insert(digest, batch.clone()).is_none() {
+            self.batches.push(digest);
+        }
+        batch
+    }
+
+    fn make_payload(&mut self, case: &PayloadCase) -> Digest {
+        let on = self.header(case.parent);
+        let later = Duration::from_millis(u64::from(case.later) * 8);
+        let at = on.block_timestamp.max(Timestamp(world::START)).saturating_add(later);
+        let height = match case.height {
+            0..230 => on.height.0.saturating_add(1),
+            230..250 => u64::from(case.height),
+            _ => u64::MAX - u64::from(case.height % 2),
+        };
+        let picked: Vec<_> =
+            case.batches.iter().take(4).filter_map(|which| pick(&self.batches, *which)).collect();
+        let infos = picked.iter().map(|digest| self.model.batches[digest].info);
+        let proofs: Vec<_> = infos.map(|info| samples::proof(info, 3)).collect();
+        let mut distinct = picked.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let valid = !case.invalid
+            && distinct.len() == picked.len()
+            && proofs.iter().all(|p| p.info.expiration >= at && p.info.epoch == Epoch(0));
+        let payload = samples::payload(on.digest(&chain()), height, at, proofs);
+        self.know(Arc::new(payload), valid)
+    }
+
+    fn know(&mut self, payload: Arc<Payload>, valid: bool) -> Digest {
+        let digest = payload.digest(&chain());
+        let batches = payload.content.batches().map(|info| info.digest(&chain())).collect();
+        if !self.model.payloads.contains_key(&digest) {
+            self.headers.push(payload.header);
+            self.model.payloads.insert(digest, Known { payload, batches, valid });
+        }
+        digest
+    }
+
+    /// A payload's header; small numbers count from the last one.
+    fn header(&self, which: u8) -> PayloadHeader {
+        let length = self.headers.len();
+        self.headers[length - 1 - usize::from(which) % length.min(16)]
+    }
+
+    fn own_batch(&self, which: u8) -> Option<Digest> {
+        let own: Vec<_> = self.model.own.values().copied().collect();
+        pick(&own, which).filter(|_| which < 250)
+    }
+
+    fn is_cancelled_fetch(&self, digest: Digest) -> bool {
+        let of = |asked: &Asked| matches!(asked, Asked::Fetch(d, _) if *d == digest);
+        let mut ids = self.model.asked.iter().filter(|(_, asked)| of(asked)).map(|(id, _)| id);
+        ids.all(|id| self.model.cancelled.contains(id))
+    }
+
+    fn peer(&mut self, peer: Author) -> &mut Peer {
+        self.model.peers.entry(peer).or_default()
+    }
+}
+
+fn recover(store: &mut MemoryStore, now: Now) -> Sequencer {
+    let recovered = store.recover();
+    let Ok(recovered) = recovered else { panic!("the store is damaged: {recovered:?}") };
+    let sequencer = Sequencer::recover(world::setup(), recovered, now);
+    sequencer.unwrap_or_else(|error| panic!("its records contradict each other: {error}"))
+}
+
+fn chain() -> quorum_store::types::ChainId {
+    thread_local!(static CHAIN: quorum_store::types::ChainId = world::genesis().chain_id());
+    CHAIN.with(|chain| *chain)
+}
+
+fn peer_of(choice: u8) -> Author {
+    world::author(1 + choice % (world::MEMBERS - 1))
+}
+
+/// A window: none, a narrow one, or more than enough.
+fn granted(choice: u8) -> Usage {
+    match choice {
+        0..16 => Usage::default(),
+        16..100 => Usage { bytes: u64::from(choice) * 64, batches: u64::from(choice % 8) },
+        _ => Usage { bytes: 1 << 20, batches: 1 << 10 },
+    }
+}
+
+fn pick<T: Copy>(from: &[T], which: u8) -> Option<T> {
+    (!from.is_empty()).then(|| from[usize::from(which) % from.len()])
+}

@@ -1,0 +1,489 @@
+//! What the validator may say, by naive bookkeeping of what it was told.
+//!
+//! Nothing is ever forgotten here, and nothing is computed the way the sequencer does: a slot's
+//! history is a list, a window a sum over everything that was ever sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorum_store::sequencer::port::{
+    CommitError, Now, PayloadLimits, PullRequest, Record, Refusal, RequestId, VerifyRequest,
+};
+use quorum_store::types::{
+    Announcement, Author, Batch, BatchId, BatchInfo, Commit, CommitIndex, Digest, Payload,
+    PayloadHeader, ProofOfStore, Slot, Timestamp, Usage,
+};
+
+use super::disk::Disk;
+use crate::world;
+
+/// A request of the host that has no answer yet.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// With the bytes of its transactions.
+    Submit(Vec<Vec<u8>>),
+    /// With what must not be in the answer.
+    Pull(PullRequest, BTreeSet<Digest>),
+    /// A payload.
+    Verify(VerifyRequest),
+    /// A commit.
+    Commit(CommitIndex),
+    /// A content, until then.
+    Fetch(Digest, Duration),
+    /// How things stand.
+    Status,
+}
+
+/// A slot that was claimed in this life or durably before.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// Where.
+    pub slot: Slot,
+    /// By which batch.
+    pub digest: Digest,
+    /// Its expiration.
+    pub expiration: Timestamp,
+    /// What it takes of a window.
+    pub charge: u64,
+}
+
+/// A peer, seen by an author.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// True while its link is up.
+    pub linked: bool,
+    /// What it granted last.
+    pub window: Usage,
+    /// The most it released.
+    pub released: Timestamp,
+    /// Own batches that it was sent, or may have been.
+    pub sent: BTreeMap<Digest, (Timestamp, u64)>,
+}
+
+/// A payload that exists somewhere.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The payload.
+    pub payload: std::sync::Arc<Payload>,
+    /// Its batches.
+    pub batches: Vec<Digest>,
+    /// Whether its proofs verify.
+    pub valid: bool,
+}
+
+/// See the module docs.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Everything written.
+    pub disk: Disk,
+    /// Requests of this life without an answer.
+    pub asked: BTreeMap<RequestId, Asked>,
+    /// Of those, what the host no longer waits for.
+    pub cancelled: BTreeSet<RequestId>,
+    /// Claimed slots.
+    pub claims: Vec<Claim>,
+    /// Every signature ever given.
+    pub signed: BTreeMap<Slot, Digest>,
+    /// Signatures that somebody waits for.
+    pub unsigned: BTreeSet<Digest>,
+    /// Every batch that was ever seen.
+    pub batches: BTreeMap<Digest, Batch>,
+    /// Own batch ids ever seen.
+    pub own: BTreeMap<BatchId, Digest>,
+    /// Votes given for own batches in this life.
+    pub votes: BTreeMap<Digest, BTreeSet<Author>>,
+    /// Own batches whose proof was published in this life.
+    pub published: BTreeSet<Digest>,
+    /// Transactions of own batches that moved or expired in this life.
+    pub moved: BTreeSet<(Digest, u32)>,
+    /// Every payload that was ever seen.
+    pub payloads: BTreeMap<Digest, Known>,
+    /// Payloads that this validator proposed.
+    pub proposed: BTreeSet<Digest>,
+    /// What consensus ordered, index 1 first.
+    pub log: Vec<Commit>,
+    /// Digests of those.
+    pub log_digests: Vec<Digest>,
+    /// Commits whose content a subscriber needs.
+    pub pinned: BTreeSet<CommitIndex>,
+    /// The next index of each subscriber.
+    pub cursors: BTreeMap<String, CommitIndex>,
+    /// How far the log is applied.
+    pub applied: u64,
+    /// Peers.
+    pub peers: BTreeMap<Author, Peer>,
+    /// False while the disk is nearly full.
+    pub admits: bool,
+}
+
+impl Model {
+    /// Consensus time.
+    pub fn consensus(&self) -> Timestamp {
+        self.log.last().map_or(Timestamp(0), |commit| commit.header.block_timestamp)
+    }
+
+    /// The validator dies: what was not written is gone.
+    pub fn crash(&mut self) {
+        let durable = &self.disk.claims;
+        self.claims.retain(|claim| durable.get(&claim.slot) == Some(&claim.digest));
+        let chain = world::genesis().chain_id();
+        self.log = self.disk.commits.values().copied().collect();
+        self.log_digests = self.log.iter().map(|commit| commit.header.digest(&chain)).collect();
+        self.applied = self.disk.receipts.len() as u64;
+        self.cursors = self.disk.cursors.clone();
+        let lowest = self.lowest_cursor();
+        let needed = |index: &CommitIndex| lowest.is_some_and(|lowest| *index >= lowest);
+        self.pinned = self.disk.commits.keys().copied().filter(needed).collect();
+        self.asked.clear();
+        self.cancelled.clear();
+        self.unsigned.clear();
+        self.votes.clear();
+        self.published.clear();
+        self.moved.clear();
+        self.admits = true;
+        // Nobody remembers who was sent what: everyone may have everything that is stored.
+        let own = self.disk.batches.iter().filter(|(_, info)| info.author == world::author(0));
+        let sent: BTreeMap<_, _> =
+            own.map(|(digest, info)| (*digest, (info.expiration, info.charge()))).collect();
+        for peer in self.peers.values_mut() {
+            *peer = Peer { sent: sent.clone(), ..Peer::default() };
+        }
+    }
+
+    /// The lowest index that a subscriber needs.
+    pub fn lowest_cursor(&self) -> Option<CommitIndex> {
+        self.cursors.values().min().copied()
+    }
+
+    // ---- admission -----------------------------------------------------------------------------
+
+    /// Whether a batch over a link must be admitted. `stored` is what the sequencer counts.
+    pub fn admits(
+        &self,
+        now: Now,
+        from: Author,
+        digest: Digest,
+        info: &BatchInfo,
+        stored: Usage,
+    ) -> Verdict {
+        let consensus = self.consensus();
+        let latest = now.wall.max(consensus);
+        let longest = world::LIFETIME + world::ALLOWANCE;
+        let member = (0..world::MEMBERS).any(|index| world::author(index) == info.author);
+        if from != info.author
+            || info.epoch.0 != 0
+            || !member
+            || info.expiration <= consensus
+            || info.expiration > latest.saturating_add(longest)
+        {
+            return Verdict::Refused;
+        }
+        if let Some(claim) = self.claims.iter().find(|claim| claim.slot == info.slot()) {
+            return if claim.digest == digest { Verdict::Again } else { Verdict::Refused };
+        }
+        let of_author = || self.claims.iter().filter(|claim| claim.slot.author == info.author);
+        let id = info.batch_id;
+        let incarnations: BTreeSet<_> =
+            of_author().map(|claim| claim.slot.batch_id.incarnation).collect();
+        let new_store = !incarnations.contains(&id.incarnation);
+        let falls = of_author().any(|claim| {
+            let other = claim.slot.batch_id;
+            other.incarnation == id.incarnation
+                && ((other.counter < id.counter && claim.expiration > info.expiration)
+                    || (other.counter > id.counter && claim.expiration < info.expiration))
+        });
+        let window = world::setup().config.window();
+        let room = stored.bytes + info.charge() <= window.bytes && stored.batches < window.batches;
+        if !self.admits || (new_store && incarnations.len() >= 8) || falls || !room {
+            return Verdict::Refused;
+        }
+        Verdict::Admitted
+    }
+
+    /// A slot is claimed.
+    pub fn claim(&mut self, digest: Digest, info: &BatchInfo) {
+        let (slot, expiration, charge) = (info.slot(), info.expiration, info.charge());
+        self.claims.push(Claim { slot, digest, expiration, charge });
+    }
+
+    /// What the sequencer counts of an author lies between what cannot have gone and what it
+    /// tells others that it may still count.
+    pub fn check_stored(&self, author: &Author, stored: Usage, announced: Announcement) {
+        let usage = |counts: &dyn Fn(Timestamp) -> bool| {
+            let mut usage = Usage::default();
+            for claim in self.claims.iter().filter(|claim| claim.slot.author == *author) {
+                if counts(claim.expiration.saturating_add(world::GRACE)) {
+                    usage.bytes += claim.charge;
+                    usage.batches += 1;
+                }
+            }
+            usage
+        };
+        let consensus = self.consensus();
+        let least = usage(&|over| over >= consensus);
+        let most = usage(&|over| over >= announced.released);
+        let between = |least: u64, it: u64, most: u64| least <= it && it <= most;
+        assert!(
+            between(least.bytes, stored.bytes, most.bytes)
+                && between(least.batches, stored.batches, most.batches),
+            "{author:?}: at least {least:?}, {stored:?}, at most {most:?}"
+        );
+        if *author != world::author(0) {
+            let window = world::setup().config.window();
+            assert!(stored.bytes <= window.bytes && stored.batches <= window.batches);
+        }
+    }
+
+    // ---- own batches ---------------------------------------------------------------------------
+
+    /// A batch of ours is seen for the first time.
+    pub fn on_own_batch(&mut self, digest: Digest, batch: &Batch) {
+        let info = &batch.info;
+        assert!(self.admits, "a batch is sealed while the disk is nearly full");
+        assert_eq!(info.author, world::author(0));
+        batch.body.verify(info, &world::genesis().parameters).expect("an own batch is valid");
+        let id = info.batch_id;
+        assert!(id.counter < self.disk.reserved, "{id:?} is not reserved durably");
+        let known = self.own.insert(id, digest);
+        assert!(known.is_none(), "{id:?} is used twice");
+        let falls = self.claims.iter().find(|claim| {
+            claim.slot.author == info.author
+                && claim.slot.batch_id.incarnation == id.incarnation
+                && claim.expiration > info.expiration
+        });
+        assert!(falls.is_none(), "{info:?} expires before {falls:?}");
+        self.claim(digest, info);
+        self.unsigned.insert(digest);
+        self.batches.insert(digest, batch.clone());
+    }
+
+    /// A batch of ours leaves for these peers.
+    pub fn on_sent(&mut self, to: &[Author], digest: Digest) {
+        let info = self.batches[&digest].info;
+        for author in to {
+            let peer = self.peers.get_mut(author).expect("batches go to members");
+            assert!(peer.linked, "{digest:?} is sent to {author:?} without a link");
+            if peer.sent.contains_key(&digest) {
+                continue;
+            }
+            peer.sent.insert(digest, (info.expiration, info.charge()));
+            let counted = || {
+                let sent = peer.sent.values();
+                sent.filter(|(over, _)| over.saturating_add(world::GRACE) >= peer.released)
+            };
+            let bytes: u64 = counted().map(|(_, charge)| charge).sum();
+            let batches = counted().count() as u64;
+            let window = peer.window;
+            let within = bytes <= window.bytes && batches <= window.batches;
+            assert!(within, "{author:?} grants {window:?} and is sent {bytes} bytes, {batches}");
+        }
+    }
+
+    /// A proof of ours is published.
+    pub fn on_published(&mut self, proof: &ProofOfStore) {
+        let digest = proof.info.digest(&world::genesis().chain_id());
+        assert!(self.disk.proofs.contains(&digest) || self.is_over(proof.info.expiration));
+        assert!(self.published.insert(digest), "{digest:?} is published twice");
+        let votes = self.votes.get(&digest).cloned().unwrap_or_default();
+        let mut signers = BTreeSet::new();
+        for part in &proof.signatures {
+            let signer = world::author(part.signer as u8);
+            assert!(votes.contains(&signer), "{signer:?} never signed {digest:?}");
+            assert!(signers.insert(signer), "{signer:?} counts twice");
+            assert_eq!(part.signature.to_bytes(), [part.signer as u8; 64], "not its signature");
+        }
+        assert!(signers.len() >= 3, "{} of 4 are no quorum", signers.len());
+    }
+
+    /// Transactions of an own batch got a new place, or none.
+    pub fn on_moved(&mut self, from: Digest, positions: impl Iterator<Item = u32>) {
+        let info = self.batches[&from].info;
+        assert_eq!(info.author, world::author(0));
+        for position in positions {
+            assert!(position < info.count, "{position} of {info:?}");
+            assert!(self.moved.insert((from, position)), "{position} of {from:?} moved twice");
+        }
+        assert!(!self.is_ordered_in_time(from), "{from:?} is ordered in time, and batched again");
+    }
+
+    fn is_ordered_in_time(&self, digest: Digest) -> bool {
+        self.log.iter().zip(&self.log_digests).any(|(commit, at)| {
+            let names = self.payloads.get(at).is_some_and(|known| known.batches.contains(&digest));
+            names && self.batches[&digest].info.expiration >= commit.header.block_timestamp
+        })
+    }
+
+    /// True if content with this expiration may be gone.
+    pub fn is_over(&self, expiration: Timestamp) -> bool {
+        expiration.saturating_add(world::GRACE) < self.consensus()
+    }
+
+    // ---- commits -------------------------------------------------------------------------------
+
+    /// What the answer to a commit must be: `Ok` if it is, or becomes, part of the log.
+    pub fn judge(&self, commit: &Commit) -> Result<(), CommitError> {
+        let index = commit.index;
+        if commit.header.height != index {
+            return Err(CommitError::Height(index));
+        }
+        let length = self.log.len() as u64;
+        if let Some(at) = index.0.checked_sub(1).filter(|at| *at < length) {
+            let same = self.log[at as usize].header == commit.header;
+            return if same { Ok(()) } else { Err(CommitError::Conflict(index)) };
+        }
+        if index.0 == 0 {
+            return Err(CommitError::Pruned(index));
+        }
+        if index.0 != length + 1 {
+            return Err(CommitError::Gap { found: index, expected: CommitIndex(length + 1) });
+        }
+        if commit.header.parent != self.tip() {
+            return Err(CommitError::Conflict(CommitIndex(length)));
+        }
+        if commit.header.block_timestamp < self.consensus() {
+            return Err(CommitError::TimeWentBack(index));
+        }
+        Ok(())
+    }
+
+    /// Digest of the highest commit.
+    pub fn tip(&self) -> Digest {
+        let genesis = world::genesis();
+        self.log_digests.last().copied().unwrap_or(genesis.header().digest(&genesis.chain_id()))
+    }
+
+    /// A commit becomes part of the log.
+    pub fn on_logged(&mut self, commit: Commit) {
+        if commit.index.0 <= self.log.len() as u64 {
+            return;
+        }
+        if self.lowest_cursor().is_some_and(|lowest| commit.index >= lowest) {
+            self.pinned.insert(commit.index);
+        }
+        self.log_digests.push(commit.header.digest(&world::genesis().chain_id()));
+        self.log.push(commit);
+    }
+
+    /// A subscriber moved.
+    pub fn on_cursors(&mut self, cursors: Vec<(String, CommitIndex)>) {
+        for (name, next) in cursors {
+            let before = self.cursors.insert(name, next);
+            assert!(before.is_none_or(|before| before <= next), "a cursor went back");
+            assert!(next.0 <= self.applied + 1, "a cursor is ahead of what is applied");
+        }
+        if let Some(lowest) = self.lowest_cursor() {
+            self.pinned = self.pinned.split_off(&lowest);
+        }
+    }
+
+    /// The log is applied up to here.
+    pub fn on_applied(&mut self, applied: u64) {
+        assert!(applied >= self.applied, "applied went back to {applied}");
+        assert!(applied <= self.log.len() as u64, "{applied} is applied and not logged");
+        for at in self.applied..applied {
+            let digest = self.log_digests[at as usize];
+            assert!(self.payloads.contains_key(&digest), "{digest:?} is applied without content");
+        }
+        self.applied = applied;
+    }
+
+    /// Content is deleted, in the step that was just taken.
+    pub fn check_drop(&self, record: &Record) {
+        let (digest, expiration) = match record {
+            Record::DropBatch { digest, expiration }
+            | Record::DropPayload { digest, expiration } => (*digest, *expiration),
+            _ => return,
+        };
+        assert!(self.is_over(expiration), "{digest:?} goes too early");
+        for index in &self.pinned {
+            let at = self.log_digests[index.0 as usize - 1];
+            let batches = self.payloads.get(&at).map(|known| &known.batches[..]);
+            let header = self.log[index.0 as usize - 1].header;
+            let skipped = expiration < header.block_timestamp && digest != at;
+            let needed = at == digest || batches.unwrap_or_default().contains(&digest);
+            assert!(!needed || skipped, "{digest:?} goes while {index:?} needs it");
+        }
+    }
+
+    // ---- payloads ------------------------------------------------------------------------------
+
+    /// Batches that a payload on `parent` must not order again.
+    pub fn ordered_below(&self, parent: Digest) -> BTreeSet<Digest> {
+        let mut below: BTreeSet<Digest> = BTreeSet::new();
+        for digest in self.log_digests.iter().take(self.applied as usize) {
+            below.extend(self.payloads[digest].batches.iter().copied());
+        }
+        let mut at = parent;
+        while let Some(known) = self.payloads.get(&at) {
+            below.extend(known.batches.iter().copied());
+            at = known.payload.header.parent;
+        }
+        below
+    }
+
+    /// Checks a proposal of ours.
+    pub fn check_proposal(
+        &self,
+        request: &PullRequest,
+        forbidden: &BTreeSet<Digest>,
+        payload: &Payload,
+    ) {
+        let PayloadHeader { epoch, height, parent, block_timestamp, content_root } = payload.header;
+        assert_eq!((epoch, height), (request.epoch, request.height));
+        assert_eq!((parent, block_timestamp), (request.parent, request.block_timestamp));
+        assert_eq!(content_root, payload.content.root());
+        let chain = world::genesis().chain_id();
+        let mut seen = BTreeSet::new();
+        let PayloadLimits { transactions_max, batch_bytes_max, batches_max } = request.limits;
+        let (mut transactions, mut bytes) = (0, 0);
+        for info in payload.content.batches() {
+            let digest = info.digest(&chain);
+            assert!(seen.insert(digest), "{digest:?} is proposed twice");
+            assert!(!forbidden.contains(&digest), "{digest:?} is ordered already, or excluded");
+            assert!(info.expiration >= block_timestamp, "{digest:?} is expired");
+            transactions += u64::from(info.count);
+            bytes += u64::from(info.bytes);
+        }
+        assert!(transactions <= transactions_max && bytes <= batch_bytes_max);
+        assert!(seen.len() as u64 <= batches_max);
+        let encoded = payload.encode().len();
+        assert!(encoded <= world::genesis().parameters.payload_bytes_max as usize, "{encoded}");
+    }
+
+    /// Whether a payload may be called valid on this parent.
+    pub fn may_verify(&self, request: &VerifyRequest) -> bool {
+        let Some(known) = self.payloads.get(&request.digest) else { return false };
+        let header = known.payload.header;
+        let ours = self.proposed.contains(&request.digest);
+        let ordered = self.log_digests.contains(&request.digest);
+        let stands = (known.valid && header.epoch.0 == 0) || ours || ordered;
+        let fits = request.parent.is_none_or(|parent| {
+            header.parent == parent.digest
+                && header.height.0 == parent.height.0 + 1
+                && header.block_timestamp >= parent.block_timestamp
+        });
+        stands && fits
+    }
+
+    /// A request is answered: once.
+    pub fn answer(&mut self, id: RequestId) -> Asked {
+        let asked = self.asked.remove(&id);
+        asked.unwrap_or_else(|| panic!("{id:?} is answered twice, or was never asked"))
+    }
+}
+
+/// What must happen to a batch over a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Stored and signed.
+    Admitted,
+    /// Known; signed again.
+    Again,
+    /// A typed refusal.
+    Refused,
+}
+
+/// A refusal of a batch, as opposed to one of anything else.
+pub fn is_of_batch(reason: Refusal) -> bool {
+    !matches!(reason, Refusal::UnknownBatch | Refusal::Unasked | Refusal::TooManyPayloads)
+}
