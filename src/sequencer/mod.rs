@@ -241,6 +241,7 @@ impl Sequencer {
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
                 self.generator.on_durable(sequence);
+                self.proofs.on_durable(sequence);
             }
             Input::Space { admits } => self.coordinator.admits = admits,
             Input::Status(id) => {

@@ -29,8 +29,8 @@ struct Collecting {
     since: Duration,
     votes: BTreeMap<u16, Signature>,
     power: u64,
-    /// Its proof, once there is one.
-    proof: Option<Arc<ProofOfStore>>,
+    /// Its proof, once there is one, and the group that makes it durable.
+    proof: Option<(Arc<ProofOfStore>, u64)>,
     resends: u32,
     /// When silent validators are asked again.
     due: Duration,
@@ -44,6 +44,8 @@ pub(super) struct ProofCoordinator {
     due: BTreeSet<(Duration, Digest)>,
     expirations: BTreeSet<(Timestamp, Digest)>,
     uncertified: u64,
+    /// Sequence of the last group known to be durable.
+    durable: u64,
 }
 
 impl ProofCoordinator {
@@ -54,6 +56,7 @@ impl ProofCoordinator {
             due: BTreeSet::new(),
             expirations: BTreeSet::new(),
             uncertified: 0,
+            durable: 0,
         }
     }
 
@@ -82,8 +85,13 @@ impl ProofCoordinator {
     ) {
         self.collect(clock.now.monotonic, digest, info);
         if let Some(proof) = proof {
-            self.certify(digest, proof);
+            self.certify(digest, proof, 0);
         }
+    }
+
+    /// A group, and all before it, are durable.
+    pub fn on_durable(&mut self, sequence: u64) {
+        self.durable = sequence;
     }
 
     fn collect(&mut self, now: Duration, digest: Digest, info: BatchInfo) {
@@ -126,14 +134,14 @@ impl ProofCoordinator {
             .collect();
         let proof = Arc::new(ProofOfStore { info: batch.info, signatures });
         outbox.record(Record::Proof { digest: vote.digest, proof: Arc::clone(&proof) });
-        self.certify(vote.digest, Arc::clone(&proof));
+        self.certify(vote.digest, Arc::clone(&proof), outbox.group);
         Some(proof)
     }
 
-    fn certify(&mut self, digest: Digest, proof: Arc<ProofOfStore>) {
+    fn certify(&mut self, digest: Digest, proof: Arc<ProofOfStore>, group: u64) {
         let Some(batch) = self.batches.get_mut(&digest) else { return };
         self.due.remove(&(batch.due, digest));
-        batch.proof = Some(proof);
+        batch.proof = Some((proof, group));
         self.uncertified -= 1;
     }
 
@@ -174,8 +182,11 @@ impl ProofCoordinator {
     pub fn on_link_up(&mut self, outbox: &mut Outbox, clock: &Clock, peer: Author) {
         let mut proofs = Vec::new();
         for (digest, batch) in &mut self.batches {
-            if let Some(proof) = &batch.proof {
-                proofs.push(ProofOfStore::clone(proof));
+            if let Some((proof, group)) = &batch.proof {
+                // What is still being written is published to everyone once it is durable.
+                if *group <= self.durable {
+                    proofs.push(ProofOfStore::clone(proof));
+                }
                 continue;
             }
             self.due.remove(&(batch.due, *digest));

@@ -129,7 +129,7 @@ impl Net {
     }
 
     /// `index` sees its link to `other` come up.
-    fn link(&mut self, index: usize, other: usize) {
+    pub fn link(&mut self, index: usize, other: usize) {
         let peer = &self.nodes[other];
         let hello = Hello {
             chain: self.genesis.chain_id(),

@@ -76,6 +76,31 @@ fn a_proof_that_was_recorded_and_never_published_is_published_by_the_next_life()
 }
 
 #[test]
+fn a_proof_does_not_leave_over_a_new_link_before_it_is_durable() {
+    let mut net = Net::new();
+    net.drops = |_, to, message| to == 0 && matches!(message, Message::Votes { .. });
+    let digest = net.batch(0, "one");
+    net.nodes[0].holds = true;
+    for signer in 1..3 {
+        let signer = net.nodes[signer].author;
+        let signature = Signature::from_bytes(&[1; 64]);
+        net.input(0, Input::Vote(SignedBatchInfo { digest, signer, signature }));
+    }
+    net.link(0, 1);
+    let proofs = |net: &Net| {
+        let of_zero = |(from, _, message): &(usize, usize, Message)| {
+            *from == 0 && matches!(message, Message::Proofs(_))
+        };
+        net.wires.iter().filter(|wire| of_zero(wire)).count()
+    };
+    assert_eq!(proofs(&net), 0, "published before its group is on disk");
+    net.write(0);
+    assert_eq!(proofs(&net), 3);
+    net.link(0, 1);
+    assert_eq!(proofs(&net), 4);
+}
+
+#[test]
 fn commits_receipts_cursors_and_payloads_are_where_they_were() {
     let mut net = Net::new();
     let ordered = net.batch(0, "one");
