@@ -151,7 +151,7 @@ struct Made {
 pub fn run(data: &[u8]) {
     let Ok(case) = Case::arbitrary(&mut Unstructured::new(data)) else { return };
     let genesis = world::genesis();
-    let chain = genesis.chain_id();
+    let chain = world::chain();
     let mut made = Made {
         chain,
         genesis: genesis.header().digest(&chain),
@@ -182,7 +182,7 @@ pub fn run(data: &[u8]) {
 
 /// A store with the entries of these records, spoilt.
 fn damaged(records: &[Record], damage: &[Damage]) -> MemoryStore {
-    let chain = world::genesis().chain_id();
+    let chain = world::chain();
     let mut store = MemoryStore::new(world::author(0), chain, INCARNATION);
     let mut entries = fuzzing::entries(&store);
     schema::encode(records, &BTreeSet::new(), |write| match write {

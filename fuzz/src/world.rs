@@ -1,5 +1,6 @@
 //! A small chain with tight limits, so that every bound is met within a few inputs.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -7,7 +8,7 @@ use quorum_store::config::SequencerConfig;
 use quorum_store::sequencer::Setup;
 use quorum_store::sequencer::port::Now;
 use quorum_store::types::{
-    Author, ChainParameters, Committee, Digest, Epoch, Genesis, Member, Timestamp,
+    Author, ChainId, ChainParameters, Committee, Digest, Epoch, Genesis, Member, Timestamp,
 };
 
 /// Validators of the chain; the first is the one under test.
@@ -28,7 +29,18 @@ pub fn author(index: u8) -> Author {
 }
 
 /// The chain.
-pub fn genesis() -> Genesis {
+pub fn genesis() -> &'static Genesis {
+    static GENESIS: LazyLock<Genesis> = LazyLock::new(make_genesis);
+    &GENESIS
+}
+
+/// What scopes its digests.
+pub fn chain() -> ChainId {
+    static CHAIN: LazyLock<ChainId> = LazyLock::new(|| genesis().chain_id());
+    *CHAIN
+}
+
+fn make_genesis() -> Genesis {
     let parameters = ChainParameters {
         batch_lifetime_micros: LIFETIME.as_micros() as u64,
         grace_micros: GRACE.as_micros() as u64,
@@ -47,7 +59,12 @@ pub fn genesis() -> Genesis {
 }
 
 /// The settings of the validator under test.
-pub fn config(genesis: &Genesis) -> SequencerConfig {
+pub fn config() -> &'static SequencerConfig {
+    static CONFIG: LazyLock<SequencerConfig> = LazyLock::new(|| make_config(genesis()));
+    &CONFIG
+}
+
+fn make_config(genesis: &Genesis) -> SequencerConfig {
     let config = SequencerConfig {
         window_bytes: ByteSize(16 << 10),
         window_batches: 16,
@@ -74,8 +91,7 @@ pub fn config(genesis: &Genesis) -> SequencerConfig {
 
 /// The validator under test.
 pub fn setup() -> Setup {
-    let genesis = genesis();
-    let config = config(&genesis);
+    let (genesis, config) = (genesis().clone(), config().clone());
     let committee = genesis.committee.clone();
     Setup { author: author(0), genesis, epoch: Epoch(0), committee, config }
 }

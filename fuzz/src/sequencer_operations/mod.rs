@@ -32,6 +32,7 @@ use quorum_store::types::{
 
 use self::model::{Asked, Known, Model, Peer, Verdict};
 use self::operations::{BatchCase, Case, Operation, PayloadCase};
+use crate::world::chain;
 use crate::{samples, world};
 
 const ME: u8 = 0;
@@ -71,7 +72,7 @@ struct Run {
 impl Run {
     fn new(eager: bool) -> Self {
         let genesis = world::genesis();
-        let mut store = MemoryStore::new(world::author(ME), genesis.chain_id(), Incarnation(7));
+        let mut store = MemoryStore::new(world::author(ME), chain(), Incarnation(7));
         let now = world::start();
         let sequencer = recover(&mut store, now);
         let peers = (1..world::MEMBERS).map(|peer| (world::author(peer), Peer::default()));
@@ -135,7 +136,10 @@ impl Run {
             }
             Operation::Payload { from, ref payload } => {
                 let digest = self.make_payload(payload);
-                self.give_payload(peer_of(from), digest);
+                // Some exist and have not arrived.
+                if from < 160 {
+                    self.give_payload(peer_of(from), digest);
+                }
             }
             Operation::PayloadAgain { from, which } => {
                 let digest = self.header(which).digest(&chain());
@@ -171,6 +175,7 @@ impl Run {
                 }
                 self.commit(Commit { index, round: u64::from(wrong), header });
             }
+            Operation::OwnBatch { size, votes } => self.own_certified(size, votes),
             Operation::Block { later } => self.block(later),
             Operation::Fetch { which, deadline } => {
                 let Some(digest) = pick(&self.batches, which) else { return };
@@ -350,6 +355,18 @@ impl Run {
         self.request(Asked::Commit(commit.index), |id| Input::Commit { id, commit });
         let answered = !self.model.asked.contains_key(&id);
         assert_eq!(answered, judged.is_err(), "{commit:?}: {judged:?}");
+    }
+
+    /// A batch of ours is sealed, written, and signed by some.
+    fn own_certified(&mut self, size: u8, votes: u8) {
+        let seen = self.batches.len();
+        self.submit(1, size, 0, 255);
+        self.settle();
+        self.advance(Duration::from_millis(20));
+        self.settle();
+        if let Some(digest) = self.batches.get(seen).copied() {
+            (1..=votes % world::MEMBERS).for_each(|signer| self.vote(signer, digest));
+        }
     }
 
     /// A block of this validator on the highest commit, committed at once.
@@ -729,11 +746,6 @@ fn recover(store: &mut MemoryStore, now: Now) -> Sequencer {
     let Ok(recovered) = recovered else { panic!("the store is damaged: {recovered:?}") };
     let sequencer = Sequencer::recover(world::setup(), recovered, now);
     sequencer.unwrap_or_else(|error| panic!("its records contradict each other: {error}"))
-}
-
-fn chain() -> quorum_store::types::ChainId {
-    thread_local!(static CHAIN: quorum_store::types::ChainId = world::genesis().chain_id());
-    CHAIN.with(|chain| *chain)
 }
 
 fn peer_of(choice: u8) -> Author {

@@ -126,7 +126,7 @@ impl Model {
     pub fn crash(&mut self) {
         let durable = &self.disk.claims;
         self.claims.retain(|claim| durable.get(&claim.slot) == Some(&claim.digest));
-        let chain = world::genesis().chain_id();
+        let chain = world::chain();
         self.log = self.disk.commits.values().copied().collect();
         self.log_digests = self.log.iter().map(|commit| commit.header.digest(&chain)).collect();
         self.applied = self.disk.receipts.len() as u64;
@@ -192,7 +192,7 @@ impl Model {
                 && ((other.counter < id.counter && claim.expiration > info.expiration)
                     || (other.counter > id.counter && claim.expiration < info.expiration))
         });
-        let window = world::setup().config.window();
+        let window = world::config().window();
         let room = stored.bytes + info.charge() <= window.bytes && stored.batches < window.batches;
         if !self.admits || (new_store && incarnations.len() >= 8) || falls || !room {
             return Verdict::Refused;
@@ -229,7 +229,7 @@ impl Model {
             "{author:?}: at least {least:?}, {stored:?}, at most {most:?}"
         );
         if *author != world::author(0) {
-            let window = world::setup().config.window();
+            let window = world::config().window();
             assert!(stored.bytes <= window.bytes && stored.batches <= window.batches);
         }
     }
@@ -281,7 +281,7 @@ impl Model {
 
     /// A proof of ours is published.
     pub fn on_published(&mut self, proof: &ProofOfStore) {
-        let digest = proof.info.digest(&world::genesis().chain_id());
+        let digest = proof.info.digest(&world::chain());
         assert!(self.disk.proofs.contains(&digest) || self.is_over(proof.info.expiration));
         assert!(self.published.insert(digest), "{digest:?} is published twice");
         let votes = self.votes.get(&digest).cloned().unwrap_or_default();
@@ -348,8 +348,8 @@ impl Model {
 
     /// Digest of the highest commit.
     pub fn tip(&self) -> Digest {
-        let genesis = world::genesis();
-        self.log_digests.last().copied().unwrap_or(genesis.header().digest(&genesis.chain_id()))
+        let genesis = || world::genesis().header().digest(&world::chain());
+        self.log_digests.last().copied().unwrap_or_else(genesis)
     }
 
     /// A commit becomes part of the log.
@@ -360,7 +360,7 @@ impl Model {
         if self.lowest_cursor().is_some_and(|lowest| commit.index >= lowest) {
             self.pinned.insert(commit.index);
         }
-        self.log_digests.push(commit.header.digest(&world::genesis().chain_id()));
+        self.log_digests.push(commit.header.digest(&world::chain()));
         self.log.push(commit);
     }
 
@@ -432,7 +432,7 @@ impl Model {
         assert_eq!((epoch, height), (request.epoch, request.height));
         assert_eq!((parent, block_timestamp), (request.parent, request.block_timestamp));
         assert_eq!(content_root, payload.content.root());
-        let chain = world::genesis().chain_id();
+        let chain = world::chain();
         let mut seen = BTreeSet::new();
         let PayloadLimits { transactions_max, batch_bytes_max, batches_max } = request.limits;
         let (mut transactions, mut bytes) = (0, 0);

@@ -113,6 +113,11 @@ pub enum Operation {
         which: u8,
         wrong: u8,
     },
+    /// A batch of ours is sealed, written, and signed by some.
+    OwnBatch {
+        size: u8,
+        votes: u8,
+    },
     /// Time passes, a payload is proposed, verified and committed: what mostly happens.
     Block {
         later: u8,
