@@ -142,10 +142,17 @@ impl Payloads {
     ) -> Result<BTreeSet<Digest>, PullError> {
         let mut excluded = BTreeSet::new();
         let mut at = parent;
+        let mut above = None;
         while at != applied.1 {
             let Some(stored) = self.stored.get(&at) else {
                 return Err(PullError::UnknownAncestor(at));
             };
+            // A height is its proposer's word; the walk ends because it falls with every step.
+            let height = stored.header.height;
+            if above.is_some_and(|above| height >= above) {
+                return Err(PullError::Parent);
+            }
+            above = Some(height);
             if stored.header.height <= applied.0 {
                 return Err(PullError::Stale(stored.header.height));
             }

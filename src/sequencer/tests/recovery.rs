@@ -317,3 +317,21 @@ fn an_own_slot_beyond_what_is_reserved_is_an_error() {
         assert!(recovered(vec![used, Record::Reserved { until: 301 }]).is_ok());
     }
 }
+
+#[test]
+fn ancestors_that_go_in_circles_are_an_error() {
+    let circle = Digest([3; 32]);
+    let (_, mut payload, _) = empty_block(2, circle, START);
+    if let Record::Payload { digest, .. } = &mut payload {
+        *digest = circle;
+    }
+    let mut sequencer = recovered(vec![payload]).unwrap();
+    let (id, net) = (RequestId(1), Net::new());
+    let request = net.pull_request(3, circle);
+    sequencer.step(net.now, Input::Pull { id, request });
+    let reply = sequencer.poll_effect();
+    let Some(Effect::Reply { reply: Reply::Pulled(Err(error)), .. }) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(error, PullError::Parent);
+}
