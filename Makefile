@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench rocksdb tools simulate power-loss fuzz
+.PHONY: testnet embed test check bench rocksdb tools simulate power-loss fuzz miri nightly
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
@@ -37,11 +37,14 @@ embed: rocksdb
 test: rocksdb
 	cargo test $(SEL)
 	cargo test --release --locked --workspace --doc
+	cargo test --release --locked $(FUZZ_CRATE)
 
 # Format, lints, docs, and the features that need neither C++ nor tokio.
 check: rocksdb
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy $(SEL) -- -D warnings
+	cargo clippy --release --locked $(FUZZ_CRATE) --all-targets -- -D warnings
 	cargo check --release --locked --lib --no-default-features
 	cargo check --release --locked --lib --no-default-features --features testkit,storage
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
@@ -79,6 +82,36 @@ tools:
 	    echo "libclang is missing: run 'apt-get install -y libclang-dev' as root, then again" >&2; exit 2; \
 	  fi; fi
 
+# A workspace of its own, so that nobody but fuzzers needs a nightly compiler; see fuzz/README.md.
+FUZZ_CRATE := --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+FUZZ_TARGETS := decode_message:16384 verify_proof:1024 sequencer_operations:1024 recover:600
+SECONDS ?= 60
+
+# Runs each target for SECONDS, from the committed corpus on.
+fuzz: nightly
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+	  echo "installing cargo-fuzz (once): cargo install cargo-fuzz --locked" >&2; \
+	  cargo install cargo-fuzz --locked; }
+	@for target in $(FUZZ_TARGETS); do \
+	  name=$${target%:*}; found=target/fuzz/corpus/$$name; broken=target/fuzz/artifacts/$$name/; \
+	  mkdir -p $$found $$broken; echo "== $$name, $(SECONDS) s" >&2; \
+	  cargo +nightly fuzz run -s none --target-dir target/fuzz $$name $$found fuzz/corpus/$$name -- \
+	    -max_total_time=$(SECONDS) -max_len=$${target#*:} -len_control=0 -timeout=10 \
+	    -artifact_prefix=$$broken; \
+	done
+
+# The pure core and the store in memory under an interpreter that sees undefined behaviour.
+miri: nightly
+	@rustup component list --toolchain nightly | grep -q '^miri.*(installed)' || \
+	  rustup component add miri rust-src --toolchain nightly
+	cargo +nightly miri test --locked --no-default-features --features testkit --lib \
+	  --target-dir target/miri -- sequencer:: types:: store::
+
+nightly:
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	  echo "installing the nightly compiler, which this needs" >&2; \
+	  rustup toolchain install nightly --profile minimal; }
+
 # Promised by name, not built yet.
-simulate power-loss fuzz:
+simulate power-loss:
 	@echo "make $@: not yet" >&2; exit 2
