@@ -509,9 +509,11 @@ impl Sequencer {
         header: &PayloadHeader,
         ordered: &[(Digest, BatchInfo)],
     ) -> CommitReceipt {
-        let clock = self.clock(now);
         let outbox = &mut self.outbox;
         let timestamp = header.block_timestamp;
+        // Not the time of the last one logged: what a later commit orders in time has neither
+        // expired nor may it go before that commit is applied too.
+        let clock = Clock { now, consensus: timestamp };
         let transactions = self.generator.on_commit(outbox, &clock, ordered, timestamp);
         let overdue = self.retention.collect(outbox, &clock);
         let deleted = self.coordinator.on_overdue(outbox, &overdue);

@@ -252,3 +252,35 @@ fn transactions_of_an_expired_batch_are_batched_again_while_they_live() {
     let ordered: Vec<_> = payload.content.batches().map(|info| info.digest(&chain)).collect();
     assert_eq!(ordered, [moved[0].1.batch]);
 }
+
+#[test]
+fn a_node_that_catches_up_keeps_and_counts_what_commits_not_applied_yet_order_in_time() {
+    let mut net = Net::new();
+    let subscriber = "executor".to_owned();
+    net.input(3, Input::Acknowledge { subscriber, next: CommitIndex(1) });
+    let empty = net.pull(0, 1, net.genesis_digest());
+    net.commit(0, empty.header);
+    let mut payloads = vec![empty];
+    let own = net.batch(3, "own");
+    let other = net.batch(1, "other");
+    let chain = net.genesis.chain_id();
+    for height in 2..6 {
+        let parent = payloads[payloads.len() - 1].digest(&chain);
+        let payload = net.pull(0, height, parent);
+        assert_eq!(payload.content.proofs.len(), if height == 2 { 2 } else { 0 });
+        net.commit(0, payload.header);
+        payloads.push(payload);
+        net.pass(Duration::from_secs(25));
+    }
+    // All at once: consensus time lies beyond the grace of what the second commit orders.
+    let ids: Vec<_> = payloads.iter().map(|payload| net.commit(3, payload.header)).collect();
+    payloads.iter().for_each(|payload| net.give_payload(0, 3, payload));
+    net.settle();
+    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(5));
+    let reader = net.nodes[3].store.reader();
+    for digest in [own, other] {
+        assert!(reader.batch(&digest).unwrap().is_some(), "the executor needs {digest:?}");
+    }
+    assert_eq!(net.nodes[3].events, [Event::Certified { digest: own }], "not batched again");
+    assert_eq!(net.receipt(3, ids[1]).unwrap().acks[0].freed, 1);
+}
