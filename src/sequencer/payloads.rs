@@ -41,7 +41,9 @@ pub(super) struct Payloads {
     unasked_max: usize,
     stored: BTreeMap<Digest, Stored>,
     heights: BTreeSet<(CommitIndex, Digest)>,
-    arrived: BTreeMap<Digest, Arrived>,
+    /// With whom each counts against.
+    arrived: BTreeMap<Digest, (Author, Arrived)>,
+    /// Exactly those, oldest first.
     arrived_from: BTreeMap<Author, VecDeque<Digest>>,
     waiting: BTreeMap<Digest, BTreeMap<RequestId, Option<ParentOf>>>,
     /// Contents up to this height are gone from memory.
@@ -66,14 +68,16 @@ impl Payloads {
         let header = content.payload.header;
         self.heights.insert((header.height, digest));
         self.stored.insert(digest, Stored { header, content: Some(content) });
-        self.arrived.remove(&digest);
+        self.take_arrived(&digest);
     }
 
     /// Keeps a payload that nobody asked about; the oldest of the same peer makes room.
     pub fn on_arrived(&mut self, from: Author, digest: Digest, arrived: Arrived) {
-        if self.arrived.insert(digest, arrived).is_some() {
+        if let Some((_, known)) = self.arrived.get_mut(&digest) {
+            *known = arrived;
             return;
         }
+        self.arrived.insert(digest, (from, arrived));
         let queue = self.arrived_from.entry(from).or_default();
         queue.push_back(digest);
         while queue.len() > self.unasked_max {
@@ -85,7 +89,11 @@ impl Payloads {
 
     /// A payload that arrived and is not stored.
     pub fn take_arrived(&mut self, digest: &Digest) -> Option<Arrived> {
-        self.arrived.remove(digest)
+        let (from, arrived) = self.arrived.remove(digest)?;
+        if let Some(queue) = self.arrived_from.get_mut(&from) {
+            queue.retain(|queued| queued != digest);
+        }
+        Some(arrived)
     }
 
     /// A payload in the store.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::net::*;
+use crate::config::SequencerConfig;
 use crate::sequencer::port::*;
 use crate::store::Store as _;
 use crate::types::*;
@@ -283,4 +284,38 @@ fn a_node_that_catches_up_keeps_and_counts_what_commits_not_applied_yet_order_in
     }
     assert_eq!(net.nodes[3].events, [Event::Certified { digest: own }], "not batched again");
     assert_eq!(net.receipt(3, ids[1]).unwrap().acks[0].freed, 1);
+}
+
+#[test]
+fn whoever_asked_about_a_payload_is_answered_when_it_arrives_again() {
+    let config = SequencerConfig { unasked_payloads_max: 2, ..SequencerConfig::default() };
+    let mut net = Net::with(config);
+    let payload = |parent: u8| {
+        let content = PayloadContent::default();
+        let header = PayloadHeader {
+            epoch: Epoch(0),
+            height: CommitIndex(1),
+            parent: Digest([parent; 32]),
+            block_timestamp: net.now.wall,
+            content_root: content.root(),
+        };
+        Arc::new(Payload { header, content })
+    };
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(payload);
+    let (digest, height) = (net.genesis_digest(), CommitIndex(0));
+    let elsewhere = Some(ParentOf { digest, height, block_timestamp: Timestamp(0) });
+    let chain = net.genesis.chain_id();
+    // Refused for where they were proposed, and pushed out by each other.
+    for (from, payload) in [(1, &first), (2, &second), (2, &third)] {
+        net.give_payload(from, 0, payload);
+        let id = net.verify(0, payload.digest(&chain), elsewhere);
+        let refused = net.nodes[0].replies.get(&id);
+        assert!(matches!(refused, Some(Reply::Verified(Err(InvalidPayload::Parent)))));
+    }
+    let id = net.verify(0, first.digest(&chain), None);
+    assert!(!net.nodes[0].replies.contains_key(&id), "it is gone, and asked for again");
+    net.give_payload(1, 0, &fourth);
+    net.give_payload(1, 0, &first);
+    net.settle();
+    assert!(matches!(net.nodes[0].replies.get(&id), Some(Reply::Verified(Ok(_)))));
 }
