@@ -67,7 +67,7 @@ impl FastSigner {
 
     fn signature(scope: &Scope, signer: &Author, digest: &Digest) -> Signature {
         let said = scope.batch_stored_bytes(digest);
-        let (mut bytes, all) = ([0; 64], signer.0.into_iter().chain(said));
+        let (mut bytes, all) = ([0_u8; 64], signer.0.into_iter().chain(said));
         for (at, byte) in all.enumerate() {
             bytes[at % 64] = bytes[at % 64].rotate_left(1) ^ byte;
         }
