@@ -359,11 +359,22 @@ impl Net {
         }
     }
 
+    /// Ten milliseconds; an interpreter goes on to where something is due.
+    fn step_length(&self) -> Duration {
+        let shortest = Duration::from_millis(10);
+        if !cfg!(miri) {
+            return shortest;
+        }
+        let due = self.nodes.iter().filter_map(|node| node.sequencer.next_deadline()).min();
+        let wait = due.map_or(shortest, |due| due.saturating_sub(self.now.monotonic));
+        wait.max(shortest)
+    }
+
     /// Lets time pass in steps of ten milliseconds.
     pub fn pass(&mut self, duration: Duration) {
         let mut left = duration;
         while !left.is_zero() {
-            let step = left.min(Duration::from_millis(10));
+            let step = left.min(self.step_length());
             left -= step;
             self.now.monotonic += step;
             self.now.wall = self.now.wall.saturating_add(step);
