@@ -132,6 +132,14 @@ impl BatchGenerator {
         }
     }
 
+    /// Any own batch of an earlier life, ordered or not: later ones must not expire before it,
+    /// although the clock on the wall was set back meanwhile.
+    pub fn on_recovered_own(&mut self, info: &BatchInfo) {
+        if info.epoch == self.epoch && info.batch_id.incarnation == self.incarnation {
+            self.last_expiration = self.last_expiration.max(info.expiration);
+        }
+    }
+
     /// An own batch of an earlier life that is not ordered yet.
     pub fn on_recovered(
         &mut self,
@@ -140,7 +148,6 @@ impl BatchGenerator {
         metas: Arc<[TransactionMeta]>,
         body: Bytes,
     ) {
-        self.last_expiration = self.last_expiration.max(info.expiration);
         self.keep_outstanding(digest, Outstanding { info, metas, body });
     }
 

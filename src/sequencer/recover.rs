@@ -227,6 +227,7 @@ impl Sequencer {
             }
             if batch.info.author == self.author {
                 self.windows.on_recovered_batch(*digest, &batch.info);
+                self.generator.on_recovered_own(&batch.info);
             }
         }
         Ok(())

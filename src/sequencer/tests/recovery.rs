@@ -335,3 +335,17 @@ fn ancestors_that_go_in_circles_are_an_error() {
     };
     assert_eq!(error, PullError::Parent);
 }
+
+#[test]
+fn own_batches_do_not_expire_before_ordered_ones_of_the_last_life_when_the_clock_is_set_back() {
+    let mut net = Net::new();
+    net.batch(0, "one");
+    // Ordered by a leader whose clock is behind, so consensus time does not make up for it.
+    net.now.wall = net.now.wall.saturating_sub(Duration::from_millis(300));
+    net.block(1, net.genesis_digest());
+    net.restart(0);
+    net.settle();
+    let digest = net.batch(0, "two");
+    assert_eq!(net.nodes[1].refusals, [], "an author whose expirations fall counts as faulty");
+    assert!(net.nodes[0].events.contains(&Event::Certified { digest }));
+}
