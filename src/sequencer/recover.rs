@@ -206,6 +206,11 @@ impl Sequencer {
                 return Err(RecoverError::Receipt(receipt.index));
             }
         }
+        // Also where the payload is not here: it may still arrive.
+        for commit in &sorted.commits {
+            let digest = commit.header.digest(&self.chain);
+            self.commits.pin(&mut self.retention, commit.index, &[digest]);
+        }
         Ok(())
     }
 
@@ -245,12 +250,11 @@ impl Sequencer {
                 return Err(RecoverError::Twice(digest));
             }
             self.retention.insert(digest, Held::Payload { expiration }, 0);
-            if let Some(index) = by_index.get(&digest) {
-                self.commits.pin(&mut self.retention, *index, &[digest]);
-                if *index <= applied {
-                    self.commits.pin(&mut self.retention, *index, &batches);
-                    self.settle_ordered(sorted, &payload, &batches);
-                }
+            if let Some(index) = by_index.get(&digest)
+                && *index <= applied
+            {
+                self.commits.pin(&mut self.retention, *index, &batches);
+                self.settle_ordered(sorted, &payload, &batches);
             }
             self.payloads.on_stored(digest, Content { payload, batches });
         }

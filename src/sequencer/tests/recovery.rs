@@ -349,3 +349,33 @@ fn own_batches_do_not_expire_before_ordered_ones_of_the_last_life_when_the_clock
     assert_eq!(net.nodes[1].refusals, [], "an author whose expirations fall counts as faulty");
     assert!(net.nodes[0].events.contains(&Event::Certified { digest }));
 }
+
+#[test]
+fn a_payload_that_arrives_in_the_next_life_is_kept_for_the_subscriber_too() {
+    let mut net = Net::new();
+    let subscriber = "executor".to_owned();
+    net.input(3, Input::Acknowledge { subscriber, next: CommitIndex(1) });
+    let payload = net.pull(0, 1, net.genesis_digest());
+    let chain = net.genesis.chain_id();
+    let digest = payload.digest(&chain);
+    net.commit(0, payload.header);
+    net.drops = |_, _, message| matches!(message, Message::FetchRequest(_));
+    net.commit(3, payload.header);
+    net.settle();
+    net.restart(3);
+    net.give_payload(0, 3, &payload);
+    net.settle();
+    let mut parent = digest;
+    for height in 2..5 {
+        net.pass(Duration::from_secs(25));
+        let payload = net.pull(0, height, parent);
+        parent = payload.digest(&chain);
+        net.give_payload(0, 3, &payload);
+        net.commit(0, payload.header);
+        net.commit(3, payload.header);
+        net.settle();
+    }
+    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(4));
+    assert!(net.nodes[0].store.reader().payload(&digest).unwrap().is_none(), "its time is over");
+    assert!(net.nodes[3].store.reader().payload(&digest).unwrap().is_some(), "and it is needed");
+}
