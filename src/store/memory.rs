@@ -74,6 +74,46 @@ impl MemoryStore {
         })
     }
 
+    /// The writes of one group, as bytes: what a crash can tear.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn encode(&self, records: &[Record]) -> Vec<u8> {
+        let mut writes: Vec<(u8, Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+        self.read(|state| {
+            schema::encode(records, state.index.commits(), |write| {
+                let (table, key, value) = match write {
+                    Write::Put { table, key, value: Value::Encoded(value) } => {
+                        (table, key, Some(value))
+                    }
+                    Write::Put { table, key, value: Value::Body(value) } => {
+                        (table, key, Some(value.to_vec()))
+                    }
+                    Write::Delete { table, key } => (table, key, None),
+                };
+                writes.push((u8::from(table == Table::Control), key, value));
+            });
+        });
+        crate::types::codec::encode(&writes)
+    }
+
+    /// Carries out what [`Self::encode`] made; takes effect at the next [`Store::recover`].
+    #[cfg(feature = "testkit")]
+    pub(crate) fn replay(&mut self, writes: &[u8]) {
+        let writes = crate::types::codec::decode("group", writes, usize::MAX);
+        let writes: Vec<(u8, Vec<u8>, Option<Vec<u8>>)> = match writes {
+            Ok(writes) => writes,
+            Err(error) => unreachable!("a frame whose checksum holds: {error}"),
+        };
+        self.write(|state| {
+            for (table, key, value) in writes {
+                let table = if table == 0 { Table::Content } else { Table::Control };
+                state.tables.apply(match value {
+                    Some(value) => Write::Put { table, key, value: Value::Encoded(value) },
+                    None => schema::delete(table, key),
+                });
+            }
+        });
+    }
+
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -3,6 +3,8 @@
 //! The digest is the header's hash, so the chain of headers can be walked, and commits logged,
 //! although a content is lost. The content is kept, fetched, served and deleted like a batch.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, BatchInfo};
@@ -88,6 +90,49 @@ impl Payload {
     /// Its canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(self)
+    }
+
+    /// Everything about it that does not depend on where or when it was proposed, as a list of
+    /// checks in order; the content root has been checked already. `verify_proof` checks a proof of
+    /// store completely.
+    pub fn verify(
+        &self,
+        chain: &ChainId,
+        parameters: &ChainParameters,
+        epoch: Epoch,
+        mut verify_proof: impl FnMut(&ProofOfStore) -> Result<(), super::proof::InvalidProof>,
+    ) -> Result<(), InvalidPayload> {
+        let length = self.encode().len();
+        if length > parameters.payload_bytes_max as usize {
+            return Err(InvalidPayload::TooLarge(length));
+        }
+        let found = self.header.epoch;
+        if found != epoch {
+            return Err(InvalidPayload::Epoch { found, expected: epoch });
+        }
+        let content = &self.content;
+        if !content.optimistic.is_empty() {
+            return Err(InvalidPayload::Unsupported("optimistic batches"));
+        }
+        if !content.inline.is_empty() {
+            return Err(InvalidPayload::Unsupported("inline batches"));
+        }
+        if !content.unavailable.is_empty() {
+            return Err(InvalidPayload::Unsupported("evidence"));
+        }
+        let mut seen = BTreeSet::new();
+        for proof in &content.proofs {
+            let digest = proof.info.digest(chain);
+            if !seen.insert(digest) {
+                return Err(InvalidPayload::Duplicate(digest));
+            }
+            if proof.info.expiration < self.header.block_timestamp {
+                return Err(InvalidPayload::ExpiredBatch(digest));
+            }
+            proof.info.verify_limits(parameters)?;
+            verify_proof(proof)?;
+        }
+        Ok(())
     }
 
     /// When its content may go, before the grace: the later of its own lifetime and its last

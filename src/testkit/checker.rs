@@ -1,0 +1,378 @@
+//! The checker: books of its own, from what crosses the boundary of each honest core. It shares no
+//! predicate with the code it checks: quorums, expiry, pins and slots are computed here again.
+//!
+//! The first violation is kept; a run stops at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::keys::Keys;
+use crate::crypto::Signer;
+use crate::sequencer::port::Record;
+use crate::sequencer::status::Status;
+use crate::store::StoredBatch;
+use crate::types::{
+    Author, BatchId, BatchInfo, Commit, CommitReceipt, Committee, Component, Digest, Genesis,
+    Payload, ProofOfStore, Scope, SignedBatchInfo, Slot,
+};
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub property: &'static str,
+    /// Where and how.
+    pub detail: String,
+}
+
+/// What one honest validator has on disk and has said.
+#[derive(Debug, Default)]
+struct Books {
+    batches: BTreeMap<Digest, BatchInfo>,
+    payloads: BTreeSet<Digest>,
+    signed: BTreeMap<Slot, Digest>,
+    own: BTreeMap<BatchId, Digest>,
+    reserved: u64,
+    logged: u64,
+    applied: u64,
+    receipts: BTreeMap<u64, CommitReceipt>,
+    cursor: u64,
+    consensus: u64,
+    /// The highest commit that orders a batch or payload.
+    ordered: BTreeMap<Digest, u64>,
+}
+
+/// See the module docs.
+#[derive(Debug)]
+pub struct Checker {
+    genesis: Genesis,
+    scope: Scope,
+    keys: Keys,
+    books: Vec<Books>,
+    honest: Vec<bool>,
+    authors: Vec<Author>,
+    finalised: Vec<Commit>,
+    contents: BTreeMap<Digest, Arc<Payload>>,
+    states: BTreeMap<u64, u64>,
+    accepted: BTreeMap<u64, u64>,
+    executed: BTreeSet<u64>,
+    violation: Option<Violation>,
+}
+
+impl Checker {
+    pub(super) fn new(genesis: Genesis, scope: Scope, keys: &[Keys], honest: Vec<bool>) -> Self {
+        Self {
+            genesis,
+            scope,
+            books: keys.iter().map(|_| Books::default()).collect(),
+            authors: keys.iter().map(Signer::author).collect(),
+            keys: keys[0].clone(),
+            honest,
+            finalised: Vec::new(),
+            contents: BTreeMap::new(),
+            states: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            executed: BTreeSet::new(),
+            violation: None,
+        }
+    }
+
+    /// The first property that did not hold.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Transactions executed so far, at whichever validator came first.
+    pub fn executed(&self) -> usize {
+        self.executed.len()
+    }
+
+    pub(super) fn fail(&mut self, property: &'static str, detail: String) {
+        self.violation.get_or_insert(Violation { property, detail });
+    }
+
+    fn require(&mut self, holds: bool, property: &'static str, detail: impl FnOnce() -> String) {
+        if !holds {
+            self.fail(property, detail());
+        }
+    }
+
+    /// A group of this validator is on disk.
+    pub(super) fn on_durable(&mut self, node: usize, records: &[Record]) {
+        if self.honest[node] {
+            records.iter().for_each(|record| self.on_record(node, record));
+        }
+    }
+
+    fn on_record(&mut self, node: usize, record: &Record) {
+        match record {
+            Record::Batch(batch) => self.on_batch(node, batch.digest, &batch.info),
+            Record::Proof { digest, proof } => self.check_proof(node, digest, proof),
+            Record::Payload { digest, .. } => drop(self.books[node].payloads.insert(*digest)),
+            Record::Commit(commit) => self.on_commit(node, commit),
+            Record::Applied(receipt) => self.on_applied(node, receipt),
+            Record::Cursor { next, .. } => self.books[node].cursor = next.0,
+            Record::Reserved { until } => self.books[node].reserved = *until,
+            Record::DropBatch { digest, expiration } => {
+                self.check_drop(node, digest, expiration.0);
+                self.books[node].batches.remove(digest);
+            }
+            Record::DropPayload { digest, expiration } => {
+                self.check_drop(node, digest, expiration.0);
+                self.books[node].payloads.remove(digest);
+            }
+            Record::Claim { .. } | Record::Floor { .. } | Record::DropCommits { .. } => {}
+        }
+    }
+
+    fn on_batch(&mut self, node: usize, digest: Digest, info: &BatchInfo) {
+        self.books[node].batches.insert(digest, *info);
+        if info.author != self.authors[node] {
+            return;
+        }
+        let reserved = self.books[node].reserved;
+        self.require(info.batch_id.counter < reserved, "ids are used once reserved", || {
+            format!("node {node} used {:?} below {reserved}", info.batch_id)
+        });
+        let before = self.books[node].own.insert(info.batch_id, digest);
+        self.require(before.is_none_or(|before| before == digest), "ids are used once", || {
+            format!("node {node} used {:?} for {before:?} and {digest:?}", info.batch_id)
+        });
+    }
+
+    fn on_commit(&mut self, node: usize, commit: &Commit) {
+        let index = commit.index.0;
+        let books = &mut self.books[node];
+        let (expected, consensus) = (books.logged + 1, books.consensus);
+        books.logged = index;
+        books.consensus = commit.header.block_timestamp.0;
+        let digest = commit.header.digest(&self.scope.chain);
+        books.ordered.insert(digest, index);
+        if let Some(payload) = self.contents.get(&digest) {
+            for info in payload.content.batches() {
+                books.ordered.insert(info.digest(&self.scope.chain), index);
+            }
+        }
+        let header = commit.header;
+        self.require(index == expected, "commits are gapless", || {
+            format!("node {node} logged {index} after {}", expected - 1)
+        });
+        self.require(header.block_timestamp.0 >= consensus, "time never goes back", || {
+            format!("node {node} at commit {index}")
+        });
+        let told = self.finalised.get(index as usize - 1).is_some_and(|c| c.header == header);
+        self.require(told, "only what is finalised is logged", || {
+            format!("node {node}, {index}")
+        });
+    }
+
+    fn on_applied(&mut self, node: usize, receipt: &CommitReceipt) {
+        let books = &mut self.books[node];
+        let (expected, logged) = (books.applied + 1, books.logged);
+        books.applied = receipt.index.0;
+        books.receipts.insert(receipt.index.0, *receipt);
+        let whole = receipt.acks.iter().zip(Component::ALL).all(|(ack, component)| {
+            ack.component == component && ack.watermark == receipt.index
+        });
+        let index = receipt.index.0;
+        self.require(index == expected && index <= logged, "commits are applied in order", || {
+            format!("node {node} applied {index}, expected {expected}, logged {logged}")
+        });
+        self.require(whole, "every component acks every commit", || {
+            format!("node {node}: {receipt:?}")
+        });
+    }
+
+    /// Expiration plus grace lies below consensus time, and no subscriber may still need it.
+    fn check_drop(&mut self, node: usize, digest: &Digest, expiration: u64) {
+        let books = &self.books[node];
+        let (consensus, cursor) = (books.consensus, books.cursor);
+        let pinned = books.ordered.get(digest).is_some_and(|index| *index >= cursor);
+        let over = expiration + self.genesis.parameters.grace_micros < consensus;
+        self.require(over, "content stays until its time is over", || {
+            format!("node {node} dropped {digest:?} at {consensus}, it expires at {expiration}")
+        });
+        self.require(!pinned, "what is pinned stays", || {
+            format!("node {node} dropped {digest:?}, which a subscriber at {cursor} needs")
+        });
+    }
+
+    /// A signature for a batch left, or was looped back to its author.
+    pub(super) fn on_signed(&mut self, node: usize, stored: &StoredBatch) {
+        if !self.honest[node] {
+            return;
+        }
+        let digest = stored.digest;
+        let Some(info) = self.books[node].batches.get(&digest).copied() else {
+            self.fail("durable before signed", format!("node {node} signed {digest:?}"));
+            return;
+        };
+        let slot = Slot { epoch: info.epoch, author: info.author, batch_id: info.batch_id };
+        let before = self.books[node].signed.insert(slot, digest);
+        self.require(before.is_none_or(|b| b == digest), "one digest per slot is signed", || {
+            format!("node {node} signed {before:?} and {digest:?} in {slot:?}")
+        });
+    }
+
+    /// Distinct members with more than two thirds of the power, each signature real.
+    fn check_proof(&mut self, node: usize, digest: &Digest, proof: &ProofOfStore) {
+        let named = proof.info.digest(&self.scope.chain) == *digest;
+        let valid = named && is_proof(&self.keys, &self.scope, &self.genesis.committee, proof);
+        self.require(valid, "a proof is a quorum of real signatures", || {
+            format!("node {node} took {digest:?}: {proof:?}")
+        });
+        let over = proof.info.expiration.0 + self.genesis.parameters.grace_micros;
+        for part in &proof.signatures {
+            let Some(member) = self.genesis.committee.members().get(usize::from(part.signer))
+            else {
+                continue;
+            };
+            let Some(signer) = self.authors.iter().position(|author| *author == member.author)
+            else {
+                continue;
+            };
+            let books = &self.books[signer];
+            let holds = !self.honest[signer]
+                || books.batches.contains_key(digest)
+                || books.consensus > over;
+            self.require(holds, "honest signers hold what is certified", || {
+                format!("node {signer} does not hold {digest:?}")
+            });
+        }
+    }
+
+    /// A quorum voted for this payload.
+    pub(super) fn on_finalised(&mut self, commit: Commit, payload: Arc<Payload>, voters: &[usize]) {
+        let digest = payload.digest(&self.scope.chain);
+        for voter in voters.iter().filter(|voter| self.honest[**voter]).copied() {
+            let held = self.books[voter].payloads.contains(&digest);
+            self.violation = self.violation.take().or_else(|| {
+                (!held).then(|| Violation {
+                    property: "a payload is durable before it is voted for",
+                    detail: format!("node {voter} voted for {digest:?}"),
+                })
+            });
+        }
+        let mut seen = BTreeSet::new();
+        for proof in &payload.content.proofs {
+            let batch = proof.info.digest(&self.scope.chain);
+            let valid = seen.insert(batch)
+                && proof.info.expiration >= payload.header.block_timestamp
+                && is_proof(&self.keys, &self.scope, &self.genesis.committee, proof);
+            self.require(valid, "what is finalised is valid", || format!("{batch:?} in {digest:?}"));
+        }
+        self.finalised.push(commit);
+        self.contents.insert(digest, payload);
+    }
+
+    /// The host got a receipt.
+    pub(super) fn on_receipt(&mut self, node: usize, receipt: &CommitReceipt) {
+        let known = self.books[node].receipts.get(&receipt.index.0).copied();
+        let holds = !self.honest[node] || known == Some(*receipt);
+        self.require(holds, "a receipt is durable, and always the same", || {
+            format!("node {node} answered {receipt:?}, its disk has {known:?}")
+        });
+    }
+
+    /// A validator executed a commit.
+    pub(super) fn on_executed(&mut self, node: usize, index: u64, state: u64, ids: &[u64]) {
+        let first = *self.states.entry(index).or_insert(state);
+        self.require(first == state, "executed state is equal", || {
+            format!("node {node} at {index}: {state:x}, another one {first:x}")
+        });
+        self.executed.extend(ids);
+    }
+
+    /// A client was told that its transaction is accepted.
+    pub(super) fn on_accepted(&mut self, node: usize, id: u64, expiration: u64, batch: &Digest) {
+        let held = !self.honest[node] || self.books[node].batches.contains_key(batch);
+        self.require(held, "accepted is durable", || format!("node {node}, {batch:?}"));
+        self.accepted.insert(id, expiration);
+    }
+
+    /// What a crash left is what was promised.
+    pub(super) fn on_recovered(&mut self, node: usize, records: &[Record]) {
+        if !self.honest[node] {
+            return;
+        }
+        let found: BTreeSet<Digest> = records
+            .iter()
+            .filter_map(|record| match record {
+                Record::Batch(batch) => Some(batch.digest),
+                _ => None,
+            })
+            .collect();
+        let promised: BTreeSet<Digest> = self.books[node].batches.keys().copied().collect();
+        self.require(found == promised, "a crash keeps what is durable, and nothing else", || {
+            let lost: Vec<_> = promised.difference(&found).collect();
+            let more: Vec<_> = found.difference(&promised).collect();
+            format!("node {node} lost {lost:?}, found {more:?}")
+        });
+    }
+
+    /// Bounds that hold at every moment.
+    pub(super) fn on_status(&mut self, node: usize, status: &Status, config: &Bounds) {
+        for window in &status.windows {
+            let within = window.stored.bytes <= config.window_bytes
+                && window.stored.batches <= config.window_batches;
+            self.require(within, "windows bound what is stored", || {
+                format!("node {node} of {:?}: {:?}", window.peer, window.stored)
+            });
+        }
+        // Re-batched transactions come back into a pool that may be full: at most what is
+        // outstanding.
+        let pool = config.pool_bytes + config.outstanding_bytes + config.batch_bytes;
+        self.require(status.pool_bytes <= pool, "the pool is bounded", || {
+            format!("node {node}: {} bytes", status.pool_bytes)
+        });
+        let outstanding = config.outstanding_bytes + config.batch_bytes + 1024;
+        self.require(status.outstanding_bytes <= outstanding, "own batches are bounded", || {
+            format!("node {node}: {} bytes", status.outstanding_bytes)
+        });
+    }
+
+    /// Accepted transactions that were neither executed nor have expired by consensus time.
+    pub(super) fn forgotten(&self) -> Vec<u64> {
+        let consensus = self.finalised.last().map_or(0, |last| last.header.block_timestamp.0);
+        let open = self.accepted.iter().filter(|(id, expiration)| {
+            **expiration >= consensus && !self.executed.contains(*id)
+        });
+        open.map(|(id, _)| *id).collect()
+    }
+
+    /// A finalised payload.
+    pub(super) fn content(&self, digest: &Digest) -> Option<&Arc<Payload>> {
+        self.contents.get(digest)
+    }
+
+    /// What is finalised, in order.
+    pub(super) fn finalised(&self) -> &[Commit] {
+        &self.finalised
+    }
+}
+
+/// What the configuration bounds.
+pub(super) struct Bounds {
+    pub window_bytes: u64,
+    pub window_batches: u64,
+    pub pool_bytes: u64,
+    pub outstanding_bytes: u64,
+    pub batch_bytes: u64,
+}
+
+fn is_proof(keys: &Keys, scope: &Scope, committee: &Committee, proof: &ProofOfStore) -> bool {
+    let members = committee.members();
+    let digest = proof.info.digest(&scope.chain);
+    let signers: BTreeSet<u16> = proof.signatures.iter().map(|part| part.signer).collect();
+    let mut power = 0_u128;
+    for part in &proof.signatures {
+        let Some(member) = members.get(usize::from(part.signer)) else { return false };
+        let signed = SignedBatchInfo { digest, signer: member.author, signature: part.signature };
+        if !keys.verify_batch(scope, &signed) {
+            return false;
+        }
+        power += u128::from(member.power);
+    }
+    let total: u128 = members.iter().map(|member| u128::from(member.power)).sum();
+    signers.len() == proof.signatures.len() && power * 3 > total * 2
+}

@@ -1,0 +1,341 @@
+//! One event queue, one virtual clock, one seed: N production sequencers and everything around
+//! them.
+//!
+//! ```text
+//!  queue ─▶ event ─▶ node: step ─▶ effects ─▶ network (delay, loss, cuts) ─▶ queue
+//!                      │                      host (clients, votes, execution)
+//!                      └─▶ group ─▶ disk (slow, torn, failing) ─▶ promises ─▶ network, host
+//! ```
+//!
+//! Every boundary of an honest core passes by the [`Checker`]. A run ends at the first violation.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::byzantine::Liar;
+use super::checker::{Bounds, Checker, Violation};
+use super::host::Ordering;
+use super::keys::Keys;
+use super::network::Network;
+use super::node::Node;
+use super::options::Options;
+use super::store::{CrashStore, Tear};
+use super::trace::Trace;
+use crate::crypto::Signer;
+use crate::sequencer::port::Now;
+use crate::store::memory::MemoryStore;
+use crate::types::{
+    Author, Committee, Digest, Epoch, Genesis, Hello, Incarnation, Member, Message, Scope,
+    Timestamp,
+};
+
+/// Where wall clocks start: one hour after the Unix epoch, in microseconds.
+const START: u64 = 3_600_000_000;
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    Connect { low: usize, high: usize },
+    Up { node: usize, peer: usize, link: u64, hello: Box<Hello> },
+    Down { node: usize, peer: usize, link: u64 },
+    Deliver { from: usize, to: usize, link: u64, message: Box<Message> },
+    Written { node: usize, life: u64 },
+    Tick { node: usize, life: u64 },
+    Submit,
+    Propose { height: u64, attempt: u64 },
+    Proposal { node: usize, life: u64, height: u64, attempt: u64, leader: usize, digest: Digest },
+    Told { node: usize, life: u64 },
+    Execute { node: usize, life: u64 },
+    Lie { node: usize },
+    Fault,
+    Heal { what: super::faults::Healing },
+    Restart { node: usize },
+}
+
+/// An event in the queue, in order of time, then of insertion.
+struct Queued {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Where to crash a validator on purpose: before its step with this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashPoint {
+    /// Which validator.
+    pub node: usize,
+    /// Before which of its steps, counted over all its lives.
+    pub step: u64,
+    /// What the crash leaves of the group in flight.
+    pub tear: Tear,
+}
+
+/// See the module docs.
+pub struct Cluster {
+    pub(super) options: Options,
+    pub(super) rng: Rng,
+    /// Virtual microseconds since the start.
+    pub(super) now: u64,
+    queue: BinaryHeap<Reverse<Queued>>,
+    order: u64,
+    pub(super) genesis: Genesis,
+    pub(super) committee: Committee,
+    pub(super) scope: Scope,
+    pub(super) nodes: Vec<Node>,
+    pub(super) liars: Vec<Option<Liar>>,
+    pub(super) network: Network,
+    pub(super) ordering: Ordering,
+    pub(super) checker: Checker,
+    pub(super) trace: Trace,
+    pub(super) bounds: Bounds,
+    /// Deliberate crashes still to come.
+    pub(super) crash_points: Vec<CrashPoint>,
+    pub(super) next_transaction: u64,
+    pub(super) next_request: u64,
+}
+
+impl Cluster {
+    /// Validators that have just started; nothing has happened yet.
+    pub fn new(options: Options) -> Self {
+        let count = options.validators;
+        let keys: Vec<Keys> =
+            (0..count).map(|i| Keys::new(options.real_signatures, options.seed, i)).collect();
+        let power = |index: usize| if options.uneven { index as u64 % 3 + 1 } else { 1 };
+        let member = |(index, keys): (usize, &Keys)| Member {
+            author: keys.author(),
+            power: power(index),
+        };
+        let committee = match Committee::new(keys.iter().enumerate().map(member).collect()) {
+            Ok(committee) => committee,
+            Err(error) => unreachable!("keys of distinct validators: {error}"),
+        };
+        let nonce = Digest([7; 32]);
+        let parameters = options.parameters;
+        let genesis = Genesis { nonce, parameters, committee: committee.clone() };
+        let chain = genesis.chain_id();
+        let scope = Scope { chain, epoch: Epoch(0), committee: committee.hash() };
+        let first_liar = count - options.liars.len();
+        let honest: Vec<bool> = (0..count).map(|index| index < first_liar).collect();
+        let checker = Checker::new(genesis.clone(), scope, &keys, honest);
+        let mut rng = Rng::with_seed(options.seed);
+        let skew = options.skew_max.as_micros() as i64;
+        let nodes = keys.into_iter().enumerate().map(|(index, keys)| {
+            let incarnation = Incarnation(1000 + index as u64);
+            let store = CrashStore::new(MemoryStore::new(keys.author(), chain, incarnation));
+            Node::new(keys, store, rng.i64(-skew..=skew))
+        });
+        let nodes = nodes.collect();
+        let liars = (0..count).map(|index| {
+            let lie = *options.liars.get(index.checked_sub(first_liar)?)?;
+            Some(Liar::new(lie))
+        });
+        let config = &options.config;
+        let bounds = Bounds {
+            window_bytes: config.window_bytes.as_u64(),
+            window_batches: config.window_batches,
+            pool_bytes: config.pool_bytes_max.as_u64(),
+            outstanding_bytes: config.outstanding_bytes_max.as_u64(),
+            batch_bytes: u64::from(parameters.batch_bytes_max),
+        };
+        let mut cluster = Self {
+            liars: liars.collect(),
+            rng,
+            now: 0,
+            queue: BinaryHeap::new(),
+            order: 0,
+            committee,
+            scope,
+            nodes,
+            network: Network::new(count),
+            ordering: Ordering::default(),
+            checker,
+            trace: Trace::default(),
+            bounds,
+            crash_points: Vec::new(),
+            next_transaction: 0,
+            next_request: 0,
+            genesis,
+            options,
+        };
+        cluster.start();
+        cluster
+    }
+
+    fn start(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.boot(node);
+            if self.liars[node].is_some() {
+                self.after(200_000, Event::Lie { node });
+            }
+        }
+        self.after(1000, Event::Submit);
+        self.after(300_000, Event::Propose { height: 1, attempt: 0 });
+        if !self.options.fault_interval.is_zero() {
+            self.after(5_000_000, Event::Fault);
+        }
+    }
+
+    /// Crashes validators at these steps, beside what the options ask for.
+    pub fn crash_at(&mut self, points: Vec<CrashPoint>) {
+        self.crash_points = points;
+    }
+
+    /// Lets virtual time pass, until `until` or the first violation.
+    pub fn run_until(&mut self, until: Duration) {
+        let until = until.as_micros() as u64;
+        while self.checker.violation().is_none() {
+            match self.queue.peek() {
+                Some(Reverse(next)) if next.at <= until => {}
+                _ => break,
+            }
+            let Some(Reverse(next)) = self.queue.pop() else { break };
+            self.now = next.at;
+            self.handle(next.event);
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// The whole run. Bounds are looked at once a virtual second, liveness at the end.
+    pub(super) fn run_to_end(&mut self) -> Option<Violation> {
+        let seconds = self.options.duration.as_secs();
+        for second in 1..=seconds {
+            self.run_until(Duration::from_secs(second));
+            for node in 0..self.nodes.len() {
+                let status = self.nodes[node].running.as_ref().map(|r| r.sequencer.status());
+                if let Some(status) = status.filter(|_| self.is_honest(node)) {
+                    self.checker.on_status(node, &status, &self.bounds);
+                }
+            }
+            if self.checker.violation().is_some() {
+                break;
+            }
+        }
+        self.checker.violation().cloned().or_else(|| self.unfinished())
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Connect { low, high } => self.on_connect(low, high),
+            Event::Up { node, peer, link, hello } => self.on_up(node, peer, link, *hello),
+            Event::Down { node, peer, link } => self.on_down(node, peer, link),
+            Event::Deliver { from, to, link, message } => self.on_deliver(from, to, link, *message),
+            Event::Written { node, life } => self.on_written(node, life),
+            Event::Tick { node, life } => self.on_tick(node, life),
+            Event::Submit => self.on_submit(),
+            Event::Propose { height, attempt } => self.on_propose(height, attempt),
+            Event::Proposal { node, life, height, attempt, leader, digest } => {
+                self.on_proposal(node, life, (height, attempt), leader, digest);
+            }
+            Event::Told { node, life } => self.on_told(node, life),
+            Event::Execute { node, life } => self.on_execute(node, life),
+            Event::Lie { node } => self.on_lie(node),
+            Event::Fault => self.on_fault(),
+            Event::Heal { what } => self.on_heal(&what),
+            Event::Restart { node } => self.boot(node),
+        }
+    }
+
+    /// Something happens so many microseconds from now.
+    pub(super) fn after(&mut self, micros: u64, event: Event) {
+        self.order += 1;
+        let at = self.now + micros;
+        self.queue.push(Reverse(Queued { at, order: self.order, event }));
+    }
+
+    /// The time as a validator sees it.
+    pub(super) fn clock(&self, node: usize) -> Now {
+        let wall = (START + self.now).saturating_add_signed(self.nodes[node].skew);
+        Now { monotonic: Duration::from_micros(self.now), wall: Timestamp(wall) }
+    }
+
+    /// True while faults may happen.
+    pub(super) fn is_stormy(&self) -> bool {
+        let calm = self.options.duration.saturating_sub(self.options.quiet);
+        self.now < calm.as_micros() as u64
+    }
+
+    pub(super) fn index_of(&self, author: &Author) -> Option<usize> {
+        self.nodes.iter().position(|node| node.author == *author)
+    }
+
+    pub(super) fn is_honest(&self, node: usize) -> bool {
+        self.liars[node].is_none()
+    }
+
+    /// How far the run is.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    /// What happened so far.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The books of the run.
+    pub fn checker(&self) -> &Checker {
+        &self.checker
+    }
+
+    /// Steps that a validator's cores have taken, over all its lives.
+    pub fn steps(&self, node: usize) -> u64 {
+        self.nodes[node].steps
+    }
+
+    /// Liveness, after the quiet part: `None` if all is well.
+    pub fn unfinished(&self) -> Option<Violation> {
+        let finalised = self.checker.finalised().len() as u64;
+        for (index, node) in self.nodes.iter().enumerate().filter(|(i, _)| self.is_honest(*i)) {
+            let found = match &node.running {
+                None => Some("it is down".to_owned()),
+                Some(running) => {
+                    let status = running.sequencer.status();
+                    let behind = finalised - node.host.executed;
+                    let late = behind > 8 || status.fetches > 0 && behind > 8;
+                    let stuck = self.stuck(index);
+                    (late || stuck).then(|| {
+                        format!(
+                            "{behind} commits behind, {} fetches, {} uncertified, busy {:?}",
+                            status.fetches, status.uncertified_batches, status.busy
+                        )
+                    })
+                }
+            };
+            if let Some(detail) = found {
+                let detail = format!("node {index}: {detail}");
+                return Some(Violation { property: "everything ends once faults stop", detail });
+            }
+        }
+        let forgotten = self.checker.forgotten();
+        (!forgotten.is_empty()).then(|| Violation {
+            property: "accepted transactions are executed or expire",
+            detail: format!("{forgotten:?}"),
+        })
+    }
+
+    /// True if an own batch that was sealed before the last seconds has no proof.
+    fn stuck(&self, node: usize) -> bool {
+        let Some(running) = &self.nodes[node].running else { return true };
+        running.sequencer.status().uncertified_batches > 0 && self.ordering.submits_ended()
+    }
+}

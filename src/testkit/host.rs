@@ -1,0 +1,422 @@
+//! What stands around each core: clients that submit, an ordering engine that finalises one payload
+//! per height once a quorum of power has it durably, and an executor with a disk of its own.
+//!
+//! The ordering engine is one for all and beyond suspicion; who proposes, votes and executes is
+//! not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cluster::{Cluster, Event};
+use crate::sequencer::port::{
+    Content, FetchError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId,
+    SubmitError, Transaction, VerifyRequest,
+};
+use crate::types::{
+    Batch, BatchInfo, Commit, CommitIndex, Digest, Epoch, Message, Payload, PayloadHeader,
+    Timestamp,
+};
+
+/// A proposal that no quorum votes for is followed by another one after this long.
+const ATTEMPT: u64 = 2_000_000;
+/// How long a fetch for execution may take.
+const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+/// Identifier and expiration of a transaction of the load.
+const TRANSACTION_HEAD: usize = 16;
+
+/// What a request of the host was about.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Submit(Vec<(u64, u64)>),
+    Pull { height: u64, attempt: u64 },
+    Verify { height: u64, digest: Digest },
+    Commit,
+    Fetch(Digest),
+}
+
+/// What a host keeps on its own disk.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    /// Commits executed.
+    pub executed: u64,
+    state: u64,
+    /// Identifiers executed, until they expire.
+    recent: BTreeMap<u64, u64>,
+}
+
+/// The ordering engine.
+#[derive(Debug, Default)]
+pub(super) struct Ordering {
+    /// Votes for each payload proposed at the height that is open.
+    votes: BTreeMap<Digest, BTreeSet<usize>>,
+    payloads: BTreeMap<Digest, Arc<Payload>>,
+    last_submission: u64,
+    now: u64,
+}
+
+impl Ordering {
+    /// True if clients have been silent for long enough.
+    pub fn submits_ended(&self) -> bool {
+        self.now > self.last_submission + 20_000_000
+    }
+}
+
+impl Cluster {
+    // ---- clients -------------------------------------------------------------------------------
+
+    pub(super) fn on_submit(&mut self) {
+        let end = self.options.duration.as_micros() as u64;
+        if self.now + 30_000_000 < end || self.is_stormy() {
+            let mean = self.options.submit_interval.as_micros() as u64;
+            let micros = self.rng.u64(1..mean * 2);
+            self.after(micros, Event::Submit);
+        }
+        let node = self.rng.usize(..self.nodes.len());
+        if !self.is_honest(node) || self.nodes[node].running.is_none() {
+            return;
+        }
+        self.ordering.last_submission = self.now;
+        let wall = self.clock(node).wall;
+        let life = *[1, 25, 25, 25].get(self.rng.usize(..4)).unwrap_or(&25);
+        let expiration = wall.saturating_add(Duration::from_secs(life));
+        let count = self.rng.usize(1..4);
+        let mut ids = Vec::new();
+        let transactions = (0..count).map(|_| {
+            self.next_transaction += 1;
+            ids.push((self.next_transaction, expiration.0));
+            let length = self.rng.usize(TRANSACTION_HEAD..=self.options.transaction_bytes);
+            let mut bytes = vec![0; length];
+            bytes[..8].copy_from_slice(&self.next_transaction.to_le_bytes());
+            bytes[8..16].copy_from_slice(&expiration.0.to_le_bytes());
+            let gas_unit_price = self.rng.u64(..200);
+            Transaction { bytes: Bytes::from(bytes), gas_unit_price, expiration }
+        });
+        let transactions = transactions.collect();
+        self.request(node, Pending::Submit(ids), |id| Input::Submit { id, transactions });
+    }
+
+    // ---- ordering ------------------------------------------------------------------------------
+
+    fn tip(&self) -> ParentOf {
+        let last = self.checker.finalised().last();
+        let header = last.map_or_else(|| self.genesis.header(), |last| last.header);
+        ParentOf {
+            digest: header.digest(&self.scope.chain),
+            height: header.height,
+            block_timestamp: header.block_timestamp,
+        }
+    }
+
+    pub(super) fn on_propose(&mut self, height: u64, attempt: u64) {
+        self.ordering.now = self.now;
+        let tip = self.tip();
+        if height != tip.height.0 + 1 {
+            return;
+        }
+        self.after(ATTEMPT, Event::Propose { height, attempt: attempt + 1 });
+        if attempt > 0 {
+            self.trace.count("a proposal failed");
+        }
+        let leader = (height + attempt) as usize % self.nodes.len();
+        let request = PullRequest {
+            epoch: Epoch(0),
+            height: CommitIndex(height),
+            parent: tip.digest,
+            block_timestamp: self.clock(leader).wall.max(tip.block_timestamp),
+            limits: PayloadLimits {
+                transactions_max: self.rng.u64(1..200),
+                batch_bytes_max: self.rng.u64(..1 << 20),
+                batches_max: self.rng.u64(..64),
+            },
+            exclude: Vec::new(),
+        };
+        let pending = Pending::Pull { height, attempt };
+        self.request(leader, pending, |id| Input::Pull { id, request });
+    }
+
+    fn on_pulled(&mut self, leader: usize, height: u64, attempt: u64, payload: &Arc<Payload>) {
+        let payload = &self.lead(leader, payload);
+        let digest = payload.digest(&self.scope.chain);
+        self.ordering.payloads.insert(digest, Arc::clone(payload));
+        let peers: Vec<_> = self.network.peers(leader).collect();
+        for peer in peers {
+            let message = Message::Payload(Box::new(Payload::clone(payload)));
+            self.transmit(leader, peer, &message);
+            let life = self.nodes[peer].life;
+            let micros = self.rng.u64(2000..60_000);
+            let node = peer;
+            self.after(micros, Event::Proposal { node, life, height, attempt, leader, digest });
+        }
+        self.vote(leader, height, digest);
+    }
+
+    pub(super) fn on_proposal(
+        &mut self,
+        node: usize,
+        life: u64,
+        (height, _attempt): (u64, u64),
+        leader: usize,
+        digest: Digest,
+    ) {
+        let tip = self.tip();
+        if self.nodes[node].life != life || height != tip.height.0 + 1 {
+            return;
+        }
+        let mut responders = vec![self.nodes[leader].author];
+        responders.extend(self.nodes.iter().map(|node| node.author));
+        let request = VerifyRequest { digest, parent: Some(tip), responders };
+        let pending = Pending::Verify { height, digest };
+        self.request(node, pending, |id| Input::Verify { id, request });
+    }
+
+    fn on_verified(&mut self, node: usize, height: u64, digest: Digest, header: &PayloadHeader) {
+        let latest = self.clock(node).wall.saturating_add(self.genesis.parameters.clock_allowance());
+        if header.block_timestamp > latest {
+            self.trace.count("a block from the future");
+            return;
+        }
+        self.vote(node, height, digest);
+    }
+
+    fn vote(&mut self, node: usize, height: u64, digest: Digest) {
+        let tip = self.tip();
+        if height != tip.height.0 + 1 {
+            return;
+        }
+        let voters = self.ordering.votes.entry(digest).or_default();
+        voters.insert(node);
+        let power: u64 =
+            voters.iter().map(|v| self.committee.power_of(&self.nodes[*v].author)).sum();
+        if power * 3 <= self.committee.total_power() * 2 {
+            return;
+        }
+        let voters: Vec<usize> = voters.iter().copied().collect();
+        let Some(payload) = self.ordering.payloads.get(&digest).cloned() else { return };
+        self.ordering.votes.clear();
+        self.ordering.payloads.clear();
+        let commit = Commit { index: CommitIndex(height), round: height, header: payload.header };
+        self.trace.event(self.now, node, "finalised", height);
+        self.checker.on_finalised(commit, payload, &voters);
+        for node in 0..self.nodes.len() {
+            let micros = if self.rng.u32(..20) == 0 { 3_000_000 } else { 100_000 };
+            let micros = self.rng.u64(1000..micros);
+            let life = self.nodes[node].life;
+            self.after(micros, Event::Told { node, life });
+        }
+        let micros = self.options.block_interval.as_micros() as u64;
+        self.after(micros, Event::Propose { height: height + 1, attempt: 0 });
+    }
+
+    /// A validator hears of what is finalised.
+    pub(super) fn on_told(&mut self, node: usize, life: u64) {
+        let current = self.nodes[node].life == life;
+        let Some(running) = self.nodes[node].running.as_mut().filter(|_| current) else { return };
+        let told = running.told as usize;
+        let commits: Vec<Commit> =
+            self.checker.finalised().iter().skip(told).copied().collect();
+        running.told += commits.len() as u64;
+        self.withdraw(node);
+        for commit in commits {
+            // Hosts repeat themselves.
+            let times = if self.rng.u32(..20) == 0 { 2 } else { 1 };
+            for _ in 0..times {
+                self.request(node, Pending::Commit, |id| Input::Commit { id, commit });
+            }
+        }
+    }
+
+    /// Nobody waits for the verdict on a height that is decided.
+    fn withdraw(&mut self, node: usize) {
+        let height = self.checker.finalised().len() as u64;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let old = running.pending.iter().filter(
+            |(_, p)| matches!(p, Pending::Verify { height: of, .. } if *of <= height),
+        );
+        let old: Vec<RequestId> = old.map(|(id, _)| *id).collect();
+        for id in old {
+            if let Some(running) = &mut self.nodes[node].running {
+                running.pending.remove(&id);
+                running.cancelled.insert(id);
+            }
+            self.input(node, Input::Cancel(id));
+        }
+    }
+
+    // ---- execution -----------------------------------------------------------------------------
+
+    pub(super) fn on_execute(&mut self, node: usize, life: u64) {
+        if self.nodes[node].life != life || !self.is_honest(node) {
+            return;
+        }
+        while self.execute_next(node) {}
+    }
+
+    /// Executes the next commit if all of its content is here; fetches what is missing.
+    fn execute_next(&mut self, node: usize) -> bool {
+        let next = self.nodes[node].host.executed + 1;
+        let Some(running) = &self.nodes[node].running else { return false };
+        if running.applied < next {
+            return false;
+        }
+        let Some(commit) = self.checker.finalised().get(next as usize - 1).copied() else {
+            return false;
+        };
+        let digest = commit.header.digest(&self.scope.chain);
+        let Some(payload) = self.checker.content(&digest).cloned() else { return false };
+        let mut batches = Vec::new();
+        let mut missing = Vec::new();
+        for proof in &payload.content.proofs {
+            if proof.info.expiration < commit.header.block_timestamp {
+                continue;
+            }
+            match self.batch(node, &proof.info) {
+                Some(batch) => batches.push(batch),
+                None => missing.push(proof.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            self.trace.count("content fetched for execution");
+            for proof in missing {
+                let digest = proof.info.digest(&self.scope.chain);
+                let committee = self.committee.clone();
+                let responders = proof.signers(&committee).collect();
+                self.fetch(node, digest, responders);
+            }
+            return false;
+        }
+        self.execute(node, next, commit.header.block_timestamp, &batches);
+        true
+    }
+
+    fn batch(&self, node: usize, info: &BatchInfo) -> Option<Batch> {
+        let digest = info.digest(&self.scope.chain);
+        let fetched = self.nodes[node].running.as_ref()?.fetched.get(&digest);
+        fetched.cloned().or_else(|| self.reader(node)?.batch(&digest).ok().flatten())
+    }
+
+    fn fetch(&mut self, node: usize, digest: Digest, responders: Vec<crate::types::Author>) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let is_this = |p: &Pending| matches!(p, Pending::Fetch(of) if *of == digest);
+        if running.pending.values().any(is_this) {
+            return;
+        }
+        let deadline = self.clock(node).monotonic + FETCH_DEADLINE;
+        let pending = Pending::Fetch(digest);
+        self.request(node, pending, |id| Input::Fetch { id, digest, responders, deadline });
+    }
+
+    fn execute(&mut self, node: usize, index: u64, block_timestamp: Timestamp, batches: &[Batch]) {
+        let host = &mut self.nodes[node].host;
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(host.state);
+        let mut ids = Vec::new();
+        for batch in batches {
+            for transaction in batch.body.transactions() {
+                let Some((id, expiration)) = head_of(&transaction) else { continue };
+                if expiration < block_timestamp.0 || host.recent.contains_key(&id) {
+                    continue;
+                }
+                host.recent.insert(id, expiration);
+                hasher.write_u64(id);
+                ids.push(id);
+            }
+        }
+        host.recent.retain(|_, expiration| *expiration >= block_timestamp.0);
+        host.state = hasher.finish();
+        host.executed = index;
+        let state = host.state;
+        self.trace.event(self.now, node, "executed", index);
+        self.checker.on_executed(node, index, state, &ids);
+        if let Some(running) = &mut self.nodes[node].running {
+            running.fetched.clear();
+        }
+        let next = CommitIndex(index + 1);
+        self.input(node, Input::Acknowledge { subscriber: "executor".to_owned(), next });
+    }
+
+    // ---- answers -------------------------------------------------------------------------------
+
+    pub(super) fn on_reply(&mut self, node: usize, id: RequestId, reply: Reply) {
+        let life = self.nodes[node].life;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let Some(pending) = running.pending.remove(&id) else {
+            let cancelled = running.cancelled.remove(&id);
+            if !cancelled {
+                let detail = format!("node {node} answered {id:?} again: {reply:?}");
+                self.checker.fail("every request is answered once", detail);
+            }
+            return;
+        };
+        match (pending, reply) {
+            (Pending::Submit(ids), Reply::Submitted(results)) => {
+                for ((id, expiration), result) in ids.into_iter().zip(results) {
+                    match result {
+                        Ok(place) => {
+                            self.checker.on_accepted(node, id, expiration, &place.batch);
+                            self.trace.count("transaction accepted");
+                        }
+                        Err(SubmitError::Busy { .. }) => self.trace.count("transaction not now"),
+                        Err(_) => self.trace.count("transaction refused"),
+                    }
+                }
+            }
+            (Pending::Pull { height, attempt }, Reply::Pulled(Ok(payload))) => {
+                self.on_pulled(node, height, attempt, &payload);
+            }
+            (Pending::Pull { .. }, Reply::Pulled(Err(_))) => self.trace.count("pull refused"),
+            (Pending::Verify { height, digest }, Reply::Verified(Ok(header))) => {
+                self.on_verified(node, height, digest, &header);
+            }
+            (Pending::Verify { .. }, Reply::Verified(Err(_))) => {
+                self.trace.count("payload refused");
+            }
+            (Pending::Commit, Reply::Committed(Ok(receipt))) => {
+                self.checker.on_receipt(node, &receipt);
+                if let Some(running) = &mut self.nodes[node].running {
+                    running.applied = running.applied.max(receipt.index.0);
+                    self.after(0, Event::Execute { node, life });
+                }
+            }
+            (Pending::Commit, Reply::Committed(Err(error))) => {
+                self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
+            }
+            (Pending::Fetch(digest), Reply::Fetched(result)) => self.on_fetched(node, digest, result),
+            (pending, reply) => {
+                let detail = format!("node {node}: {pending:?} got {reply:?}");
+                self.checker.fail("answers fit their questions", detail);
+            }
+        }
+    }
+
+    fn on_fetched(&mut self, node: usize, digest: Digest, result: Result<Content, FetchError>) {
+        let life = self.nodes[node].life;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let wait = match result {
+            Ok(Content::Batch(batch)) => {
+                running.fetched.insert(digest, batch);
+                self.trace.count("content arrived for execution");
+                0
+            }
+            Ok(Content::Payload(_)) => {
+                self.checker.fail("a digest names one content", format!("{digest:?}"));
+                return;
+            }
+            Err(FetchError::Busy) => 200_000,
+            Err(_) => {
+                self.trace.count("a fetch ended without content");
+                100_000
+            }
+        };
+        self.after(wait, Event::Execute { node, life });
+    }
+}
+
+fn head_of(transaction: &[u8]) -> Option<(u64, u64)> {
+    let (id, rest) = transaction.split_first_chunk::<8>()?;
+    let (expiration, _) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*id), u64::from_le_bytes(*expiration)))
+}

@@ -1,0 +1,110 @@
+//! What ingress does with a message before the core sees it, in the same order and with the same
+//! checks as the engine: decode, hash, verify.
+
+use std::sync::Arc;
+
+use super::keys::Keys;
+use crate::crypto::{self, Signer};
+use crate::sequencer::port::Input;
+use crate::types::{
+    Author, Batch, Committee, Digest, FetchedContent, Genesis, Message, Payload, Scope,
+    SignedBatchInfo, Vote,
+};
+
+/// What a message of a peer amounts to.
+pub(super) enum Judged {
+    /// Inputs for the core, in order.
+    Inputs(Vec<Input>),
+    /// A question that the store answers.
+    Serve(Vec<Digest>),
+    /// Counted against the peer.
+    Invalid,
+}
+
+/// What every check needs.
+pub(super) struct Ingress<'a> {
+    pub genesis: &'a Genesis,
+    pub committee: &'a Committee,
+    pub scope: &'a Scope,
+    pub keys: &'a Keys,
+}
+
+impl Ingress<'_> {
+    pub fn judge(&self, from: Author, message: Message) -> Judged {
+        match message {
+            Message::Batch(batch) => {
+                if batch.info.author != from || !self.is_valid(&batch) {
+                    return Judged::Invalid;
+                }
+                let digest = batch.info.digest(&self.scope.chain);
+                Judged::Inputs(vec![Input::Batch { from, digest, batch }])
+            }
+            Message::Votes { announcement, votes } => {
+                let mut inputs = vec![Input::Announce { from, announcement }];
+                for Vote { digest, signature } in votes {
+                    let vote = SignedBatchInfo { digest, signer: from, signature };
+                    // What came before an invalid vote counts, as in the engine.
+                    if !self.keys.verify_batch(self.scope, &vote) {
+                        break;
+                    }
+                    inputs.push(Input::Vote(vote));
+                }
+                Judged::Inputs(inputs)
+            }
+            Message::Proofs(proofs) => {
+                let mut inputs = Vec::new();
+                for proof in proofs {
+                    if crypto::verify_proof(self.keys, self.scope, self.committee, &proof).is_err()
+                    {
+                        break;
+                    }
+                    let digest = proof.info.digest(&self.scope.chain);
+                    inputs.push(Input::Proof { digest, proof: Arc::new(proof) });
+                }
+                if inputs.is_empty() { Judged::Invalid } else { Judged::Inputs(inputs) }
+            }
+            Message::Payload(payload) => self.payload(from, *payload),
+            Message::Announce(announcement) => {
+                Judged::Inputs(vec![Input::Announce { from, announcement }])
+            }
+            Message::FetchRequest(digests) => Judged::Serve(digests),
+            Message::FetchReply { digest, content } => self.reply(from, digest, content),
+        }
+    }
+
+    fn is_valid(&self, batch: &Batch) -> bool {
+        batch.body.verify(&batch.info, &self.genesis.parameters).is_ok()
+    }
+
+    fn payload(&self, from: Author, payload: Payload) -> Judged {
+        if payload.content.root() != payload.header.content_root {
+            return Judged::Invalid;
+        }
+        let Scope { chain, epoch, .. } = self.scope;
+        let verdict = payload.verify(chain, &self.genesis.parameters, *epoch, |proof| {
+            crypto::verify_proof(self.keys, self.scope, self.committee, proof)
+        });
+        let digest = payload.digest(chain);
+        let batches = payload.content.batches().map(|info| info.digest(chain)).collect();
+        let payload = Arc::new(payload);
+        Judged::Inputs(vec![Input::Payload { from, digest, payload, batches, verdict }])
+    }
+
+    fn reply(&self, from: Author, digest: Digest, content: FetchedContent) -> Judged {
+        match content {
+            FetchedContent::Missing => Judged::Inputs(vec![Input::FetchMissing { from, digest }]),
+            FetchedContent::Batch(batch) => {
+                if batch.info.digest(&self.scope.chain) != digest || !self.is_valid(&batch) {
+                    return Judged::Invalid;
+                }
+                Judged::Inputs(vec![Input::FetchedBatch { from, digest, batch }])
+            }
+            FetchedContent::Payload(payload) => {
+                if payload.digest(&self.scope.chain) != digest {
+                    return Judged::Invalid;
+                }
+                self.payload(from, *payload)
+            }
+        }
+    }
+}

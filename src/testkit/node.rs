@@ -1,0 +1,378 @@
+//! One validator: a production sequencer, a store that can crash, and what its shell does.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::cluster::{Cluster, Event};
+use super::host::{Host, Pending};
+use super::keys::Keys;
+use super::store::{CrashStore, Tear};
+use crate::crypto::Signer;
+use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
+use crate::sequencer::{Sequencer, Setup};
+use crate::store::{Durable, Group, Released, Store, StoredBatch};
+use crate::types::{Author, Digest, Epoch, Message, ProofOfStore, Vote};
+
+/// See the module docs.
+pub(super) struct Node {
+    pub author: Author,
+    pub keys: Keys,
+    /// How far its wall clock is off, in microseconds.
+    pub skew: i64,
+    pub store: Option<CrashStore>,
+    pub running: Option<Running>,
+    /// What its host keeps on a disk of its own.
+    pub host: Host,
+    /// Counts its starts.
+    pub life: u64,
+    /// Inputs over all lives.
+    pub steps: u64,
+    /// While above zero, a group commit takes this much longer, in microseconds.
+    pub slow_disk: u64,
+}
+
+/// What a crash takes away.
+pub(super) struct Running {
+    pub sequencer: Sequencer,
+    /// The group on its way to the disk.
+    pub writing: Option<Group>,
+    /// Inputs that wait because the open group is full.
+    inbox: VecDeque<Input>,
+    tick_at: Option<u64>,
+    pub pending: BTreeMap<RequestId, Pending>,
+    pub cancelled: BTreeSet<RequestId>,
+    /// The next commit to tell the sequencer of.
+    pub told: u64,
+    /// Commits that the sequencer has applied.
+    pub applied: u64,
+    /// Content that was fetched for execution.
+    pub fetched: BTreeMap<Digest, crate::types::Batch>,
+}
+
+impl Node {
+    pub fn new(keys: Keys, store: CrashStore, skew: i64) -> Self {
+        Self {
+            author: keys.author(),
+            keys,
+            skew,
+            store: Some(store),
+            running: None,
+            host: Host::default(),
+            life: 0,
+            steps: 0,
+            slow_disk: 0,
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts a validator from what its store holds.
+    pub(super) fn boot(&mut self, node: usize) {
+        if self.nodes[node].running.is_some() {
+            return;
+        }
+        let now = self.clock(node);
+        let setup = Setup {
+            author: self.nodes[node].author,
+            genesis: self.genesis.clone(),
+            epoch: Epoch(0),
+            committee: self.committee.clone(),
+            config: self.options.config.clone(),
+        };
+        let Some(store) = &mut self.nodes[node].store else { return };
+        let recovered = match store.recover() {
+            Ok(recovered) => recovered,
+            Err(error) => return self.checker.fail("every reopen works", error.to_string()),
+        };
+        self.checker.on_recovered(node, &recovered.records);
+        let sequencer = match Sequencer::recover(setup, recovered, now) {
+            Ok(sequencer) => sequencer,
+            Err(error) => return self.checker.fail("every recovery works", error.to_string()),
+        };
+        let state = &mut self.nodes[node];
+        state.life += 1;
+        let life = state.life;
+        state.running = Some(Running {
+            sequencer,
+            writing: None,
+            inbox: VecDeque::new(),
+            tick_at: None,
+            pending: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            told: state.host.executed,
+            applied: state.host.executed,
+            fetched: BTreeMap::new(),
+        });
+        self.trace.event(self.now, node, "boot", life);
+        for peer in self.network.peers(node) {
+            let micros = self.rng.u64(..50_000);
+            self.dial(node, peer, micros);
+        }
+        let next = self.nodes[node].host.executed + 1;
+        let next = crate::types::CommitIndex(next);
+        self.input(node, Input::Acknowledge { subscriber: "executor".to_owned(), next });
+        self.after(1000, Event::Told { node, life });
+    }
+
+    /// One step of a validator, unless this is where it crashes.
+    pub(super) fn input(&mut self, node: usize, input: Input) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let completes = matches!(input, Input::Durable { .. } | Input::Vote(_) | Input::Tick);
+        if running.sequencer.is_full() && !completes {
+            running.inbox.push_back(input);
+            self.trace.count("input waits for a full group");
+            return;
+        }
+        self.step(node, input);
+        self.pump(node);
+    }
+
+    fn step(&mut self, node: usize, input: Input) {
+        self.nodes[node].steps += 1;
+        let step = self.nodes[node].steps;
+        let here = |point: &super::cluster::CrashPoint| point.node == node && point.step == step;
+        if let Some(at) = self.crash_points.iter().position(here) {
+            let point = self.crash_points.remove(at);
+            self.trace.count("crash at a chosen step");
+            self.crash(node, point.tear);
+            self.after(50_000, Event::Restart { node });
+            return;
+        }
+        let now = self.clock(node);
+        let (name, detail) = describe(&input);
+        self.trace.event(self.now, node, name, detail);
+        if let Some(running) = &mut self.nodes[node].running {
+            running.sequencer.step(now, input);
+        }
+        self.drain(node);
+    }
+
+    /// Carries out what a step brought about, starts writing, and plans the next tick.
+    fn pump(&mut self, node: usize) {
+        let (now, slow) = (self.now, self.nodes[node].slow_disk);
+        let most = self.options.write_max.as_micros() as u64;
+        let life = self.nodes[node].life;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.writing.is_none()
+            && let Some(group) = running.sequencer.take_group()
+        {
+            let empty = group.records().is_empty();
+            running.writing = Some(group);
+            let micros = if empty { 1 } else { 100 + slow + self.rng.u64(..most.max(1)) };
+            self.after(micros, Event::Written { node, life });
+        }
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let Some(due) = running.sequencer.next_deadline() else { return };
+        // Never twice at one moment: time moves on.
+        let due = (due.as_micros() as u64).max(now + 100);
+        if running.tick_at.is_none_or(|at| due < at) {
+            running.tick_at = Some(due);
+            self.after(due - now, Event::Tick { node, life });
+        }
+    }
+
+    pub(super) fn on_tick(&mut self, node: usize, life: u64) {
+        let now = self.now;
+        let state = &mut self.nodes[node];
+        let current = state.life == life;
+        let Some(running) = state.running.as_mut().filter(|_| current) else { return };
+        if running.tick_at != Some(now) {
+            return;
+        }
+        running.tick_at = None;
+        let due = running.sequencer.next_deadline().map(|due| due.as_micros() as u64);
+        if due.is_some_and(|due| due <= now) {
+            self.input(node, Input::Tick);
+        } else {
+            self.pump(node);
+        }
+    }
+
+    fn drain(&mut self, node: usize) {
+        while let Some(effect) =
+            self.nodes[node].running.as_mut().and_then(|r| r.sequencer.poll_effect())
+        {
+            match effect {
+                Effect::Send { to, message } => self.send(node, &[to], &message),
+                Effect::Multicast { to, message } => self.send(node, &to, &message),
+                Effect::Resend { to, digest } => {
+                    let reader = self.nodes[node].store.as_ref().map(Store::reader);
+                    let batch = reader.and_then(|reader| reader.batch(&digest).ok().flatten());
+                    if let Some(batch) = batch {
+                        self.trace.count("batch sent again");
+                        self.send(node, &to, &Message::Batch(batch));
+                    }
+                }
+                Effect::Reply { id, reply } => self.on_reply(node, id, reply),
+                Effect::Event(event) => self.on_event(&event),
+                Effect::Measured(_) => {}
+                Effect::Refused { peer, reason } => {
+                    self.trace.count(refused(reason));
+                    let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
+                    if reason.is_fault() && honest {
+                        let detail = format!("node {node} refused {peer:?}: {reason}");
+                        self.checker.fail("correct validators are never at fault", detail);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Told) {
+        self.trace.count(match event {
+            Told::Certified { .. } => "batch certified",
+            Told::Rebatched { .. } => "transactions batched again",
+            Told::Expired { .. } => "transactions expired",
+        });
+    }
+
+    /// The disk has the group, or has failed.
+    pub(super) fn on_written(&mut self, node: usize, life: u64) {
+        let state = &mut self.nodes[node];
+        let current = state.life == life;
+        let Some(running) = state.running.as_mut().filter(|_| current) else { return };
+        let Some(group) = running.writing.take() else { return };
+        let Some(store) = &mut state.store else { return };
+        let records = group.records().to_vec();
+        let Ok(persisted) = group.persist(store) else {
+            // Fail-stop: whatever became of the group, this life signs nothing any more.
+            self.trace.count("disk failed");
+            self.crash(node, Tear::Lost);
+            let micros = self.rng.u64(500_000..3_000_000);
+            self.after(micros, Event::Restart { node });
+            return;
+        };
+        self.checker.on_durable(node, &records);
+        self.step(node, Input::Durable { sequence: persisted.sequence });
+        for promise in persisted.promises {
+            if self.nodes[node].running.is_none() || self.nodes[node].life != life {
+                return;
+            }
+            self.release(node, promise);
+        }
+        while let Some(running) = &mut self.nodes[node].running {
+            let Some(input) = running.inbox.pop_front() else { break };
+            if running.sequencer.is_full() {
+                running.inbox.push_front(input);
+                break;
+            }
+            self.step(node, input);
+        }
+        self.pump(node);
+    }
+
+    fn release(&mut self, node: usize, promise: Durable<Promise>) {
+        match promise.release() {
+            Released::Sign(token) => self.sign(node, &token),
+            Released::Other(Promise::Publish(proof)) => {
+                let others: Vec<Author> =
+                    self.network.peers(node).map(|peer| self.nodes[peer].author).collect();
+                self.trace.count("proof published");
+                self.send(node, &others, &Message::Proofs(vec![ProofOfStore::clone(&proof)]));
+            }
+            Released::Other(Promise::Reply { id, reply }) => self.on_reply(node, id, reply),
+            Released::Other(Promise::Event(event)) => self.on_event(&event),
+            Released::Other(Promise::Sign(_)) => unreachable!("released as a token"),
+        }
+    }
+
+    fn sign(&mut self, node: usize, token: &Durable<StoredBatch>) {
+        let scope = self.scope;
+        let state = &self.nodes[node];
+        let (me, author) = (state.author, token.get().author);
+        let signed = state.keys.sign_batch(&scope, token);
+        self.checker.on_signed(node, token.get());
+        if author == me {
+            self.step(node, Input::Vote(signed));
+            return;
+        }
+        let now = self.clock(node);
+        let Some(running) = &self.nodes[node].running else { return };
+        let announcement = running.sequencer.announcement(now);
+        let vote = Vote { digest: signed.digest, signature: signed.signature };
+        self.send(node, &[author], &Message::Votes { announcement, votes: vec![vote] });
+    }
+
+    /// The power fails, or the process dies: memory is gone, the disk keeps what `tear` says.
+    pub(super) fn crash(&mut self, node: usize, tear: Tear) {
+        let Some(running) = self.nodes[node].running.take() else { return };
+        self.trace.event(self.now, node, "crash", tear as u64);
+        let records = running.writing.as_ref().map(Group::records);
+        if records.is_some_and(|records| !records.is_empty()) {
+            self.trace.count(match tear {
+                Tear::Kept => "crash keeps the group in flight",
+                Tear::Lost => "crash loses the group in flight",
+                Tear::Cut => "crash cuts the group in flight",
+                Tear::Hole => "crash loses a sector of the group in flight",
+            });
+        }
+        if let Some(store) = self.nodes[node].store.take() {
+            let store = store.crash(records, tear, &mut self.rng);
+            if store.keeps_tail() {
+                self.checker.on_durable(node, records.unwrap_or_default());
+            }
+            self.nodes[node].store = Some(store);
+        }
+        self.on_gone(node);
+    }
+
+    /// A number for a request of the host.
+    pub(super) fn request(
+        &mut self,
+        node: usize,
+        pending: Pending,
+        input: impl FnOnce(RequestId) -> Input,
+    ) {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        if let Some(running) = &mut self.nodes[node].running {
+            running.pending.insert(id, pending);
+            self.input(node, input(id));
+        }
+    }
+
+    pub(super) fn reader(&self, node: usize) -> Option<Arc<dyn crate::store::StoreReader>> {
+        self.nodes[node].store.as_ref().map(Store::reader)
+    }
+}
+
+/// A name for the trace, and something that tells two inputs of a kind apart.
+fn describe(input: &Input) -> (&'static str, u64) {
+    let of = |digest: &Digest| u64::from_le_bytes(std::array::from_fn(|i| digest.0[i]));
+    match input {
+        Input::LinkUp { .. } => ("link up", 0),
+        Input::LinkDown { .. } => ("link down", 0),
+        Input::Announce { announcement, .. } => ("announce", announcement.released.0),
+        Input::Batch { digest, .. } => ("batch", of(digest)),
+        Input::Vote(vote) => ("vote", of(&vote.digest)),
+        Input::Proof { digest, .. } => ("proof", of(digest)),
+        Input::Payload { digest, .. } => ("payload", of(digest)),
+        Input::FetchedBatch { digest, .. } => ("fetched batch", of(digest)),
+        Input::FetchMissing { digest, .. } => ("fetch missing", of(digest)),
+        Input::Submit { id, .. } => ("submit", id.0),
+        Input::Pull { id, .. } => ("pull", id.0),
+        Input::Verify { request, .. } => ("verify", of(&request.digest)),
+        Input::Commit { commit, .. } => ("commit", commit.index.0),
+        Input::Fetch { digest, .. } => ("fetch", of(digest)),
+        Input::Acknowledge { next, .. } => ("acknowledge", next.0),
+        Input::Cancel(id) => ("cancel", id.0),
+        Input::Durable { sequence } => ("durable", *sequence),
+        Input::Space { admits } => ("space", u64::from(*admits)),
+        Input::Status(id) => ("status", id.0),
+        Input::Tick => ("tick", 0),
+    }
+}
+
+fn refused(reason: crate::sequencer::port::Refusal) -> &'static str {
+    use crate::sequencer::port::Refusal;
+    match reason {
+        Refusal::Equivocation => "refused an equivocation",
+        Refusal::WindowSpent => "refused beyond the window",
+        Refusal::Expired => "refused an expired batch",
+        Refusal::BelowFloor => "refused below the floor",
+        Refusal::DiskNearlyFull => "refused for the disk",
+        Refusal::Unasked => "refused what nobody asked for",
+        Refusal::UnknownBatch => "refused a vote for an unknown batch",
+        _ => "refused for another reason",
+    }
+}
