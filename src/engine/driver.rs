@@ -243,7 +243,7 @@ impl Driver {
             return;
         }
         self.observed = Some(now);
-        let announcement = self.sequencer.announcement(self.shared.now());
+        let announcement = self.sequencer.announcement();
         let stored = self.shared.peers().map(|peer| (peer, self.sequencer.stored_of(&peer)));
         let stored = stored.collect();
         *self.shared.grants.write().unwrap_or_else(PoisonError::into_inner) =

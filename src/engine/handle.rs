@@ -91,7 +91,7 @@ impl QuorumStore {
         let sequencer = Sequencer::recover(setup, recovered?, shared.now())?;
         shared.metrics.state.recovery_seconds.set(shared.started.elapsed().as_secs_f64());
         {
-            let announcement = sequencer.announcement(shared.now());
+            let announcement = sequencer.announcement();
             let stored = shared.peers().map(|peer| (peer, sequencer.stored_of(&peer))).collect();
             *shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
                 Grants { announcement, stored };

@@ -263,6 +263,12 @@ impl CommitLog {
         self.last.2
     }
 
+    /// Timestamp of the highest commit applied; zero before the first one.
+    pub fn applied_time(&self) -> Timestamp {
+        let applied = self.commits.get(&self.applied.0);
+        applied.map_or(Timestamp(0), |logged| logged.commit.header.block_timestamp)
+    }
+
     /// Index of the highest commit logged.
     pub fn logged(&self) -> CommitIndex {
         self.last.0

@@ -38,7 +38,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ use crate::store::Group;
 use crate::types::{
     Ack, Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, CommitReceipt,
     Committee, Component, Digest, Epoch, InvalidPayload, Message, Payload, PayloadContent,
-    PayloadHeader, ProofOfStore, SignedBatchInfo, Usage,
+    PayloadHeader, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
 };
 
 /// See the module docs.
@@ -87,6 +87,25 @@ pub struct Sequencer {
     fetcher: Fetcher,
     outbox: Outbox,
     next_announcement: Duration,
+    released: Released,
+}
+
+/// What is announced as released must stay released after a crash: it follows the groups that hold
+/// the commits and deletions behind it.
+#[derive(Debug, Default)]
+struct Released {
+    /// What the disk vouches for.
+    durable: Timestamp,
+    /// What groups on their way will vouch for: the group's sequence, and the time.
+    pending: VecDeque<(u64, Timestamp)>,
+}
+
+impl Released {
+    fn on_durable(&mut self, sequence: u64) {
+        while let Some((_, released)) = self.pending.pop_front_if(|(group, _)| *group <= sequence) {
+            self.durable = self.durable.max(released);
+        }
+    }
 }
 
 impl Sequencer {
@@ -113,9 +132,8 @@ impl Sequencer {
     }
 
     /// What this validator grants and has released.
-    pub fn announcement(&self, now: Now) -> Announcement {
-        let released = self.retention.released(&self.clock(now));
-        Announcement { window: self.config.window(), released }
+    pub fn announcement(&self) -> Announcement {
+        Announcement { window: self.config.window(), released: self.released.durable }
     }
 
     /// What this validator stores of another one.
@@ -164,6 +182,8 @@ impl Sequencer {
         if self.outbox.records.is_empty() && self.outbox.promises.is_empty() {
             return None;
         }
+        let released = self.retention.released(self.commits.consensus_time());
+        self.released.pending.push_back((self.outbox.group, released));
         let records = std::mem::take(&mut self.outbox.records);
         let promises = std::mem::take(&mut self.outbox.promises);
         let group = Group::new(self.outbox.group, records, promises);
@@ -187,7 +207,7 @@ impl Sequencer {
     fn route(&mut self, clock: &Clock, input: Input) {
         match input {
             Input::LinkUp { peer, hello } => {
-                self.windows.on_link_up(peer, &hello);
+                self.windows.on_link_up(peer, &hello, clock.consensus);
                 self.proofs.on_link_up(&mut self.outbox, clock, peer);
             }
             Input::LinkDown { peer } => self.windows.on_link_down(peer),
@@ -240,6 +260,7 @@ impl Sequencer {
             }
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
+                self.released.on_durable(sequence);
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
             }
@@ -543,7 +564,7 @@ impl Sequencer {
         self.tick_fetcher(clock);
         if clock.now.monotonic >= self.next_announcement {
             self.next_announcement = clock.now.monotonic + self.config.announce_interval;
-            let message = Message::Announce(self.announcement(clock.now));
+            let message = Message::Announce(self.announcement());
             let to = self.windows.linked().collect();
             self.outbox.effect(Effect::Multicast { to, message });
         }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Sequencer;
 use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
@@ -16,6 +15,7 @@ use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
 use super::retention::{Held, Retention};
 use super::windows::Windows;
+use super::{Released, Sequencer};
 use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::types::{
@@ -152,6 +152,7 @@ impl Sequencer {
         sequencer.recover_commits(&mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
         sequencer.recover_payloads(&mut sorted)?;
+        sequencer.recover_deletions(now);
         sequencer.recover_proofs(now, &sorted);
         sequencer.generator.reserve_ids(&mut sequencer.outbox);
         sequencer.apply_commits(now);
@@ -183,6 +184,7 @@ impl Sequencer {
             fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
+            released: Released::default(),
             author,
             chain,
             epoch,
@@ -212,6 +214,17 @@ impl Sequencer {
             self.commits.pin(&mut self.retention, commit.index, &[digest]);
         }
         Ok(())
+    }
+
+    /// What was announced as released stays released: whatever was over when the last commit was
+    /// applied goes, or, pinned, counts no more.
+    fn recover_deletions(&mut self, now: Now) {
+        let clock = Clock { now, consensus: self.commits.applied_time() };
+        while self.retention.is_due(&clock) {
+            let overdue = self.retention.collect(&mut self.outbox, &clock);
+            self.coordinator.on_overdue(&mut self.outbox, &overdue);
+        }
+        self.released.durable = self.retention.released(self.commits.consensus_time());
     }
 
     fn recover_batches(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {

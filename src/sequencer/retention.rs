@@ -171,11 +171,16 @@ impl Retention {
         expiration.saturating_add(self.grace) < clock.consensus
     }
 
+    /// True if [`Self::collect`] has something to do.
+    pub fn is_due(&self, clock: &Clock) -> bool {
+        self.order.first().is_some_and(|(expiration, _)| self.is_over(*expiration, clock))
+    }
+
     /// Everything whose expiration plus grace lies below this counts no more in any window:
     /// consensus time, less what a bounded slice of deletion has not come to yet.
-    pub fn released(&self, clock: &Clock) -> Timestamp {
+    pub fn released(&self, consensus: Timestamp) -> Timestamp {
         let first = self.order.first().map(|(expiration, _)| expiration.saturating_add(self.grace));
-        first.map_or(clock.consensus, |first| first.min(clock.consensus))
+        first.map_or(consensus, |first| first.min(consensus))
     }
 
     /// Deletes what is due and not pinned, in one bounded slice; returns the batches concerned.

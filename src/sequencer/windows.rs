@@ -19,6 +19,13 @@ struct Peer {
     used: Usage,
     /// What is counted: (expiration, digest, charge), in the order in which it is released.
     sent: BTreeSet<(Timestamp, Digest, u64)>,
+    /// Of those, batches of an earlier life: nobody knows whether the peer was sent them.
+    uncertain: BTreeSet<Digest>,
+    /// Batches of an earlier life that the peer, being behind, may still count although they are
+    /// gone here: at most this, until its `released` covers the consensus time of our restart.
+    former: Option<(Usage, Timestamp)>,
+    /// True once its link was up in this life.
+    met: bool,
 }
 
 /// The windows of all peers.
@@ -40,12 +47,21 @@ impl Windows {
     pub fn on_recovered_batch(&mut self, digest: Digest, info: &BatchInfo) {
         for peer in self.peers.values_mut() {
             count(peer, digest, info);
+            peer.uncertain.insert(digest);
         }
     }
 
-    pub fn on_link_up(&mut self, author: Author, hello: &Hello) {
+    /// A link is up. What this life sent is counted exactly; of what an earlier life sent, only
+    /// batches that are not deleted here are known, and a peer that is behind has deleted fewer:
+    /// what it holds counts until it has caught up.
+    pub fn on_link_up(&mut self, author: Author, hello: &Hello, consensus: Timestamp) {
         if let Some(peer) = self.peers.get_mut(&author) {
             peer.linked = true;
+            let behind = hello.announcement.released < consensus;
+            if !peer.met && behind && hello.holds != Usage::default() {
+                peer.former = Some((hello.holds, consensus));
+            }
+            peer.met = true;
         }
         self.on_announcement(author, hello.announcement);
     }
@@ -61,11 +77,13 @@ impl Windows {
         // A peer's released time never falls; an old message must not bring back what was freed.
         let released = peer.announcement.released.max(announcement.released);
         peer.announcement = Announcement { released, ..announcement };
+        peer.former.take_if(|(_, until)| *until <= released);
         while let Some(&(expiration, digest, charge)) = peer.sent.first() {
             if expiration.saturating_add(self.grace) >= released {
                 break;
             }
             peer.sent.remove(&(expiration, digest, charge));
+            peer.uncertain.remove(&digest);
             peer.used.remove(charge);
         }
     }
@@ -96,6 +114,14 @@ impl Windows {
                     continue;
                 }
                 count(peer, digest, info);
+            } else if peer.uncertain.contains(&digest) {
+                // Counted, but perhaps new to the peer: it may go only if all that is counted fits.
+                let all = all_used(peer);
+                let window = &peer.announcement.window;
+                if all.bytes > window.bytes || all.batches > window.batches {
+                    continue;
+                }
+                peer.uncertain.remove(&digest);
             }
             granted.push(author);
         }
@@ -127,7 +153,16 @@ impl Windows {
 }
 
 fn has_room(peer: &Peer, charge: u64) -> bool {
-    peer.linked && peer.used.has_room(charge, &peer.announcement.window)
+    peer.linked && all_used(peer).has_room(charge, &peer.announcement.window)
+}
+
+/// What a peer may count of ours, at most.
+fn all_used(peer: &Peer) -> Usage {
+    let former = peer.former.map_or(Usage::default(), |(usage, _)| usage);
+    Usage {
+        bytes: peer.used.bytes.saturating_add(former.bytes),
+        batches: peer.used.batches.saturating_add(former.batches),
+    }
 }
 
 fn count(peer: &mut Peer, digest: Digest, info: &BatchInfo) {

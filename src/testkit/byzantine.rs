@@ -229,8 +229,8 @@ impl Cluster {
         let mut alone = real;
         let digest = alone.info.digest(&self.scope.chain);
         let own = self.nodes[node].keys.sign(&self.scope.batch_stored_bytes(&digest));
-        let every = (0..self.nodes.len() as u16)
-            .map(|signer| ProofSignature { signer, signature: own });
+        let every =
+            (0..self.nodes.len() as u16).map(|signer| ProofSignature { signer, signature: own });
         alone.signatures = every.collect();
         [doubled, outsider, weak, changed, torn, alone]
             .into_iter()
@@ -266,7 +266,8 @@ impl Cluster {
 
     /// Batches without end, each valid by itself.
     fn hog(&mut self, node: usize) -> Vec<Message> {
-        let expiration = self.clock(node).wall.saturating_add(self.genesis.parameters.batch_lifetime());
+        let expiration =
+            self.clock(node).wall.saturating_add(self.genesis.parameters.batch_lifetime());
         let author = self.nodes[node].keys.author();
         let Some(liar) = &mut self.liars[node] else { return Vec::new() };
         let mut messages = Vec::new();

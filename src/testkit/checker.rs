@@ -32,6 +32,7 @@ struct Books {
     payloads: BTreeSet<Digest>,
     signed: BTreeMap<Slot, Digest>,
     own: BTreeMap<BatchId, Digest>,
+    authored: BTreeSet<Digest>,
     reserved: u64,
     logged: u64,
     applied: u64,
@@ -134,6 +135,7 @@ impl Checker {
         self.require(info.batch_id.counter < reserved, "ids are used once reserved", || {
             format!("node {node} used {:?} below {reserved}", info.batch_id)
         });
+        self.books[node].authored.insert(digest);
         let before = self.books[node].own.insert(info.batch_id, digest);
         self.require(before.is_none_or(|before| before == digest), "ids are used once", || {
             format!("node {node} used {:?} for {before:?} and {digest:?}", info.batch_id)
@@ -161,9 +163,7 @@ impl Checker {
             format!("node {node} at commit {index}")
         });
         let told = self.finalised.get(index as usize - 1).is_some_and(|c| c.header == header);
-        self.require(told, "only what is finalised is logged", || {
-            format!("node {node}, {index}")
-        });
+        self.require(told, "only what is finalised is logged", || format!("node {node}, {index}"));
     }
 
     fn on_applied(&mut self, node: usize, receipt: &CommitReceipt) {
@@ -171,9 +171,10 @@ impl Checker {
         let (expected, logged) = (books.applied + 1, books.logged);
         books.applied = receipt.index.0;
         books.receipts.insert(receipt.index.0, *receipt);
-        let whole = receipt.acks.iter().zip(Component::ALL).all(|(ack, component)| {
-            ack.component == component && ack.watermark == receipt.index
-        });
+        let whole =
+            receipt.acks.iter().zip(Component::ALL).all(|(ack, component)| {
+                ack.component == component && ack.watermark == receipt.index
+            });
         let index = receipt.index.0;
         self.require(index == expected && index <= logged, "commits are applied in order", || {
             format!("node {node} applied {index}, expected {expected}, logged {logged}")
@@ -259,7 +260,9 @@ impl Checker {
             let valid = seen.insert(batch)
                 && proof.info.expiration >= payload.header.block_timestamp
                 && is_proof(&self.keys, &self.scope, &self.genesis.committee, proof);
-            self.require(valid, "what is finalised is valid", || format!("{batch:?} in {digest:?}"));
+            self.require(valid, "what is finalised is valid", || {
+                format!("{batch:?} in {digest:?}")
+            });
         }
         self.finalised.push(commit);
         self.contents.insert(digest, payload);
@@ -285,7 +288,8 @@ impl Checker {
 
     /// A client was told that its transaction is accepted.
     pub(super) fn on_accepted(&mut self, node: usize, id: u64, expiration: u64, batch: &Digest) {
-        let held = !self.honest[node] || self.books[node].batches.contains_key(batch);
+        // Ever: a batch whose other transactions waited for long may be gone by now.
+        let held = !self.honest[node] || self.books[node].authored.contains(batch);
         self.require(held, "accepted is durable", || format!("node {node}, {batch:?}"));
         self.accepted.insert(id, expiration);
     }
@@ -334,9 +338,10 @@ impl Checker {
     /// Accepted transactions that were neither executed nor have expired by consensus time.
     pub(super) fn forgotten(&self) -> Vec<u64> {
         let consensus = self.finalised.last().map_or(0, |last| last.header.block_timestamp.0);
-        let open = self.accepted.iter().filter(|(id, expiration)| {
-            **expiration >= consensus && !self.executed.contains(*id)
-        });
+        let open = self
+            .accepted
+            .iter()
+            .filter(|(id, expiration)| **expiration >= consensus && !self.executed.contains(*id));
         open.map(|(id, _)| *id).collect()
     }
 

@@ -121,10 +121,8 @@ impl Cluster {
         let keys: Vec<Keys> =
             (0..count).map(|i| Keys::new(options.real_signatures, options.seed, i)).collect();
         let power = |index: usize| if options.uneven { index as u64 % 3 + 1 } else { 1 };
-        let member = |(index, keys): (usize, &Keys)| Member {
-            author: keys.author(),
-            power: power(index),
-        };
+        let member =
+            |(index, keys): (usize, &Keys)| Member { author: keys.author(), power: power(index) };
         let committee = match Committee::new(keys.iter().enumerate().map(member).collect()) {
             Ok(committee) => committee,
             Err(error) => unreachable!("keys of distinct validators: {error}"),

@@ -174,7 +174,8 @@ impl Cluster {
     }
 
     fn on_verified(&mut self, node: usize, height: u64, digest: Digest, header: &PayloadHeader) {
-        let latest = self.clock(node).wall.saturating_add(self.genesis.parameters.clock_allowance());
+        let latest =
+            self.clock(node).wall.saturating_add(self.genesis.parameters.clock_allowance());
         if header.block_timestamp > latest {
             self.trace.count("a block from the future");
             return;
@@ -216,8 +217,7 @@ impl Cluster {
         let current = self.nodes[node].life == life;
         let Some(running) = self.nodes[node].running.as_mut().filter(|_| current) else { return };
         let told = running.told as usize;
-        let commits: Vec<Commit> =
-            self.checker.finalised().iter().skip(told).copied().collect();
+        let commits: Vec<Commit> = self.checker.finalised().iter().skip(told).copied().collect();
         running.told += commits.len() as u64;
         self.withdraw(node);
         for commit in commits {
@@ -233,9 +233,10 @@ impl Cluster {
     fn withdraw(&mut self, node: usize) {
         let height = self.checker.finalised().len() as u64;
         let Some(running) = &mut self.nodes[node].running else { return };
-        let old = running.pending.iter().filter(
-            |(_, p)| matches!(p, Pending::Verify { height: of, .. } if *of <= height),
-        );
+        let old = running
+            .pending
+            .iter()
+            .filter(|(_, p)| matches!(p, Pending::Verify { height: of, .. } if *of <= height));
         let old: Vec<RequestId> = old.map(|(id, _)| *id).collect();
         for id in old {
             if let Some(running) = &mut self.nodes[node].running {
@@ -384,7 +385,9 @@ impl Cluster {
             (Pending::Commit, Reply::Committed(Err(error))) => {
                 self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
             }
-            (Pending::Fetch(digest), Reply::Fetched(result)) => self.on_fetched(node, digest, result),
+            (Pending::Fetch(digest), Reply::Fetched(result)) => {
+                self.on_fetched(node, digest, result)
+            }
             (pending, reply) => {
                 let detail = format!("node {node}: {pending:?} got {reply:?}");
                 self.checker.fail("answers fit their questions", detail);

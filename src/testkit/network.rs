@@ -81,7 +81,7 @@ impl Cluster {
             chain: self.scope.chain,
             epoch: self.scope.epoch,
             committee: self.scope.committee,
-            announcement: running.sequencer.announcement(self.clock(from)),
+            announcement: running.sequencer.announcement(),
             holds: running.sequencer.stored_of(&self.nodes[to].author),
         })
     }

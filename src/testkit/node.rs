@@ -9,9 +9,10 @@ use super::keys::Keys;
 use super::store::{CrashStore, Tear};
 use crate::crypto::Signer;
 use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
+use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
-use crate::types::{Author, Digest, Epoch, Message, ProofOfStore, Vote};
+use crate::types::{Author, Digest, Epoch, Message, ProofOfStore, Timestamp, Vote};
 
 /// See the module docs.
 pub(super) struct Node {
@@ -118,7 +119,7 @@ impl Cluster {
     pub(super) fn input(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let completes = matches!(input, Input::Durable { .. } | Input::Vote(_) | Input::Tick);
-        if running.sequencer.is_full() && !completes {
+        if (running.sequencer.is_full() || !running.inbox.is_empty()) && !completes {
             running.inbox.push_back(input);
             self.trace.count("input waits for a full group");
             return;
@@ -147,9 +148,30 @@ impl Cluster {
         self.drain(node);
     }
 
-    /// Carries out what a step brought about, starts writing, and plans the next tick.
+    /// Starts writing, takes what waited for it, and plans the next tick.
     fn pump(&mut self, node: usize) {
-        let (now, slow) = (self.now, self.nodes[node].slow_disk);
+        self.write(node);
+        while let Some(running) = &mut self.nodes[node].running {
+            if running.sequencer.is_full() {
+                break;
+            }
+            let Some(input) = running.inbox.pop_front() else { break };
+            self.step(node, input);
+            self.write(node);
+        }
+        let (now, life) = (self.now, self.nodes[node].life);
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let Some(due) = running.sequencer.next_deadline() else { return };
+        // Never twice at one moment: time moves on.
+        let due = (due.as_micros() as u64).max(now + 100);
+        if running.tick_at.is_none_or(|at| due < at) {
+            running.tick_at = Some(due);
+            self.after(due - now, Event::Tick { node, life });
+        }
+    }
+
+    fn write(&mut self, node: usize) {
+        let slow = self.nodes[node].slow_disk;
         let most = self.options.write_max.as_micros() as u64;
         let life = self.nodes[node].life;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -160,14 +182,6 @@ impl Cluster {
             running.writing = Some(group);
             let micros = if empty { 1 } else { 100 + slow + self.rng.u64(..most.max(1)) };
             self.after(micros, Event::Written { node, life });
-        }
-        let Some(running) = &mut self.nodes[node].running else { return };
-        let Some(due) = running.sequencer.next_deadline() else { return };
-        // Never twice at one moment: time moves on.
-        let due = (due.as_micros() as u64).max(now + 100);
-        if running.tick_at.is_none_or(|at| due < at) {
-            running.tick_at = Some(due);
-            self.after(due - now, Event::Tick { node, life });
         }
     }
 
@@ -209,13 +223,26 @@ impl Cluster {
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
                     let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
-                    if reason.is_fault() && honest {
-                        let detail = format!("node {node} refused {peer:?}: {reason}");
+                    if reason.is_fault() && honest && self.is_honest(node) {
+                        let stored = self.grants(node, &peer);
+                        let other = self.index_of(&peer).unwrap_or(node);
+                        let me = self.nodes[node].author;
+                        let used = self.grants(other, &me);
+                        let detail = format!(
+                            "node {node} refused node {other}: {reason}; here {stored:?}; there {used:?}"
+                        );
                         self.checker.fail("correct validators are never at fault", detail);
                     }
                 }
             }
         }
+    }
+
+    /// How the window between a validator and a peer stands, as the validator sees it.
+    fn grants(&self, node: usize, peer: &Author) -> Option<(WindowStatus, Timestamp)> {
+        let status = self.nodes[node].running.as_ref()?.sequencer.status();
+        let window = status.windows.into_iter().find(|window| window.peer == *peer)?;
+        Some((window, status.consensus_time))
     }
 
     fn on_event(&mut self, event: &Told) {
@@ -250,14 +277,6 @@ impl Cluster {
             }
             self.release(node, promise);
         }
-        while let Some(running) = &mut self.nodes[node].running {
-            let Some(input) = running.inbox.pop_front() else { break };
-            if running.sequencer.is_full() {
-                running.inbox.push_front(input);
-                break;
-            }
-            self.step(node, input);
-        }
         self.pump(node);
     }
 
@@ -286,9 +305,8 @@ impl Cluster {
             self.step(node, Input::Vote(signed));
             return;
         }
-        let now = self.clock(node);
         let Some(running) = &self.nodes[node].running else { return };
-        let announcement = running.sequencer.announcement(now);
+        let announcement = running.sequencer.announcement();
         let vote = Vote { digest: signed.digest, signature: signed.signature };
         self.send(node, &[author], &Message::Votes { announcement, votes: vec![vote] });
     }

@@ -436,7 +436,7 @@ impl Run {
         while let Some(effect) = self.sequencer.poll_effect() {
             self.on_effect(effect);
         }
-        let announced = self.sequencer.announcement(self.now);
+        let announced = self.sequencer.announcement();
         for member in 0..world::MEMBERS {
             let author = world::author(member);
             self.model.check_stored(&author, self.sequencer.stored_of(&author), announced);
@@ -479,7 +479,7 @@ impl Run {
                 assert!(linked, "asked without a link");
             }
             Message::Announce(announcement) => {
-                assert_eq!(*announcement, self.sequencer.announcement(self.now));
+                assert_eq!(*announcement, self.sequencer.announcement());
             }
             other => panic!("{other:?} is nothing that leaves as an effect"),
         }

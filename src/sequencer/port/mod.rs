@@ -260,7 +260,8 @@ pub enum Refusal {
     /// Expirations of one author fall as its counter rises.
     #[error("expiration_order")]
     ExpirationOrder,
-    /// Beyond the window.
+    /// Beyond the window. No fault by itself: after a crash an author cannot know which of its last
+    /// batches, sent before they were on its own disk, reached whom.
     #[error("window_spent")]
     WindowSpent,
     /// The disk is nearly full.
@@ -289,7 +290,6 @@ impl Refusal {
                 | Self::Equivocation
                 | Self::ExpirationOrder
                 | Self::TooManyIncarnations
-                | Self::WindowSpent
         )
     }
 }

@@ -184,7 +184,7 @@ impl Net {
             chain: self.genesis.chain_id(),
             epoch: Epoch(0),
             committee: self.genesis.committee.hash(),
-            announcement: peer.sequencer.announcement(self.now),
+            announcement: peer.sequencer.announcement(),
             holds: peer.sequencer.stored_of(&self.nodes[index].author),
         };
         let peer = peer.author;
@@ -255,7 +255,7 @@ impl Net {
                     if author == node.author {
                         self.input(index, Input::Vote(signed));
                     } else {
-                        let announcement = node.sequencer.announcement(self.now);
+                        let announcement = node.sequencer.announcement();
                         let vote = Vote { digest: signed.digest, signature: signed.signature };
                         let message = Message::Votes { announcement, votes: vec![vote] };
                         self.send(index, &[author], &message);
