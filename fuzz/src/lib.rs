@@ -16,6 +16,10 @@ pub mod verify_proof;
 pub mod world;
 
 /// Runs a target on the files named on the command line.
+///
+/// # Errors
+///
+/// If one cannot be read.
 pub fn run_files(target: fn(&[u8])) -> std::io::Result<()> {
     for path in std::env::args_os().skip(1) {
         target(&std::fs::read(&path)?);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorum_store::types::{
-    Announcement, Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, CommitIndex,
+    Announcement, Author, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, CommitIndex,
     CommitteeHash, Digest, Epoch, FetchedContent, Hello, Incarnation, Message, Payload,
     PayloadContent, PayloadHeader, ProofOfStore, ProofSignature, Signature, Timestamp, Usage, Vote,
 };
@@ -66,8 +66,13 @@ pub fn frames() -> Vec<(&'static str, Bytes)> {
     full.content.inline = vec![two.clone(), one.clone()];
     full.content.unavailable = vec![digest];
     let reply = |content| Message::FetchReply { digest, content };
+    let mut long_count = one.clone();
+    // The count in two bytes where one does: not canonical.
+    let body = [&[0x82, 0x00], &one.body.bytes()[1..]].concat();
+    long_count.body = BatchBody::new(body.into());
     let messages = vec![
         ("batch", Message::Batch(one.clone())),
+        ("batch-long-count", Message::Batch(long_count)),
         ("votes", Message::Votes { announcement, votes: vec![vote; 3] }),
         ("votes-none", Message::Votes { announcement, votes: Vec::new() }),
         ("proofs", Message::Proofs(proofs)),

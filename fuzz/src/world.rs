@@ -66,7 +66,7 @@ pub fn config() -> &'static SequencerConfig {
 
 fn make_config(genesis: &Genesis) -> SequencerConfig {
     let config = SequencerConfig {
-        window_bytes: ByteSize(16 << 10),
+        window_bytes: ByteSize(4 << 10),
         window_batches: 16,
         pool_bytes_max: ByteSize(2048),
         pool_transactions_max: 16,

@@ -7,10 +7,13 @@ use std::path::Path;
 
 use quorum_store_fuzz::{decode_message, recover, sequencer_operations, verify_proof};
 
+/// A name, and what runs one input.
+type Target = (&'static str, fn(&[u8]));
+
 /// One after the other, because `decode_message` measures what the process allocates.
 #[test]
 fn every_file_of_the_corpus_passes_its_target() {
-    let targets: [(&str, fn(&[u8])); 4] = [
+    let targets: [Target; 4] = [
         ("decode_message", decode_message::run),
         ("verify_proof", verify_proof::run),
         ("sequencer_operations", sequencer_operations::run),

@@ -384,7 +384,8 @@ impl Sequencer {
             // Only what is applied needs no stored payload.
             None => (applied.0, self.commits.consensus_time()),
         };
-        if request.height != height.next() || request.block_timestamp < timestamp {
+        let follows = request.height > height && request.height == height.next();
+        if !follows || request.block_timestamp < timestamp {
             return Err(PullError::Parent);
         }
         excluded.extend(&request.exclude);

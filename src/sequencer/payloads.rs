@@ -185,7 +185,9 @@ pub(super) fn check_parent(
     parent: Option<ParentOf>,
 ) -> Result<(), InvalidPayload> {
     let Some(parent) = parent else { return Ok(()) };
-    if header.parent != parent.digest || header.height != parent.height.next() {
+    // At the end of the range nothing follows.
+    let follows = header.height > parent.height && header.height == parent.height.next();
+    if header.parent != parent.digest || !follows {
         return Err(InvalidPayload::Parent);
     }
     if header.block_timestamp < parent.block_timestamp {

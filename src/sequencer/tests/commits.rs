@@ -275,7 +275,9 @@ fn a_node_that_catches_up_keeps_and_counts_what_commits_not_applied_yet_order_in
     }
     // All at once: consensus time lies beyond the grace of what the second commit orders.
     let ids: Vec<_> = payloads.iter().map(|payload| net.commit(3, payload.header)).collect();
-    payloads.iter().for_each(|payload| net.give_payload(0, 3, payload));
+    for payload in &payloads {
+        net.give_payload(0, 3, payload);
+    }
     net.settle();
     assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(5));
     let reader = net.nodes[3].store.reader();

@@ -38,6 +38,8 @@ pub struct Node {
 
 pub struct Net {
     pub genesis: Genesis,
+    /// Of epoch 0; hashed once.
+    scope: Scope,
     pub config: SequencerConfig,
     pub nodes: Vec<Node>,
     pub now: Now,
@@ -110,7 +112,9 @@ impl Net {
         };
         config.validate(&genesis.parameters).unwrap();
         let now = Now { monotonic: Duration::ZERO, wall: Timestamp(START) };
+        let (chain, committee) = (genesis.chain_id(), genesis.committee.hash());
         let mut net = Self {
+            scope: Scope { chain, epoch: Epoch(0), committee },
             genesis,
             config,
             nodes: Vec::new(),
@@ -122,7 +126,7 @@ impl Net {
         for index in 0..4 {
             let author = signer(index).author();
             let incarnation = Incarnation(100 + index as u64);
-            let store = MemoryStore::new(author, net.genesis.chain_id(), incarnation);
+            let store = MemoryStore::new(author, net.scope.chain, incarnation);
             let node = net.boot(index, store);
             net.nodes.push(node);
         }
@@ -181,9 +185,9 @@ impl Net {
     pub fn link(&mut self, index: usize, other: usize) {
         let peer = &self.nodes[other];
         let hello = Hello {
-            chain: self.genesis.chain_id(),
+            chain: self.scope.chain,
             epoch: Epoch(0),
-            committee: self.genesis.committee.hash(),
+            committee: self.scope.committee,
             announcement: peer.sequencer.announcement(),
             holds: peer.sequencer.stored_of(&self.nodes[index].author),
         };
@@ -192,8 +196,7 @@ impl Net {
     }
 
     pub fn scope(&self) -> Scope {
-        let committee = self.genesis.committee.hash();
-        Scope { chain: self.genesis.chain_id(), epoch: Epoch(0), committee }
+        self.scope
     }
 
     pub fn input(&mut self, index: usize, input: Input) {
@@ -281,7 +284,7 @@ impl Net {
     pub fn deliver(&mut self) -> bool {
         let Some((from, to, message)) = self.wires.pop_front() else { return false };
         let peer = self.nodes[from].author;
-        let chain = self.genesis.chain_id();
+        let chain = self.scope.chain;
         match message {
             Message::Batch(batch) => {
                 batch.body.verify(&batch.info, &self.genesis.parameters).unwrap();
@@ -335,7 +338,7 @@ impl Net {
     }
 
     pub fn give_payload(&mut self, from: usize, to: usize, payload: &Arc<Payload>) {
-        let chain = self.genesis.chain_id();
+        let chain = self.scope.chain;
         let batches = payload.content.batches().map(|info| info.digest(&chain)).collect();
         let digest = payload.digest(&chain);
         let from = self.nodes[from].author;
@@ -435,7 +438,7 @@ impl Net {
     }
 
     pub fn give_batch(&mut self, from: usize, to: usize, batch: &Batch) -> Digest {
-        let digest = batch.info.digest(&self.genesis.chain_id());
+        let digest = batch.info.digest(&self.scope.chain);
         let from = self.nodes[from].author;
         self.input(to, Input::Batch { from, digest, batch: batch.clone() });
         digest
@@ -485,13 +488,13 @@ impl Net {
     }
 
     pub fn genesis_digest(&self) -> Digest {
-        self.genesis.header().digest(&self.genesis.chain_id())
+        self.genesis.header().digest(&self.scope.chain)
     }
 
     /// Proposes at node 0, verifies and commits everywhere. Returns the digest.
     pub fn block(&mut self, height: u64, parent: Digest) -> (Digest, Arc<Payload>) {
         let payload = self.pull(0, height, parent);
-        let digest = payload.digest(&self.genesis.chain_id());
+        let digest = payload.digest(&self.scope.chain);
         for index in 1..4 {
             self.give_payload(0, index, &payload);
             self.verify(index, digest, None);

@@ -379,3 +379,28 @@ fn a_payload_that_arrives_in_the_next_life_is_kept_for_the_subscriber_too() {
     assert!(net.nodes[0].store.reader().payload(&digest).unwrap().is_none(), "its time is over");
     assert!(net.nodes[3].store.reader().payload(&digest).unwrap().is_some(), "and it is needed");
 }
+
+#[test]
+fn nothing_follows_the_last_height_there_is() {
+    let (digest, payload, _) = empty_block(u64::MAX, Digest([3; 32]), START);
+    let net = Net::new();
+    let mut sequencer = recovered(vec![payload]).unwrap();
+    let height = CommitIndex(u64::MAX);
+    let parent = Some(ParentOf { digest: Digest([3; 32]), height, block_timestamp: Timestamp(0) });
+    let request = VerifyRequest { digest, parent, responders: Vec::new() };
+    sequencer.step(net.now, Input::Verify { id: RequestId(1), request });
+    let request = net.pull_request(u64::MAX, digest);
+    sequencer.step(net.now, Input::Pull { id: RequestId(2), request });
+    for _ in 0..2 {
+        let reply = sequencer.poll_effect();
+        let refused = matches!(
+            reply,
+            Some(Effect::Reply {
+                reply: Reply::Verified(Err(InvalidPayload::Parent))
+                    | Reply::Pulled(Err(PullError::Parent | PullError::UnknownAncestor(_))),
+                ..
+            })
+        );
+        assert!(refused, "{reply:?}");
+    }
+}
