@@ -1,0 +1,241 @@
+//! The power goes before every operation of a life, in every variant, and again during recovery.
+//!
+//! Each run starts from the same disk and book, lives until the power goes before operation N,
+//! and starts again on what survived. N counts from opening on, so recovery is cut like the rest.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use quorum_store::engine::{CallError, StartError, StopCause};
+use quorum_store::store::check::check;
+use quorum_store::store::{Store as _, StoreError};
+use tokio::runtime::Runtime;
+
+use super::flows::{Life, Script};
+use super::fs::{Disk, Draw, Power, Variant};
+use super::harness::Context;
+use super::town::{self, Town, create, open, start, store_path, within};
+use super::witness::{Book, Witness};
+
+/// Runs at once, each on a disk of its own.
+const LANES: usize = 2;
+
+/// Where a run starts.
+#[derive(Clone, Default)]
+pub struct Start {
+    pub disk: Disk,
+    pub book: Book,
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A created store that holds nothing.
+pub fn empty(context: &Context, name: &str) -> Start {
+    let disk = context.mount.disk(name);
+    create(&disk).unwrap();
+    Start { disk: disk.look(|disk| disk.surviving(Variant::Clean)), book: Book::default() }
+}
+
+/// A store that a whole life has left behind when the power went.
+pub fn lived(context: &Context, name: &str) -> Start {
+    let Start { disk, book } = empty(context, name);
+    let (disk, witness) = (context.mount.insert(name, disk), Witness::going_on(&book));
+    runtime().block_on(async {
+        let town = Town::start().await;
+        let script = Script { bulk: true, delete: false };
+        live(&town, &disk, &witness, script).await.unwrap();
+        town.stop().await;
+    });
+    let book = witness.book().clone();
+    Start { disk: disk.look(|disk| disk.surviving(Variant::Clean)), book }
+}
+
+/// Why a life ended that was not over.
+#[derive(Debug)]
+pub enum Failed {
+    Open(StoreError),
+    Start(StartError),
+    Live(StopCause),
+}
+
+/// One life: opens, runs the script, stops and closes.
+pub async fn live(
+    town: &Town,
+    disk: &Power,
+    witness: &Witness,
+    script: Script,
+) -> Result<(), Failed> {
+    let store = open(disk).map_err(Failed::Open)?;
+    let node = start(&town.network, store, witness).await.map_err(Failed::Start)?;
+    let lived = Life { town, node: &node, witness }.run(script).await;
+    within("the engine stops", node.shutdown()).await;
+    lived.map_err(Failed::Live)
+}
+
+/// A life that only starts, repeats what was promised, and accepts one more transaction.
+async fn hold_to(town: &Town, disk: &Power, witness: &Witness) -> Result<(), Failed> {
+    let store = open(disk).map_err(Failed::Open)?;
+    let node = start(&town.network, store, witness).await.map_err(Failed::Start)?;
+    let lost = witness.book().lost(&*node.reader());
+    assert!(lost.is_empty(), "LOST: {lost:#?}");
+    let repeated = async {
+        let commits = witness.book().promised_commits();
+        for (commit, receipt) in commits {
+            match node.notify_commit(commit).await {
+                Ok(found) => assert_eq!(found, receipt, "another receipt"),
+                Err(CallError::Stopped(cause)) => return Err(cause),
+                Err(refused) => panic!("a commit that was promised: {refused}"),
+            }
+        }
+        Life { town, node: &node, witness }.author().await.map(drop)
+    };
+    let repeated = tokio::select! {
+        repeated = within("repeating what was promised", repeated) => repeated,
+        cause = node.stopped() => Err(cause),
+    };
+    within("the engine stops", node.shutdown()).await;
+    repeated.map_err(Failed::Live)
+}
+
+/// One run: a life that is cut, perhaps a recovery that is cut, and what must be there then.
+struct Run<'a> {
+    context: &'a Context,
+    disk: Power,
+    variant: Variant,
+    script: Script,
+    /// Recovery is cut before this operation.
+    again: Option<u64>,
+}
+
+impl Run<'_> {
+    /// False if the life was over before operation `number`.
+    async fn cut_before(&self, start: &Start, number: u64) -> bool {
+        let (town, witness) = (Town::start().await, Witness::going_on(&start.book));
+        self.disk.cut_at(number);
+        let lived = live(&town, &self.disk, &witness, self.script).await;
+        let died = self.disk.look(|disk| disk.died_at);
+        assert!(lived.is_ok() || died.is_some(), "failed without a cut: {lived:?}");
+        self.disk.cut(self.variant);
+        if let Some(number) = self.again {
+            self.disk.cut_at(number);
+            let held = hold_to(&town, &self.disk, &witness).await;
+            let died = self.disk.look(|disk| disk.dead);
+            assert!(held.is_ok() || died, "no recovery, and no second cut: {held:?}");
+            self.disk.cut(self.variant);
+            self.context.survived(0);
+        }
+        let held = hold_to(&town, &self.disk, &witness).await;
+        held.unwrap_or_else(|error| panic!("cannot go on: {error:?}"));
+        let report = check(&store_path(&self.disk)).unwrap();
+        assert!(report.is_sound(), "not sound: {:?}", report.problems);
+        town.stop().await;
+        self.context.survived(witness.book().promises());
+        died.is_some()
+    }
+}
+
+/// Cuts before every `stride`-th operation until one run is over before its cut.
+fn every_cut(
+    context: &Context,
+    name: &str,
+    start: &Start,
+    (stride, twice): (u64, bool),
+    (script, variants): (Script, &[fn(u64) -> Variant]),
+) {
+    for (index, variant) in variants.iter().enumerate() {
+        let next = AtomicU64::new(0);
+        let done = AtomicU64::new(u64::MAX);
+        thread::scope(|scope| {
+            for lane in 0..LANES {
+                let (next, done) = (&next, &done);
+                let lane = move || {
+                    let runtime = runtime();
+                    let name = format!("{name}-{lane}");
+                    while done.load(Ordering::Relaxed) == u64::MAX {
+                        let number = next.fetch_add(1, Ordering::Relaxed) * stride;
+                        // Another offset for each variant, so that strides do not coincide.
+                        let number = number + index as u64 % stride;
+                        let disk = context.mount.insert(&name, start.disk.clone());
+                        let again = twice.then(|| Draw::new(number).next() % 90);
+                        let variant = variant(number);
+                        let run = Run { context, disk, variant, script, again };
+                        let at = format!("{name}: {variant:?} before operation {number}");
+                        let is_over = told(&at, || {
+                            !runtime.block_on(run.cut_before(start, number))
+                        });
+                        if is_over {
+                            done.fetch_min(number, Ordering::Relaxed);
+                        }
+                    }
+                };
+                scope.spawn(lane);
+            }
+        });
+        println!("  {name}, variant {index}: {} operations", done.load(Ordering::Relaxed));
+    }
+}
+
+/// Says where a run failed before it fails.
+pub fn told<T>(at: &str, run: impl FnOnce() -> T) -> T {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    result.unwrap_or_else(|panic| {
+        eprintln!("power loss: failed at {at}");
+        std::panic::resume_unwind(panic)
+    })
+}
+
+const VARIANTS: [fn(u64) -> Variant; 3] =
+    [|_| Variant::Clean, |_| Variant::NamesLost, Variant::Torn];
+
+/// Author, receive and sign, proof, vote, commit with acks, on a store without content.
+pub fn every_promise_of_a_first_life_survives_every_cut(context: &Context) {
+    let start = empty(context, "first");
+    let stride = context.full_or(1, 6);
+    every_cut(context, "first", &start, (stride, false), (Script::default(), &VARIANTS));
+}
+
+/// The same on a store with content, with flushes and deletions, recovery cut like the rest.
+pub fn every_promise_of_a_later_life_survives_every_cut(context: &Context) {
+    let start = lived(context, "later");
+    let stride = context.full_or(1, 10);
+    let script = Script { bulk: true, delete: true };
+    every_cut(context, "later", &start, (stride, false), (script, &VARIANTS));
+}
+
+/// The power goes again while the store recovers from the first cut.
+pub fn every_promise_survives_a_second_cut_during_recovery(context: &Context) {
+    let start = lived(context, "twice");
+    let stride = context.full_or(2, 15);
+    every_cut(context, "twice", &start, (stride, true), (Script::default(), &VARIANTS));
+}
+
+/// A store is there after `create` returned, and creating can be repeated until then.
+pub fn creating_a_store_can_be_cut_anywhere(context: &Context) {
+    let stride = context.full_or(1, 4);
+    for variant in VARIANTS {
+        for number in (0..).step_by(stride) {
+            let disk = context.mount.disk("create");
+            disk.cut_at(number);
+            let created = create(&disk);
+            let died = disk.look(|disk| disk.dead);
+            disk.cut(variant(number));
+            told(&format!("creating, before operation {number}"), || {
+                if created.is_err() {
+                    assert!(died, "{created:?}");
+                    let repeated = create(&disk);
+                    let again = matches!(repeated, Ok(()) | Err(StoreError::Exists(_)));
+                    assert!(again, "{repeated:?}");
+                }
+                open(&disk).unwrap().recover().unwrap();
+                let report = check(&town::store_path(&disk)).unwrap();
+                assert!(report.is_sound(), "{:?}", report.problems);
+            });
+            context.survived(u64::from(created.is_ok()));
+            if !died {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Every part, in the order in which they run.
+
+mod enumeration;
+mod flows;
+mod forgets;
+mod fs;
+mod harness;
+mod town;
+mod witness;
+
+use harness::{Level, part};
+
+/// Runs what is selected.
+pub fn run() -> std::process::ExitCode {
+    harness::run(&[
+        part!(Level::Always, forgets::what_was_not_synced_is_gone),
+        part!(Level::Always, forgets::names_are_gone_unless_their_directory_was_synced),
+        part!(Level::Always, forgets::a_rename_is_whole_and_lost_or_kept),
+        part!(Level::Always, forgets::a_torn_tail_keeps_any_sectors_and_only_whole_ones),
+        part!(Level::Always, forgets::the_power_goes_before_the_operation_of_that_number),
+        part!(Level::Always, forgets::whoever_has_files_of_a_dead_disk_reaches_nothing),
+        part!(Level::Always, forgets::each_fault_fires_on_its_kind_and_number),
+        part!(Level::Always, forgets::bytes_of_a_failed_fsync_are_read_and_never_written),
+        part!(Level::Always, forgets::a_full_disk_says_so_and_room_comes_back),
+        part!(Level::Always, forgets::only_the_held_fsync_waits),
+        part!(Level::Always, forgets::a_lying_disk_loses_what_it_said_was_synced),
+        part!(Level::Always, forgets::direct_writes_and_reserved_room_work),
+        part!(Level::Quick, enumeration::creating_a_store_can_be_cut_anywhere),
+        part!(Level::Quick, enumeration::every_promise_of_a_first_life_survives_every_cut),
+        part!(Level::Quick, enumeration::every_promise_of_a_later_life_survives_every_cut),
+        part!(Level::Quick, enumeration::every_promise_survives_a_second_cut_during_recovery),
+    ])
+}
