@@ -54,7 +54,8 @@ pub fn names_are_gone_unless_their_directory_was_synced(context: &Context) {
     let disk = context.mount.disk("forgets");
     let files = |disk: &Power| {
         let names = fs::read_dir(disk.path()).unwrap();
-        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     };
@@ -205,7 +206,8 @@ pub fn each_fault_fires_on_its_kind_and_number(context: &Context) {
         }
     }
     write(&a, b"");
-    let after = Fault { kind: Kind::Write, errno: Errno::EIO, after: 2, lasts: true, partly: false };
+    let after =
+        Fault { kind: Kind::Write, errno: Errno::EIO, after: 2, lasts: true, partly: false };
     disk.fail(after);
     let results = [(); 4].map(|()| act(Kind::Write).is_ok());
     assert_eq!(results, [true, true, false, false]);

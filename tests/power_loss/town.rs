@@ -4,6 +4,7 @@
 //! checks it; they know nothing of the chain of blocks, which only its host tells it of.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,9 +64,9 @@ pub fn now() -> Timestamp {
     Timestamp(now.as_micros() as u64)
 }
 
-/// A transaction of these bytes that lives as long as it may.
-pub fn transaction(bytes: impl Into<Bytes>) -> Transaction {
-    let expiration = now().saturating_add(Duration::from_secs(25));
+/// A transaction of these bytes that lives nearly as long as it may after `at`.
+pub fn transaction(bytes: impl Into<Bytes>, at: Timestamp) -> Transaction {
+    let expiration = at.saturating_add(Duration::from_secs(25));
     Transaction { bytes: bytes.into(), gas_unit_price: 1, expiration }
 }
 
@@ -118,7 +119,8 @@ impl Town {
         let (network, genesis) = (MemoryNetwork::new(), genesis());
         let mut nodes = Vec::new();
         for index in PEERS {
-            let (author, incarnation) = (signer(index).author(), Incarnation(u64::from(index)));
+            // A store that starts empty is another one: it must not use the ids of the one before.
+            let (author, incarnation) = (signer(index).author(), Incarnation(now().0));
             let store = MemoryStore::new(author, genesis.chain_id(), incarnation);
             let joining = network.clone();
             let start = |handshake, events| {
@@ -167,6 +169,18 @@ pub async fn start_with(
     };
     let registry = Registry::new();
     QuorumStore::start(config, Box::new(store), Arc::new(signer), start, &registry).await
+}
+
+/// Waits until nobody uses the store any more: a link that is just being refused may still hold the
+/// handshake, and with it the engine, for an instant after `shutdown`.
+pub async fn released(disk: &Power) {
+    let free = async {
+        let lock = store_path(disk).join("LOCK");
+        while File::open(&lock).is_ok_and(|file| file.try_lock().is_err()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within("the store is released", free).await;
 }
 
 /// Ends in time, or the test does.

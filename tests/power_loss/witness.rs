@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use quorum_store::crypto::Signer as _;
 use quorum_store::store::StoreReader;
 use quorum_store::transport::memory::MemoryTransport;
 use quorum_store::transport::{Class, Frame, LinkStatus, Peer, Refusal, SendError, Transport};
@@ -94,6 +95,11 @@ impl Book {
         self.commits.insert(commit.index, *commit);
     }
 
+    /// The latest time that consensus may have reached.
+    pub fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
     pub fn receipt(&mut self, receipt: CommitReceipt) {
         self.receipts.insert(receipt.index, receipt);
     }
@@ -117,7 +123,8 @@ impl Book {
 
     /// How much it promised.
     pub fn promises(&self) -> u64 {
-        let counts = [self.batches.len(), self.proofs.len(), self.payloads.len(), self.receipts.len()];
+        let counts =
+            [self.batches.len(), self.proofs.len(), self.payloads.len(), self.receipts.len()];
         counts.iter().sum::<usize>() as u64
     }
 
@@ -216,7 +223,6 @@ impl Recorder {
 
 impl Transport for Recorder {
     fn send(&self, to: Author, class: Class, frame: Frame) -> Result<(), SendError> {
-        let bytes = [&frame.head[..], &frame.body[..]].concat();
         let message = Message::decode(&whole(&frame)).expect("what it sends decodes");
         self.witness.book().sent(&message);
         self.inner.send(to, class, frame)

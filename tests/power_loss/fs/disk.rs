@@ -285,7 +285,9 @@ impl Disk {
     pub(super) fn fsync(&mut self, id: u64) -> Result<(), Errno> {
         if let Err(error) = self.operation(Kind::Fsync) {
             // The bytes stay readable, count as clean, and no later fsync writes them.
-            if !self.dead && let Some(node) = self.nodes.get_mut(&id) {
+            if !self.dead
+                && let Some(node) = self.nodes.get_mut(&id)
+            {
                 node.bytes.forget_dirt();
             }
             return Err(error);

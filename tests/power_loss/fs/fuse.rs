@@ -139,15 +139,7 @@ impl Filesystem for Fuse {
         attribute(reply, found);
     }
 
-    fn mkdir(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        _: u32,
-        _: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
         entry(reply, self.attributes(parent, |disk, node| disk.add(node, name, true)));
     }
 
@@ -347,7 +339,16 @@ impl Filesystem for Fuse {
             Ok((disk.capacity.map_or(MANY_BLOCKS, |bytes| bytes / BLOCK_BYTES), free))
         };
         let (blocks, free) = self.at(ino, room).unwrap_or((MANY_BLOCKS, MANY_BLOCKS));
-        reply.statfs(blocks, free, free, 1 << 20, 1 << 20, BLOCK_BYTES as u32, 255, BLOCK_BYTES as u32);
+        reply.statfs(
+            blocks,
+            free,
+            free,
+            1 << 20,
+            1 << 20,
+            BLOCK_BYTES as u32,
+            255,
+            BLOCK_BYTES as u32,
+        );
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
