@@ -287,7 +287,7 @@ pub fn only_the_held_fsync_waits(context: &Context) {
 
 pub fn a_lying_disk_loses_what_it_said_was_synced(context: &Context) {
     let (disk, path) = with_file(context, b"old");
-    disk.set(|disk| disk.lies = true);
+    disk.set(|disk| disk.lies = &Kind::SYNCS);
     write(&path, b"new");
     sync(&path);
     write(&disk.path().join("another"), b"x");
@@ -300,7 +300,7 @@ pub fn a_lying_disk_loses_what_it_said_was_synced(context: &Context) {
 pub fn direct_writes_and_reserved_room_work(context: &Context) {
     let disk = context.mount.disk("forgets");
     let path = disk.path().join("direct");
-    let flags = OFlags::DIRECT.bits() as i32;
+    let flags = OFlags::DIRECT.bits().cast_signed();
     let open = || {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);

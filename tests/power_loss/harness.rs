@@ -78,7 +78,9 @@ pub fn run(parts: &[Part]) -> ExitCode {
     };
     let selected: Vec<&Part> = parts.iter().filter(is_selected).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        parts.iter().for_each(|part| println!("{}: test", part.name));
+        for part in parts {
+            println!("{}: test", part.name);
+        }
         return ExitCode::SUCCESS;
     }
     if !Path::new("/dev/fuse").exists() {

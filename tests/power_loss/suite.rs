@@ -1,10 +1,13 @@
 //! Every part, in the order in which they run.
 
+mod control;
 mod enumeration;
 mod flows;
 mod forgets;
 mod fs;
 mod harness;
+mod restart;
+mod script_peer;
 mod town;
 mod witness;
 
@@ -12,6 +15,11 @@ use harness::{Level, part};
 
 /// Runs what is selected.
 pub fn run() -> std::process::ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(restart::CHILD) {
+        restart::child(&arguments.collect::<Vec<_>>());
+        return std::process::ExitCode::SUCCESS;
+    }
     harness::run(&[
         part!(Level::Always, forgets::what_was_not_synced_is_gone),
         part!(Level::Always, forgets::names_are_gone_unless_their_directory_was_synced),
@@ -25,9 +33,14 @@ pub fn run() -> std::process::ExitCode {
         part!(Level::Always, forgets::only_the_held_fsync_waits),
         part!(Level::Always, forgets::a_lying_disk_loses_what_it_said_was_synced),
         part!(Level::Always, forgets::direct_writes_and_reserved_room_work),
+        part!(Level::Quick, control::a_disk_that_lies_about_syncs_loses_promises),
+        part!(Level::Quick, control::a_store_whose_parent_was_never_synced_is_gone),
+        part!(Level::Quick, restart::a_batch_signed_again_after_a_kill_survives_the_cut),
+        part!(Level::Quick, restart::without_the_barrier_of_opening_the_batch_is_lost),
         part!(Level::Quick, enumeration::creating_a_store_can_be_cut_anywhere),
         part!(Level::Quick, enumeration::every_promise_of_a_first_life_survives_every_cut),
         part!(Level::Quick, enumeration::every_promise_of_a_later_life_survives_every_cut),
         part!(Level::Quick, enumeration::every_promise_survives_a_second_cut_during_recovery),
+        part!(Level::Quick, enumeration::every_promise_survives_a_kill_a_restart_and_then_a_cut),
     ])
 }

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,6 @@ use quorum_store::types::{
 };
 use zeroize::Zeroizing;
 
-use super::fs::Power;
 use super::witness::{Recorder, Witness};
 
 /// Nothing takes longer on any machine; whatever waits this long is stuck.
@@ -76,15 +75,15 @@ pub fn storage() -> RocksConfig {
 }
 
 /// Where the store of the tested validator lies on its disk.
-pub fn store_path(disk: &Power) -> PathBuf {
-    disk.path().join("store")
+pub fn store_path(disk: &Path) -> PathBuf {
+    disk.join("store")
 }
 
-pub fn create(disk: &Power) -> Result<(), StoreError> {
+pub fn create(disk: &Path) -> Result<(), StoreError> {
     RocksStore::create(&store_path(disk), identity(), &storage()).map(drop)
 }
 
-pub fn open(disk: &Power) -> Result<RocksStore, StoreError> {
+pub fn open(disk: &Path) -> Result<RocksStore, StoreError> {
     RocksStore::open(&store_path(disk), identity(), &storage())
 }
 
@@ -173,7 +172,7 @@ pub async fn start_with(
 
 /// Waits until nobody uses the store any more: a link that is just being refused may still hold the
 /// handshake, and with it the engine, for an instant after `shutdown`.
-pub async fn released(disk: &Power) {
+pub async fn released(disk: &Path) {
     let free = async {
         let lock = store_path(disk).join("LOCK");
         while File::open(&lock).is_ok_and(|file| file.try_lock().is_err()) {

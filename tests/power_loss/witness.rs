@@ -115,10 +115,10 @@ impl Book {
         self.commits.get(index).copied()
     }
 
-    /// Commits with a receipt.
-    pub fn promised_commits(&self) -> Vec<(Commit, CommitReceipt)> {
-        let receipts = self.receipts.iter();
-        receipts.map(|(index, receipt)| (self.commits[index], *receipt)).collect()
+    /// Commits that it was told of, with their receipts if it gave one.
+    pub fn told_commits(&self) -> Vec<(Commit, Option<CommitReceipt>)> {
+        let receipt = |index| self.receipts.get(index).copied();
+        self.commits.iter().map(|(index, commit)| (*commit, receipt(index))).collect()
     }
 
     /// How much it promised.
@@ -188,7 +188,9 @@ impl Book {
     fn sent(&mut self, message: &Message) {
         match message {
             Message::Votes { votes, .. } => {
-                votes.iter().for_each(|vote| self.batch(vote.digest));
+                for vote in votes {
+                    self.batch(vote.digest);
+                }
             }
             Message::Proofs(proofs) => {
                 for proof in proofs {

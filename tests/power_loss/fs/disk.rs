@@ -37,6 +37,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What makes something durable.
+    pub const SYNCS: [Self; 2] = [Self::Fsync, Self::FsyncDirectory];
     pub const ALL: [Self; 9] = [
         Self::Write,
         Self::Create,
@@ -116,8 +118,8 @@ pub struct Disk {
     pub fault: Option<Fault>,
     pub fired: u64,
     pub capacity: Option<u64>,
-    /// An fsync says it is done and does nothing.
-    pub lies: bool,
+    /// Of these, fsync or fsync of a directory, each says it is done and does nothing.
+    pub lies: &'static [Kind],
 }
 
 impl Default for Disk {
@@ -136,7 +138,7 @@ impl Default for Disk {
             fault: None,
             fired: 0,
             capacity: None,
-            lies: false,
+            lies: &[],
         }
     }
 }
@@ -293,7 +295,7 @@ impl Disk {
             return Err(error);
         }
         self.fsyncs += 1;
-        if !self.lies {
+        if !self.lies.contains(&Kind::Fsync) {
             self.node_mut(id)?.bytes.sync();
             self.renamings.iter_mut().for_each(|renaming| renaming.journaled = true);
         }
@@ -303,7 +305,7 @@ impl Disk {
     pub(super) fn fsync_directory(&mut self, id: u64) -> Result<(), Errno> {
         self.operation(Kind::FsyncDirectory)?;
         self.fsyncs += 1;
-        if !self.lies {
+        if !self.lies.contains(&Kind::FsyncDirectory) {
             let renamings = std::mem::take(&mut self.renamings);
             let here = |renaming: &Renaming| renaming.entries.iter().any(|(dir, ..)| *dir == id);
             let (synced, rest) = renamings.into_iter().partition(here);
@@ -372,6 +374,13 @@ impl Disk {
         let renamings = std::mem::take(&mut self.renamings);
         self.make_safe(&renamings);
         self.forget_unnamed();
+    }
+
+    /// Nobody has anything open any more; faults and counts start anew.
+    pub fn revive(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.opened = 0);
+        let Self { nodes, next, renamings, unnamed, capacity, .. } = std::mem::take(self);
+        *self = Self { nodes, next, renamings, unnamed, capacity, ..Self::default() };
     }
 
     /// The disk that is found after the power comes back.

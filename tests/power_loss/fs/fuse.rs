@@ -311,11 +311,11 @@ impl Filesystem for Fuse {
             self.0.find(ino.0).and_then(|(number, volume, node)| {
                 let disk = lock(&volume.disk);
                 let names = &disk.node(node)?.names;
-                let named = |(name, id): (&std::ffi::OsString, &u64)| {
+                let listed = |(name, id): (&std::ffi::OsString, &u64)| {
                     let directory = disk.node(*id).is_ok_and(|node| node.directory);
                     (name.clone(), inode(number, *id), directory)
                 };
-                Ok(names.iter().map(named).collect())
+                Ok(names.iter().map(listed).collect())
             })
         };
         let entries = match found {

@@ -122,11 +122,21 @@ impl Power {
         self.volumes.replace(&self.name, surviving);
     }
 
+    /// The process that uses it dies: its files are gone for it, and the next one finds everything
+    /// that was written, because the system and its cache live on.
+    pub fn kill(&self) {
+        let mut left = self.look(Clone::clone);
+        left.revive();
+        self.volumes.replace(&self.name, left);
+    }
+
     /// The power of all goes at one instant.
     pub fn off(disks: &[Self]) {
         let volumes: Vec<_> = disks.iter().map(Self::volume).collect();
         let mut held: Vec<_> = volumes.iter().map(|volume| lock(&volume.disk)).collect();
-        held.iter_mut().for_each(|disk| disk.dead = true);
+        for disk in &mut held {
+            disk.dead = true;
+        }
     }
 
     /// From now on an fsync waits until it is let go.
@@ -149,6 +159,12 @@ impl Power {
         let volume = self.volume();
         lock(&volume.held).holds = false;
         volume.let_go();
+    }
+
+    /// Ends the fsyncs held so far without doing them, and holds no more: for a process that is
+    /// being killed in the middle of one.
+    pub fn interrupt(&self) {
+        self.volume().interrupt();
     }
 }
 

@@ -61,7 +61,9 @@ impl Volume {
 
     pub fn let_go(&self) {
         let waiting = std::mem::take(&mut lock(&self.held).waiting);
-        waiting.into_iter().for_each(|waiting| self.complete(waiting));
+        for waiting in waiting {
+            self.complete(waiting);
+        }
     }
 
     pub fn wait_held(&self, patience: Duration) -> bool {
@@ -78,6 +80,10 @@ impl Volume {
     /// Nothing waits for a disk that is gone.
     fn abandon(&self) {
         lock(&self.disk).dead = true;
+        self.interrupt();
+    }
+
+    pub fn interrupt(&self) {
         let mut held = lock(&self.held);
         held.holds = false;
         for waiting in std::mem::take(&mut held.waiting) {
