@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use quorum_store::engine::{CallError, StartError, StopCause};
+use quorum_store::engine::{StartError, StopCause};
 use quorum_store::store::check::check;
 use quorum_store::store::{Store as _, StoreError};
 use tokio::runtime::Runtime;
@@ -18,7 +18,7 @@ use super::town::{Town, create, open, released, start, store_path, within};
 use super::witness::{Book, Witness};
 
 /// Runs at once, each on a disk of its own: a failed flush keeps the database waiting for a second.
-const LANES: usize = 6;
+pub const LANES: usize = 6;
 
 /// The second cut falls among the first so many operations, which is about a recovery.
 const RECOVERY_OPERATIONS: u64 = 90;
@@ -81,25 +81,16 @@ pub async fn live(
 }
 
 /// A life that only starts, repeats what was promised, and accepts one more transaction.
-async fn hold_to(town: &Town, disk: &Power, witness: &Witness) -> Result<(), Failed> {
+pub async fn hold_to(town: &Town, disk: &Power, witness: &Witness) -> Result<(), Failed> {
     let store = open(disk.path()).map_err(Failed::Open)?;
     let node = start(&town.network, store, witness).await.map_err(Failed::Start)?;
     let lost = witness.book().lost(&*node.reader());
     // What cannot be read because the power is gone again is looked for after that.
     assert!(lost.is_empty() || disk.look(|disk| disk.dead), "LOST: {lost:#?}");
+    let life = Life { town, node: &node, witness };
     let repeated = async {
-        let commits = witness.book().told_commits();
-        for (commit, receipt) in commits {
-            match node.notify_commit(commit).await {
-                Ok(found) => {
-                    assert!(receipt.is_none_or(|receipt| receipt == found), "another receipt");
-                    witness.book().receipt(found);
-                }
-                Err(CallError::Stopped(cause)) => return Err(cause),
-                Err(refused) => panic!("a commit that was promised: {refused}"),
-            }
-        }
-        Life { town, node: &node, witness }.author().await.map(drop)
+        life.repeat().await?;
+        life.author().await.map(drop)
     };
     let repeated = tokio::select! {
         repeated = within("repeating what was promised", repeated) => repeated,
@@ -109,6 +100,12 @@ async fn hold_to(town: &Town, disk: &Power, witness: &Witness) -> Result<(), Fai
     drop(node);
     released(disk.path()).await;
     repeated.map_err(Failed::Live)
+}
+
+/// Nothing is wrong between the records.
+pub fn checked(disk: &Power) {
+    let report = check(&store_path(disk.path())).unwrap();
+    assert!(report.is_sound(), "not sound: {:?}", report.problems);
 }
 
 /// What happens after a life ended before an operation, and before what survives is looked at.
@@ -159,8 +156,7 @@ impl Run<'_> {
         self.disk.cut(self.variant);
         let held = hold_to(&town, &self.disk, &witness).await;
         held.unwrap_or_else(|error| panic!("cannot go on: {error:?}"));
-        let report = check(&store_path(self.disk.path())).unwrap();
-        assert!(report.is_sound(), "not sound: {:?}", report.problems);
+        checked(&self.disk);
         town.stop().await;
         self.context.survived(witness.book().promises());
         died.is_some()
@@ -278,8 +274,7 @@ pub fn creating_a_store_can_be_cut_anywhere(context: &Context) {
                     assert!(again, "{repeated:?}");
                 }
                 open(disk.path()).unwrap().recover().unwrap();
-                let report = check(&store_path(disk.path())).unwrap();
-                assert!(report.is_sound(), "{:?}", report.problems);
+                checked(&disk);
             });
             context.survived(u64::from(created.is_ok()));
             if !died {

@@ -58,7 +58,7 @@ impl Life<'_> {
         self.propose_and_commit(now()).await?;
         self.witness.book().cursor(cursor.next());
         if script.bulk {
-            self.bulk().await?;
+            self.fill(BULK_TRANSACTIONS).await?;
         }
         if script.delete {
             self.delete().await?;
@@ -165,7 +165,7 @@ impl Life<'_> {
     }
 
     /// We propose, and it is ordered.
-    async fn propose_and_commit(&self, at: Timestamp) -> Result<CommitIndex, StopCause> {
+    pub async fn propose_and_commit(&self, at: Timestamp) -> Result<CommitIndex, StopCause> {
         let parent = self.parent();
         let limits =
             PayloadLimits { transactions_max: 10_000, batch_bytes_max: 8 << 20, batches_max: 100 };
@@ -192,9 +192,21 @@ impl Life<'_> {
         Ok(height)
     }
 
-    async fn bulk(&self) -> Result<(), StopCause> {
+    /// So many large transactions.
+    pub async fn fill(&self, transactions: usize) -> Result<(), StopCause> {
         let fill = |number: usize| vec![number as u8 + 1; BULK_BYTES];
-        self.accepted((0..BULK_TRANSACTIONS).map(fill).collect()).await.map(drop)
+        self.accepted((0..transactions).map(fill).collect()).await.map(drop)
+    }
+
+    /// Tells again of every commit it was told of: a receipt that was given is given again.
+    pub async fn repeat(&self) -> Result<(), StopCause> {
+        let commits = self.witness.book().told_commits();
+        for (commit, receipt) in commits {
+            let found = answered(self.node.notify_commit(commit).await)?;
+            assert!(receipt.is_none_or(|receipt| receipt == found), "another receipt");
+            self.witness.book().receipt(found);
+        }
+        Ok(())
     }
 
     /// An empty block far ahead: by its time, everything before has expired and its grace is over.

@@ -1,11 +1,14 @@
 //! Every part, in the order in which they run.
 
 mod control;
+mod disk_full;
 mod enumeration;
 mod flows;
 mod forgets;
 mod fs;
 mod harness;
+mod held_fsync;
+mod nth_fault;
 mod restart;
 mod script_peer;
 mod town;
@@ -42,5 +45,9 @@ pub fn run() -> std::process::ExitCode {
         part!(Level::Quick, enumeration::every_promise_of_a_later_life_survives_every_cut),
         part!(Level::Quick, enumeration::every_promise_survives_a_second_cut_during_recovery),
         part!(Level::Quick, enumeration::every_promise_survives_a_kill_a_restart_and_then_a_cut),
+        part!(Level::Quick, nth_fault::the_nth_fault_stops_the_engine_or_does_not_concern_it),
+        part!(Level::Quick, held_fsync::no_promise_leaves_before_its_fsync_and_reads_go_on),
+        part!(Level::Quick, disk_full::a_nearly_full_disk_refuses_batches_and_nothing_else),
+        part!(Level::Quick, disk_full::a_full_disk_stops_the_engine_and_it_starts_on_it_again),
     ])
 }

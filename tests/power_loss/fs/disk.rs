@@ -278,7 +278,7 @@ impl Disk {
                 return Err(Errno::ENOSPC);
             }
             if !keeps_size {
-                self.node_mut(id)?.bytes.truncate(range.end as usize);
+                self.node_mut(id)?.bytes.extend(range.end as usize);
             }
         }
         Ok(())
@@ -363,7 +363,10 @@ impl Disk {
 
     /// Bytes that may still be written.
     pub fn free_bytes(&self) -> u64 {
-        let used: u64 = self.nodes.values().map(|node| blocks(node.bytes.len())).sum();
+        // What is kept only for the platter takes no room: nobody could make any.
+        let counts = |(id, node): &(&u64, &Node)| node.opened > 0 || !self.unnamed.contains(id);
+        let counted = self.nodes.iter().filter(counts);
+        let used: u64 = counted.map(|(_, node)| blocks(node.bytes.len())).sum();
         self.capacity.unwrap_or(1 << 40).saturating_sub(used * BLOCK_BYTES)
     }
 

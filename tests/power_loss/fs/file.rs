@@ -41,6 +41,13 @@ impl Bytes {
         self.mark(before.min(length)..length);
     }
 
+    /// Longer, by zeros that need not be written.
+    pub fn extend(&mut self, length: usize) {
+        let longer = length.max(self.live.len());
+        Arc::make_mut(&mut self.live).resize(longer, 0);
+        self.dirty.resize(self.live.len().div_ceil(SECTOR_BYTES), false);
+    }
+
     fn mark(&mut self, range: std::ops::Range<usize>) {
         self.dirty.resize(self.live.len().div_ceil(SECTOR_BYTES), false);
         let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
