@@ -1,6 +1,8 @@
 //! Every part, in the order in which they run.
 
 mod control;
+mod damage;
+mod differential;
 mod disk_full;
 mod enumeration;
 mod flows;
@@ -49,5 +51,8 @@ pub fn run() -> std::process::ExitCode {
         part!(Level::Quick, held_fsync::no_promise_leaves_before_its_fsync_and_reads_go_on),
         part!(Level::Quick, disk_full::a_nearly_full_disk_refuses_batches_and_nothing_else),
         part!(Level::Quick, disk_full::a_full_disk_stops_the_engine_and_it_starts_on_it_again),
+        part!(Level::Quick, damage::damage_to_any_file_is_told_before_anything_promised_is_missing),
+        part!(Level::Quick, damage::a_foreign_or_newer_or_missing_store_is_refused_and_left_alone),
+        part!(Level::Quick, differential::the_real_store_leaves_what_the_model_of_it_allows),
     ])
 }
