@@ -206,6 +206,20 @@ impl BatchGenerator {
         }
     }
 
+    /// Answers everyone who waits for a batch; what is batched again stays.
+    pub fn refuse_pooled(&mut self, outbox: &mut Outbox, reason: BusyReason) {
+        let pool = std::mem::take(&mut self.pool);
+        (self.pool_bytes, self.pool_count) = (0, 0);
+        for pooled in pool.into_values().flatten() {
+            match pooled.ticket {
+                Ticket::Submitted { id, ordinal } => {
+                    self.settle(outbox, id, ordinal, Err(self.busy_error(reason)));
+                }
+                Ticket::Rebatched { .. } => self.pool_push(pooled),
+            }
+        }
+    }
+
     fn busy_error(&self, reason: BusyReason) -> SubmitError {
         // Long enough for the pool to move on by some batches.
         SubmitError::Busy { reason, retry_after: self.config.batch_age_max * 8 }

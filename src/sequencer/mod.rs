@@ -264,7 +264,13 @@ impl Sequencer {
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
             }
-            Input::Space { admits } => self.coordinator.admits = admits,
+            Input::Space { admits } => {
+                self.coordinator.admits = admits;
+                if !admits {
+                    // Nothing is sealed until there is room: they would wait without an answer.
+                    self.generator.refuse_pooled(&mut self.outbox, BusyReason::Disk);
+                }
+            }
             Input::Status(id) => {
                 let status = Box::new(self.status());
                 self.outbox.reply_now(id, Reply::Status(status));

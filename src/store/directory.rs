@@ -5,6 +5,7 @@
 //! <path>/FORMAT      version, incarnation, author, chain, checksum; there once all else is durable
 //! <path>/FORMAT.new  the same while the store is being created
 //! <path>/database/   the database
+//! <path>/RESERVE     room that is given up for opening on a full disk
 //! ```
 //!
 //! **Creating is not opening.** Opening never makes anything: where no `FORMAT` is, there is no
@@ -14,6 +15,11 @@
 //! renamed to `FORMAT` after every file, the directory and its parent are synced. So a directory
 //! with `FORMAT.new` alone was never a store: creating starts over and clears it. One with a
 //! database but neither file lost its `FORMAT` some other way: it is not touched.
+//!
+//! **The reserve.** Opening writes: what only the log of the database holds goes to files of its
+//! tables. So that this works on a full disk, a file without content keeps the room for it; it is
+//! removed when room is short, and made again by a later opening that finds room. It is never
+//! synced: if a crash loses it, the next opening makes it again.
 //!
 //! **Assumptions.** Rename is atomic; fsync of a directory makes its names durable; locks are
 //! honoured by the file system (they are not on some network mounts) and end with the process.
@@ -30,6 +36,8 @@ const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const FORMAT_NEW: &str = "FORMAT.new";
 const DATABASE: &str = "database";
+#[cfg(feature = "rocksdb")]
+const RESERVE: &str = "RESERVE";
 const MAGIC: &str = "quorum-store";
 /// More than any version of the file needs.
 const FORMAT_BYTES_MAX: u64 = 4096;
@@ -117,6 +125,39 @@ impl DataDirectory {
         free_bytes(&self.path)
     }
 
+    /// Gives up the reserve if less than this is free without it.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let doing = |error| StoreError::io("giving up the reserve of the data directory", &error);
+        if self.free_bytes().map_err(doing)? >= bytes {
+            return Ok(());
+        }
+        match fs::remove_file(self.path.join(RESERVE)) {
+            Ok(()) => tracing::warn!(bytes, "the disk is nearly full: the reserve is given up"),
+            // Given up before, or never made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(doing(error)),
+        }
+        Ok(())
+    }
+
+    /// Keeps so much room for an opening on a full disk, if that leaves as much again. Without it
+    /// the store works until then, so a failure is only told.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn keep_reserve(&self, bytes: u64) {
+        let reserve = self.path.join(RESERVE);
+        let has_it = fs::metadata(&reserve).is_ok_and(|found| found.len() == bytes);
+        let has_room = || self.free_bytes().is_ok_and(|free| free / 2 >= bytes);
+        if has_it || is_in_memory(&self.path) || !has_room() {
+            return;
+        }
+        if let Err(error) = allocate(&reserve, bytes) {
+            tracing::warn!(%error, "no room could be reserved for opening on a full disk");
+            // What was made of it would only take room.
+            let _ = fs::remove_file(&reserve);
+        }
+    }
+
     /// Makes the names in it durable, and its own in its parent.
     #[cfg(feature = "rocksdb")]
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
@@ -129,6 +170,24 @@ impl DataDirectory {
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let space = rustix::fs::statvfs(path)?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+#[cfg(feature = "rocksdb")]
+fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::create(path)?;
+    Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
+}
+
+/// True for a file system in memory: reserving there takes memory, and a crash leaves nothing.
+#[cfg(all(feature = "rocksdb", target_os = "linux"))]
+fn is_in_memory(path: &Path) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::statfs(path).is_ok_and(|system| system.f_type.unsigned_abs() == TMPFS_MAGIC)
+}
+
+#[cfg(all(feature = "rocksdb", not(target_os = "linux")))]
+fn is_in_memory(_: &Path) -> bool {
+    false
 }
 
 /// True if files beside this database may bypass the page cache.

@@ -244,6 +244,22 @@ fn transactions_are_refused_with_a_reason_and_batched_by_price() {
 }
 
 #[test]
+fn who_waits_for_a_batch_when_the_disk_fills_up_is_told() {
+    let mut net = Net::new();
+    let waiting = net.submit(0, &["one", "two"]);
+    assert!(!net.nodes[0].replies.contains_key(&waiting), "not sealed yet");
+    net.input(0, Input::Space { admits: false });
+    net.settle();
+    let Some(Reply::Submitted(results)) = net.nodes[0].replies.remove(&waiting) else { panic!() };
+    let is_told = |result: &Result<_, _>| {
+        matches!(result, Err(SubmitError::Busy { reason: BusyReason::Disk, .. }))
+    };
+    assert!(results.iter().all(is_told), "{results:?}");
+    net.input(0, Input::Space { admits: true });
+    net.batch(0, "after");
+}
+
+#[test]
 fn a_full_disk_stops_admission_and_nothing_else() {
     let mut net = Net::new();
     let before = net.batch(0, "before");

@@ -4,7 +4,8 @@ use super::super::rocks::tests::{Place, body_key, place};
 use super::super::rocks::{RocksConfig, RocksStore};
 use super::super::schema::{Value, Write};
 use super::super::tests::{
-    CHAIN, OWN, OWN_BYTE, batch, batch_record, commit, digest, payload, proof, receipt, sample,
+    CHAIN, OWN, OWN_BYTE, batch, batch_record, commit, digest, payload, payload_record, proof,
+    receipt, sample,
 };
 use super::super::{Store, StoreReader};
 use super::*;
@@ -141,6 +142,17 @@ fn contradictions_between_slots_floors_and_the_reservation_are_found() {
 
     let place = place_with_own_counter(9);
     assert_finds(&place, "at or above the reservation");
+}
+
+#[test]
+fn a_batch_that_a_subscriber_keeps_beyond_its_time_may_lie_below_a_floor() {
+    let (place, twin) = (sound(), batch(2, 3, 700, 9));
+    force(&place, &[Record::Floor { slot: twin.info.slot() }]);
+    // Consensus time is beyond the 700 at which it expired.
+    let later = payload(2, 701, &[]);
+    let records = [payload_record(&later, 900), Record::Commit(commit(&later))];
+    force(&place, &records);
+    assert_eq!(problems(&place), Vec::<String>::new());
 }
 
 /// The incarnation is random, so the batch is made for it.

@@ -133,3 +133,26 @@ fn a_database_that_lost_its_format_is_not_touched() {
     assert!(matches!(create(&path), Err(StoreError::Exists(_))));
     assert!(path.join(DATABASE).join("file").exists());
 }
+
+#[test]
+fn a_reserve_is_kept_given_up_when_room_is_short_and_made_again() {
+    const BYTES: u64 = 1 << 20;
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("store");
+    let (directory, ()) = DataDirectory::create(&path, OWN, |_, _| Ok(())).unwrap();
+    let reserved = || fs::metadata(path.join(RESERVE)).map_or(0, |found| found.len());
+    // In memory, room is memory.
+    let expected = if is_in_memory(&path) { 0 } else { BYTES };
+    directory.keep_reserve(BYTES);
+    assert_eq!(reserved(), expected);
+    directory.make_room(BYTES).unwrap();
+    assert_eq!(reserved(), expected, "there is room without it");
+    directory.make_room(u64::MAX).unwrap();
+    assert_eq!(reserved(), 0);
+    directory.make_room(u64::MAX).unwrap();
+    directory.keep_reserve(u64::MAX);
+    assert_eq!(reserved(), 0, "no room for it");
+    directory.keep_reserve(BYTES);
+    directory.keep_reserve(BYTES / 2);
+    assert_eq!(reserved(), expected / 2, "the size follows the settings");
+}

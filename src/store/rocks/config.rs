@@ -10,6 +10,8 @@ use super::super::{StoreError, directory};
 
 /// Write buffer of the control table: its entries are a thousandth of the content's bytes.
 const CONTROL_BUFFER_BYTES: usize = 16 << 20;
+/// What opening may write beside the buffers: a manifest, logs, ends of files.
+const OPENING_BYTES: u64 = 16 << 20;
 /// Log files kept for reuse: writing into them again changes no metadata of the file system.
 const RECYCLED_LOGS: usize = 4;
 /// The database's own information log: this many files of this size.
@@ -69,6 +71,12 @@ impl RocksConfig {
         within("blob_file_bytes", self.blob_file_bytes, 1 << 20, 4 << 30)?;
         within("blob_gc_age_percent", u64::from(self.blob_gc_age_percent), 0, 100)?;
         within("background_jobs", u64::from(self.background_jobs), 1, 16)
+    }
+
+    /// The most that opening may have to write: everything that is only in the log.
+    pub(super) fn opening_bytes(&self) -> u64 {
+        let buffers = self.write_buffer_bytes * u64::from(self.write_buffers);
+        buffers + CONTROL_BUFFER_BYTES as u64 + OPENING_BYTES
     }
 
     /// Options of the database as a whole. Pipelined and unordered writes, a WAL synced by bytes

@@ -14,6 +14,8 @@
 //! again, although whoever wrote it may have died between write and fsync and left bytes that only
 //! the page cache held.
 //!
+//! **Opening on a full disk** works: the directory keeps a reserve of what opening may have to write.
+//!
 //! **Failure is final.** The first error of a write is kept and returned to every later commit
 //! without touching the database. So are errors of its background threads: a flush that failed
 //! means a disk that cannot be trusted, even where the log still could.
@@ -54,6 +56,8 @@ pub struct RocksStore {
     /// The first failure, once there is one.
     failed: Option<StoreError>,
     recovered: bool,
+    /// Kept free for the next opening.
+    opening_bytes: u64,
 }
 
 /// What the writer and its readers hold together. Fields are dropped in order: the database is
@@ -95,7 +99,7 @@ impl RocksStore {
             database.flush()?;
             Ok(database)
         })?;
-        Ok(Self::new(directory, database))
+        Ok(Self::new(directory, database, config))
     }
 
     /// Opens the store of this validator on this chain.
@@ -106,14 +110,15 @@ impl RocksStore {
     ) -> Result<Self, StoreError> {
         config.validate()?;
         let directory = DataDirectory::open_own(path, &identity)?;
+        directory.make_room(config.opening_bytes())?;
         let database = Database::open(&directory.database(), config)?;
-        Ok(Self::new(directory, database))
+        Ok(Self::new(directory, database, config))
     }
 
-    fn new(directory: DataDirectory, database: Database) -> Self {
+    fn new(directory: DataDirectory, database: Database, config: &RocksConfig) -> Self {
         let index = RwLock::default();
         let shared = Arc::new(Shared { database, index, directory });
-        Self { shared, failed: None, recovered: false }
+        Self { shared, failed: None, recovered: false, opening_bytes: config.opening_bytes() }
     }
 
     fn write(&self, records: &[Record]) -> Result<CommitStats, StoreError> {
@@ -151,6 +156,7 @@ impl RocksStore {
         database.stage(&mut batch, &schema::encode_life(image.life))?;
         database.write_synced(batch, "starting a life of the store")?;
         self.shared.index_mut(|index| *index = image.index);
+        directory.keep_reserve(self.opening_bytes);
         Ok(image.recovered)
     }
 }
