@@ -47,6 +47,8 @@ check: rocksdb
 	cargo clippy --release --locked $(FUZZ_CRATE) --all-targets -- -D warnings
 	cargo check --release --locked --lib --no-default-features
 	cargo check --release --locked --lib --no-default-features --features testkit,storage
+	cargo clippy --release --locked --no-default-features --features testkit --lib \
+	  --test simulation -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
 
 # BENCH=name runs one of them.

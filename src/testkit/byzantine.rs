@@ -197,7 +197,9 @@ impl Cluster {
                 match &mut message {
                     Message::Batch(batch) => batch.info.epoch = Epoch(self.rng.u64(..3)),
                     Message::Proofs(proofs) => {
-                        proofs.iter_mut().for_each(|proof| proof.info.epoch = Epoch(1));
+                        for proof in proofs {
+                            proof.info.epoch = Epoch(1);
+                        }
                     }
                     _ => {}
                 }

@@ -101,7 +101,9 @@ impl Checker {
     /// A group of this validator is on disk.
     pub(super) fn on_durable(&mut self, node: usize, records: &[Record]) {
         if self.honest[node] {
-            records.iter().for_each(|record| self.on_record(node, record));
+            for record in records {
+                self.on_record(node, record);
+            }
         }
     }
 

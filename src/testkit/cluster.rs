@@ -309,7 +309,7 @@ impl Cluster {
                 Some(running) => {
                     let status = running.sequencer.status();
                     let behind = finalised - node.host.executed;
-                    let late = behind > 8 || status.fetches > 0 && behind > 8;
+                    let late = behind > 8;
                     let stuck = self.stuck(index);
                     (late || stuck).then(|| {
                         format!(

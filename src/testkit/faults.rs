@@ -129,7 +129,7 @@ impl Cluster {
             return;
         }
         self.trace.count("clock jump");
-        let most = self.genesis.parameters.clock_allowance_micros as i64 / 2;
+        let most = self.genesis.parameters.clock_allowance_micros.cast_signed() / 2;
         self.nodes[node].skew = self.rng.i64(-most..=most);
     }
 

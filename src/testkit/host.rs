@@ -386,7 +386,7 @@ impl Cluster {
                 self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
             }
             (Pending::Fetch(digest), Reply::Fetched(result)) => {
-                self.on_fetched(node, digest, result)
+                self.on_fetched(node, digest, result);
             }
             (pending, reply) => {
                 let detail = format!("node {node}: {pending:?} got {reply:?}");

@@ -65,7 +65,7 @@ impl Options {
             seed,
             validators,
             uneven: false,
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             quiet: Duration::from_secs(40),
             real_signatures: false,
             encodes: true,
@@ -88,7 +88,7 @@ impl Options {
     pub fn from_seed(seed: u64, validators: usize) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x0971_0075);
         let mut options = Self::calm(seed, validators);
-        options.duration = Duration::from_secs(120);
+        options.duration = Duration::from_mins(2);
         options.quiet = Duration::from_secs(45);
         options.real_signatures = rng.u32(..20) == 0;
         options.encodes = rng.bool();
