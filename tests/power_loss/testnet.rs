@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -209,7 +210,7 @@ pub fn a_network_whose_power_goes_at_once_loses_nothing_and_goes_on(context: &Co
     let rounds = context.full_or(10, 2);
     let variants = [Variant::Clean, Variant::NamesLost, Variant::Torn(1), Variant::Torn(2)];
     network.start();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let result = catch_unwind(AssertUnwindSafe(|| {
         for round in 0..rounds {
             let before = network.validators.iter().map(height).max().unwrap();
             let accepted = Accepted::default();
@@ -231,6 +232,18 @@ pub fn a_network_whose_power_goes_at_once_loses_nothing_and_goes_on(context: &Co
         std::panic::resume_unwind(panic);
     }
     network.power_off();
+}
+
+/// The control: on disks that only say they synced, a cut of all must show.
+pub fn a_network_on_disks_that_lie_is_found_out(context: &Context) {
+    let mut network = Network::generate(&context.mount, "liars", VALIDATORS);
+    network.start();
+    for validator in &network.validators {
+        validator.disk.set(|disk| disk.lies = &Kind::SYNCS);
+    }
+    loaded(&mut network, 1, &Accepted::default());
+    let found = catch_unwind(AssertUnwindSafe(|| cut(context, &network, Variant::Clean)));
+    assert!(found.is_err(), "nothing was lost: the harness is blind");
 }
 
 /// A failing disk ends the process with the code that operators are told of, and it starts again.
