@@ -3,6 +3,8 @@
 //! Each run starts from the same disk and book, lives until the power goes before operation N,
 //! and starts again on what survived. N counts from opening on, so recovery is cut like the rest.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -12,7 +14,7 @@ use quorum_store::store::{Store as _, StoreError};
 use tokio::runtime::Runtime;
 
 use super::flows::{Life, Script};
-use super::fs::{Disk, Draw, Power, Variant};
+use super::fs::{Disk, Draw, Kind, Power, Variant};
 use super::harness::Context;
 use super::town::{Town, create, open, released, start, store_path, within};
 use super::witness::{Book, Witness};
@@ -127,6 +129,8 @@ struct Run<'a> {
     variant: Variant,
     script: Script,
     then: Then,
+    /// What was never done because of a cut.
+    kinds: &'a Mutex<BTreeSet<Kind>>,
 }
 
 impl Run<'_> {
@@ -156,6 +160,7 @@ impl Run<'_> {
         self.disk.cut(self.variant);
         let held = hold_to(&town, &self.disk, &witness).await;
         held.unwrap_or_else(|error| panic!("cannot go on: {error:?}"));
+        self.kinds.lock().unwrap().extend(died.map(|(_, kind)| kind));
         checked(&self.disk);
         town.stop().await;
         self.context.survived(witness.book().promises());
@@ -176,18 +181,24 @@ struct Enumeration<'a> {
 impl Enumeration<'_> {
     /// Every variant, until a run is over before its cut.
     fn run(&self, context: &Context) {
+        let kinds = Mutex::default();
         for (index, variant) in VARIANTS.into_iter().enumerate() {
             let (next, done) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
             thread::scope(|scope| {
                 for lane in 0..LANES {
-                    let (next, done) = (&next, &done);
+                    let (next, done, kinds) = (&next, &done, &kinds);
                     scope.spawn(move || {
                         let runtime = runtime();
                         while done.load(Ordering::Relaxed) == u64::MAX {
                             // Another offset for each variant, so that strides do not coincide.
                             let number = next.fetch_add(1, Ordering::Relaxed) * self.stride
                                 + index as u64 % self.stride;
-                            if !self.one(context, &runtime, lane, (number, variant(number))) {
+                            if !self.one(
+                                (context, kinds),
+                                &runtime,
+                                lane,
+                                (number, variant(number)),
+                            ) {
                                 done.fetch_min(number, Ordering::Relaxed);
                             }
                         }
@@ -197,19 +208,25 @@ impl Enumeration<'_> {
             let operations = done.load(Ordering::Relaxed);
             println!("  {}, variant {index}: {operations} operations", self.name);
         }
+        let kinds = kinds.into_inner().unwrap();
+        if self.stride == 1 {
+            let all = [Kind::Write, Kind::Create, Kind::Fsync, Kind::FsyncDirectory, Kind::Rename];
+            let never: Vec<_> = all.iter().filter(|kind| !kinds.contains(kind)).collect();
+            assert!(never.is_empty(), "no cut before any {never:?}: the flow shrank");
+        }
     }
 
     /// False if the life was over before operation `number`.
     fn one(
         &self,
-        context: &Context,
+        (context, kinds): (&Context, &Mutex<BTreeSet<Kind>>),
         runtime: &Runtime,
         lane: usize,
         (number, variant): (u64, Variant),
     ) -> bool {
         let Self { name, start, script, then, .. } = self;
         let disk = context.mount.insert(&format!("{name}-{lane}"), start.disk.clone());
-        let run = Run { context, disk, variant, script: *script, then: *then };
+        let run = Run { context, disk, variant, script: *script, then: *then, kinds };
         let at = format!("{name}: {variant:?} before operation {number}");
         told(&at, || runtime.block_on(run.cut_before(start, number)))
     }

@@ -55,6 +55,11 @@ impl Context {
     /// The power was cut, and so many promises were held to afterwards.
     pub fn survived(&self, promises: u64) {
         self.cuts.fetch_add(1, Ordering::Relaxed);
+        self.promised(promises);
+    }
+
+    /// So many promises were held to.
+    pub fn promised(&self, promises: u64) {
         self.promises.fetch_add(promises, Ordering::Relaxed);
     }
 }

@@ -10,9 +10,12 @@ mod forgets;
 mod fs;
 mod harness;
 mod held_fsync;
+mod http;
+mod network;
 mod nth_fault;
 mod restart;
 mod script_peer;
+mod testnet;
 mod town;
 mod witness;
 
@@ -54,5 +57,8 @@ pub fn run() -> std::process::ExitCode {
         part!(Level::Quick, damage::damage_to_any_file_is_told_before_anything_promised_is_missing),
         part!(Level::Quick, damage::a_foreign_or_newer_or_missing_store_is_refused_and_left_alone),
         part!(Level::Quick, differential::the_real_store_leaves_what_the_model_of_it_allows),
+        part!(Level::Quick, testnet::a_validator_on_a_failing_disk_ends_with_its_exit_code),
+        part!(Level::Full, testnet::a_network_on_disks_that_lie_is_found_out),
+        part!(Level::Quick, testnet::a_network_whose_power_goes_at_once_loses_nothing_and_goes_on),
     ])
 }

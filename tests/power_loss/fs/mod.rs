@@ -14,6 +14,7 @@ mod volume;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, MountOption};
@@ -68,7 +69,9 @@ impl Drop for Mount {
         if let Some(session) = self.session.take()
             && let Err(error) = session.umount_and_join()
         {
+            // After a failure something may still be open; the mount goes when that does.
             eprintln!("unmounting {}: {error}", self.point.path().display());
+            let _ = Command::new("umount").arg("--lazy").arg(self.point.path()).status();
         }
     }
 }
