@@ -71,7 +71,7 @@ enum Noticed {
     WhenRead,
     ByCheck,
     NothingIsMissing,
-    NotNoticed,
+    Nowhere,
 }
 
 /// Every error says what to do, and none is about something else.
@@ -99,7 +99,7 @@ fn notice(disk: &Power, start: &Start) -> Noticed {
         return Noticed::WhenRead;
     }
     match check(&store_path(disk.path())) {
-        Ok(report) if report.is_sound() => Noticed::NotNoticed,
+        Ok(report) if report.is_sound() => Noticed::Nowhere,
         _ => Noticed::ByCheck,
     }
 }
@@ -129,7 +129,7 @@ pub fn damage_to_any_file_is_told_before_anything_promised_is_missing(context: &
         assert!(all.len() > 8, "{all:?}");
         for path in all {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            let is_log = name.ends_with(".log") && !is_flushed;
+            let is_log = path.extension().is_some_and(|kind| kind == "log") && !is_flushed;
             for kind in damages(context) {
                 let disk = context.mount.insert("damage", start.disk.clone());
                 let at = format!("{kind:?} in {}", path.display());
@@ -138,7 +138,7 @@ pub fn damage_to_any_file_is_told_before_anything_promised_is_missing(context: &
                 let found = told(&at, || notice(&disk, &start));
                 let shortens = matches!(kind, Damage::Half | Damage::Flip(_));
                 let is_limit = is_log || (shortens && name.starts_with("MANIFEST"));
-                assert!(found != Noticed::NotNoticed || is_limit, "not noticed: {at}");
+                assert!(found != Noticed::Nowhere || is_limit, "not noticed: {at}");
                 let checked = catch_unwind(AssertUnwindSafe(|| check(&store_path(disk.path()))));
                 if let Err(error) = checked.expect("check never panics") {
                     says_what_to_do(&error);

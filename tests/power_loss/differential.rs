@@ -161,13 +161,15 @@ fn state(store: &mut dyn Store, groups: &[Vec<Record>]) -> String {
     let mut state = format!("{:#?}\n", recovered.records);
     let reader: Arc<dyn StoreReader> = store.reader();
     for record in groups.iter().flatten() {
-        state += &match record {
-            Record::Batch(batch) => format!("{:?}\n", reader.batch(&batch.digest).unwrap()),
-            Record::Proof { digest, .. } => format!("{:?}\n", reader.proof(digest).unwrap()),
-            Record::Payload { digest, .. } => format!("{:?}\n", reader.payload(digest).unwrap()),
-            Record::Applied(receipt) => format!("{:?}\n", reader.receipt(receipt.index).unwrap()),
-            _ => String::new(),
+        let given = match record {
+            Record::Batch(batch) => format!("{:?}", reader.batch(&batch.digest).unwrap()),
+            Record::Proof { digest, .. } => format!("{:?}", reader.proof(digest).unwrap()),
+            Record::Payload { digest, .. } => format!("{:?}", reader.payload(digest).unwrap()),
+            Record::Applied(receipt) => format!("{:?}", reader.receipt(receipt.index).unwrap()),
+            _ => continue,
         };
+        state.push_str(&given);
+        state.push('\n');
     }
     state
 }

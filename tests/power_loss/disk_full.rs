@@ -114,7 +114,7 @@ pub fn a_full_disk_stops_the_engine_and_it_starts_on_it_again(context: &Context)
         released(disk.path()).await;
 
         for start_number in 1..=3 {
-            assert!(disk.look(|disk| disk.free_bytes()) < NEARLY_FULL || start_number > 1);
+            assert!(disk.look(super::fs::Disk::free_bytes) < NEARLY_FULL || start_number > 1);
             let opened = open(disk.path());
             let store = opened.unwrap_or_else(|error| panic!("start {start_number}: {error}"));
             let node = start(&town.network, store, &witness).await.unwrap();

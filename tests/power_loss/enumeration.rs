@@ -59,7 +59,6 @@ pub fn lived(context: &Context, name: &str) -> Start {
 
 /// Why a life ended that was not over; what it holds is for whoever prints it.
 #[derive(Debug)]
-#[expect(dead_code, reason = "printed")]
 pub enum Failed {
     Open(StoreError),
     Start(StartError),

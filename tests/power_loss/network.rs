@@ -73,9 +73,8 @@ impl Network {
         for validator in &self.validators {
             let is_ready = || get(&validator.address, "/ready").is_some();
             let ready = std::panic::AssertUnwindSafe(|| until("ready", READY_PATIENCE, is_ready));
-            if std::panic::catch_unwind(ready).is_err() {
-                panic!("a validator is not ready; its log:\n{}", validator.log());
-            }
+            let is_up = std::panic::catch_unwind(ready).is_ok();
+            assert!(is_up, "a validator is not ready; its log:\n{}", validator.log());
         }
     }
 

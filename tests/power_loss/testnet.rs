@@ -61,8 +61,8 @@ impl Seen {
                 Record::Proof { digest, proof } => {
                     for signature in &proof.signatures {
                         let signer = committee[usize::from(signature.signer)];
-                        let signed = self.signed.entry(signer).or_default();
-                        signed.insert(*digest, proof.info.expiration);
+                        let promised = self.signed.entry(signer).or_default();
+                        promised.insert(*digest, proof.info.expiration);
                     }
                 }
                 Record::Commit(commit) => drop(self.finalised.insert(commit.header.digest(chain))),
