@@ -76,7 +76,7 @@ impl Cluster {
             self.after(micros, Event::Submit);
         }
         let node = self.rng.usize(..self.nodes.len());
-        if !self.is_honest(node) || self.nodes[node].running.is_none() {
+        if self.nodes[node].running.is_none() {
             return;
         }
         self.ordering.last_submission = self.now;
@@ -356,6 +356,8 @@ impl Cluster {
             (Pending::Submit(ids), Reply::Submitted(results)) => {
                 for ((id, expiration), result) in ids.into_iter().zip(results) {
                     match result {
+                        // What a liar accepts, nobody can hold it to.
+                        Ok(_) if self.liars[node].is_some() => {}
                         Ok(place) => {
                             self.checker.on_accepted(node, id, expiration, &place.batch);
                             self.trace.count("transaction accepted");
