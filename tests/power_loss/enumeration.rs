@@ -57,7 +57,7 @@ pub fn lived(context: &Context, name: &str) -> Start {
     Start { disk: disk.look(|disk| disk.surviving(Variant::Clean)), book }
 }
 
-/// Why a life ended that was not over; what it holds is for whoever prints it.
+/// Why a life ended that was not over.
 #[derive(Debug)]
 pub enum Failed {
     Open(StoreError),

@@ -54,9 +54,10 @@ impl Life<'_> {
         self.certified(self.node, own).await?;
         self.witness.book().proof(own);
         let cursor = self.vote_and_commit(theirs).await?;
+        self.witness.book().acknowledging(cursor.next());
         self.node.acknowledge(SUBSCRIBER, cursor.next()).await?;
         self.propose_and_commit(now()).await?;
-        self.witness.book().cursor(cursor.next());
+        self.witness.book().acknowledged(cursor.next());
         if script.bulk {
             self.fill(BULK_TRANSACTIONS).await?;
         }

@@ -4,6 +4,7 @@
 //! The barrier at the end of opening is what saves the batch. The control takes it away without a
 //! switch in the product: the disk lies about every sync until opening is over.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -18,7 +19,7 @@ use super::enumeration::{empty, runtime};
 use super::fs::{Fault, Kind, Power, Variant};
 use super::harness::Context;
 use super::script_peer::{ScriptPeer, batch};
-use super::town::{PATIENCE, genesis, now, open, start, within};
+use super::town::{PATIENCE, genesis, now, open, start, store_path, within};
 use super::witness::Witness;
 
 /// The first argument of a process that is a validator, and not this suite.
@@ -99,6 +100,18 @@ enum First {
     FsyncFailed,
 }
 
+/// True if a log of the database has the batch, synced or not.
+fn is_written(disk: &Power, expiration: Timestamp) -> bool {
+    let digest = batch(expiration).info.digest(&genesis().chain_id());
+    let logs = fs::read_dir(store_path(disk.path()).join("database")).unwrap();
+    let logs = logs.map(|entry| entry.unwrap().path());
+    let mut logs = logs.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+    logs.any(|log| {
+        let bytes = fs::read(log).unwrap();
+        bytes.windows(32).any(|window| window == digest.as_bytes())
+    })
+}
+
 /// True if the batch that was signed survives.
 fn survives(context: &Context, first: First, with_barrier: bool, variant: Variant) -> bool {
     let disk = context.mount.insert("restart", empty(context, "restart").disk);
@@ -109,7 +122,12 @@ fn survives(context: &Context, first: First, with_barrier: bool, variant: Varian
         First::Killed => {
             disk.hold_fsyncs();
             process.go();
+            // Other groups may come before the one that holds the batch.
             assert!(disk.wait_held(PATIENCE), "an fsync comes");
+            while !is_written(&disk, expiration) {
+                disk.let_go();
+                assert!(disk.wait_held(PATIENCE), "another fsync comes");
+            }
             process.child.kill().unwrap();
             disk.interrupt();
         }

@@ -36,8 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 struct Seen {
     /// Per signer, the batches it signed for, and when each expires.
     signed: BTreeMap<Author, BTreeMap<Digest, Timestamp>>,
-    /// Finalised payloads.
-    finalised: BTreeSet<Digest>,
+    /// Finalised payloads, and when each expires.
+    finalised: BTreeMap<Digest, Timestamp>,
+    /// The latest timestamp of a finalised block.
+    consensus_time: Timestamp,
 }
 
 fn identity(store: &Path) -> StoreIdentity {
@@ -65,10 +67,20 @@ impl Seen {
                         promised.insert(*digest, proof.info.expiration);
                     }
                 }
-                Record::Commit(commit) => drop(self.finalised.insert(commit.header.digest(chain))),
+                Record::Commit(commit) => {
+                    let at = commit.header.block_timestamp;
+                    let expiration = at.saturating_add(genesis().parameters.batch_lifetime());
+                    self.finalised.insert(commit.header.digest(chain), expiration);
+                    self.consensus_time = self.consensus_time.max(at);
+                }
                 _ => {}
             }
         }
+    }
+
+    /// Content may go once its expiration and the grace are over.
+    fn is_over(&self, expiration: Timestamp) -> bool {
+        expiration.saturating_add(genesis().parameters.grace()) < self.consensus_time
     }
 
     /// How many promises are held to.
@@ -99,10 +111,10 @@ fn cut(context: &Context, network: &Network, variant: Variant) {
     let mut copies: BTreeMap<Digest, usize> = BTreeMap::new();
     for validator in &network.validators {
         validator.disk.cut(variant);
-        let (store, records) = opened(&validator.store());
+        let (store, _) = opened(&validator.store());
         let reader = store.reader();
-        held_to(&seen, identity(&validator.store()).author, &*reader, &records);
-        for payload in &seen.finalised {
+        held_to(&seen, identity(&validator.store()).author, &*reader);
+        for payload in seen.finalised.keys() {
             if matches!(reader.payload(payload), Ok(Some(_))) {
                 *copies.entry(*payload).or_default() += 1;
             }
@@ -111,27 +123,21 @@ fn cut(context: &Context, network: &Network, variant: Variant) {
         validator.check();
         context.survived(0);
     }
-    for payload in &seen.finalised {
+    for (payload, expiration) in &seen.finalised {
         let copies = copies.get(payload).copied().unwrap_or_default();
-        assert!(copies >= 3, "LOST: finalised payload {payload} is at {copies} validators");
+        assert!(
+            copies >= 3 || seen.is_over(*expiration),
+            "LOST: finalised payload {payload} is at {copies} validators"
+        );
     }
     context.promised(seen.promises());
 }
 
-fn held_to(seen: &Seen, author: Author, reader: &dyn StoreReader, records: &[Record]) {
-    let times = records.iter().filter_map(|record| match record {
-        Record::Commit(commit) => Some(commit.header.block_timestamp),
-        _ => None,
-    });
-    let consensus_time = times.max().unwrap_or_default();
-    let grace = genesis().parameters.grace();
+fn held_to(seen: &Seen, author: Author, reader: &dyn StoreReader) {
     for (batch, expiration) in seen.signed.get(&author).into_iter().flatten() {
-        let is_over = expiration.saturating_add(grace) < consensus_time;
         let found = reader.batch(batch);
-        assert!(
-            is_over || matches!(found, Ok(Some(_))),
-            "LOST: {author} signed {batch}: {found:?}"
-        );
+        let is_there = matches!(found, Ok(Some(_)));
+        assert!(is_there || seen.is_over(*expiration), "LOST: {author} signed {batch}: {found:?}");
     }
 }
 

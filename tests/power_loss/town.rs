@@ -4,7 +4,6 @@
 //! checks it; they know nothing of the chain of blocks, which only its host tells it of.
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,16 +169,19 @@ pub async fn start_with(
     QuorumStore::start(config, Box::new(store), Arc::new(signer), start, &registry).await
 }
 
-/// Waits until nobody uses the store any more: a link that is just being refused may still hold the
-/// handshake, and with it the engine, for an instant after `shutdown`.
+/// Waits until this process has no file of the disk open any more: a link that is just being refused
+/// may still hold the handshake, and with it the engine, for an instant after `shutdown`.
 pub async fn released(disk: &Path) {
-    let free = async {
-        let lock = store_path(disk).join("LOCK");
-        while File::open(&lock).is_ok_and(|file| file.try_lock().is_err()) {
+    let is_there = |entry: std::io::Result<std::fs::DirEntry>| {
+        let target = entry.and_then(|entry| std::fs::read_link(entry.path()));
+        target.is_ok_and(|target| target.starts_with(disk))
+    };
+    let closed = async {
+        while std::fs::read_dir("/proc/self/fd").unwrap().any(is_there) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    within("the store is released", free).await;
+    within("the store is closed", closed).await;
 }
 
 /// Ends in time, or the test does.

@@ -104,8 +104,13 @@ impl Book {
         self.receipts.insert(receipt.index, receipt);
     }
 
-    /// A cursor that a promise followed, so it is durable.
-    pub fn cursor(&mut self, next: CommitIndex) {
+    /// The host is about to say that it needs nothing below this: from now on that may go.
+    pub fn acknowledging(&mut self, next: CommitIndex) {
+        self.cursor = self.cursor.map(|_| next);
+    }
+
+    /// A promise followed that, so it is durable: what is above is kept from now on.
+    pub fn acknowledged(&mut self, next: CommitIndex) {
         self.cursor = Some(next);
     }
 

@@ -25,15 +25,17 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::future::Future;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorum_store::engine::{NodeConfig, QuorumStore};
 use quorum_store::store::rocks::RocksStore;
 use quorum_store::types::Epoch;
-use quorum_store_ordering::{Engine, Runtime, RuntimeConfig};
+use quorum_store_ordering::{Engine, OrderingError, Runtime, RuntimeConfig};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -135,7 +137,9 @@ async fn serve(
                 let end = tokio::select! {
                     end = ending.first() => end,
                     end = node.failed() => end,
-                    cause = engine.failed() => End::Failure(cause.into()),
+                    cause = engine.failed() => {
+                        End::Failure(ordering_failure(cause, &node.setup.data.consensus()))
+                    }
                 };
                 (end, Some(engine))
             }
@@ -175,6 +179,23 @@ async fn start_store(
     );
     let store = start.await?;
     Ok((store, address))
+}
+
+/// The ordering engine does not say why it stopped. Its journal is what fails by itself, so it is
+/// asked whether anything can be written there.
+fn ordering_failure(cause: OrderingError, journal: &Path) -> Failure {
+    let probe = || {
+        let path = journal.join("probe");
+        let written = File::create(&path)
+            .and_then(|mut file| file.write_all(b"probe").and_then(|()| file.sync_all()));
+        written.and_then(|()| std::fs::remove_file(path))
+    };
+    match (cause, probe()) {
+        (OrderingError::EngineStopped, Err(error)) => {
+            Failure::write("the journal of the ordering engine", &error)
+        }
+        (cause, _) => cause.into(),
+    }
 }
 
 /// Waits for links to a quorum, but not for ever.

@@ -254,3 +254,14 @@ fn run_code(config: &Path) -> u8 {
     let arguments = RunArguments { config: config.to_owned(), end_with_stdin: false };
     run(&arguments).unwrap_err().code()
 }
+
+#[test]
+fn ordering_that_stops_over_a_failing_journal_is_a_failed_storage() {
+    let directory = tempfile::tempdir().unwrap();
+    let stopped = |journal: &Path| ordering_failure(OrderingError::EngineStopped, journal).code();
+    assert_eq!(stopped(directory.path()), 1, "the disk is fine");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left there");
+    assert_eq!(stopped(&directory.path().join("gone")), 10);
+    let other = ordering_failure(OrderingError::NetworkStopped, &directory.path().join("gone"));
+    assert_eq!(other.code(), 1);
+}
