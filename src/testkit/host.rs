@@ -253,6 +253,12 @@ impl Cluster {
         if self.nodes[node].life != life || !self.is_honest(node) {
             return;
         }
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.execute_at != Some(now) {
+            return;
+        }
+        running.execute_at = None;
         while self.execute_next(node) {}
     }
 
@@ -342,7 +348,6 @@ impl Cluster {
     // ---- answers -------------------------------------------------------------------------------
 
     pub(super) fn on_reply(&mut self, node: usize, id: RequestId, reply: Reply) {
-        let life = self.nodes[node].life;
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(pending) = running.pending.remove(&id) else {
             let cancelled = running.cancelled.remove(&id);
@@ -381,7 +386,7 @@ impl Cluster {
                 self.checker.on_receipt(node, &receipt);
                 if let Some(running) = &mut self.nodes[node].running {
                     running.applied = running.applied.max(receipt.index.0);
-                    self.after(0, Event::Execute { node, life });
+                    self.execute_after(node, 0);
                 }
             }
             (Pending::Commit, Reply::Committed(Err(error))) => {
@@ -398,7 +403,6 @@ impl Cluster {
     }
 
     fn on_fetched(&mut self, node: usize, digest: Digest, result: Result<Content, FetchError>) {
-        let life = self.nodes[node].life;
         let Some(running) = &mut self.nodes[node].running else { return };
         let wait = match result {
             Ok(Content::Batch(batch)) => {
@@ -416,7 +420,18 @@ impl Cluster {
                 100_000
             }
         };
-        self.after(wait, Event::Execute { node, life });
+        self.execute_after(node, wait);
+    }
+
+    /// Tries to execute so many microseconds from now, unless it will anyway: one try is enough for
+    /// all content that is missing.
+    fn execute_after(&mut self, node: usize, micros: u64) {
+        let (at, life) = (self.now + micros, self.nodes[node].life);
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.execute_at.is_none_or(|planned| at < planned) {
+            running.execute_at = Some(at);
+            self.after(micros, Event::Execute { node, life });
+        }
     }
 }
 

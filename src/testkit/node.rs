@@ -46,6 +46,8 @@ pub(super) struct Running {
     pub told: u64,
     /// Commits that the sequencer has applied.
     pub applied: u64,
+    /// When it tries to execute next.
+    pub execute_at: Option<u64>,
     /// Content that was fetched for execution.
     pub fetched: BTreeMap<Digest, crate::types::Batch>,
 }
@@ -102,6 +104,7 @@ impl Cluster {
             cancelled: BTreeSet::new(),
             told: state.host.executed,
             applied: state.host.executed,
+            execute_at: None,
             fetched: BTreeMap::new(),
         });
         self.trace.event(self.now, node, "boot", life);
