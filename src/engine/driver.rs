@@ -89,6 +89,7 @@ impl Driver {
             }
         }
         self.shared.replies.clear();
+        self.shared.subscriptions.clear();
     }
 
     async fn drive(&mut self) -> StopCause {
@@ -256,6 +257,7 @@ impl Driver {
         };
         let metrics = &self.shared.metrics;
         metrics.state.observe(&status, &queued);
+        metrics.followers.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

@@ -1,7 +1,7 @@
 //! Egress: what leaves. Effects leave when the driver says so; promises only from here, in the
 //! order of groups, once their group is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -48,6 +48,8 @@ pub(super) async fn run(
         let mut votes: BTreeMap<Author, Vec<Vote>> = BTreeMap::new();
         let mut own = Vec::new();
         let mut proofs = Vec::new();
+        // Subscriptions that nobody holds any more, and that the sequencer does not know of.
+        let mut gone = BTreeSet::new();
         for promise in group.promises {
             match promise.release() {
                 Released::Sign(batch) => {
@@ -63,13 +65,21 @@ pub(super) async fn run(
                     }
                 }
                 Released::Other(Promise::Publish(proof)) => proofs.push(proof),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    let Shared { subscriptions, metrics, .. } = &*sender.shared;
+                    if !subscriptions.deliver(subscription, delivery, &metrics.followers) {
+                        gone.insert(subscription);
+                    }
+                }
                 Released::Other(other) => tell_host(&sender.shared, other),
             }
         }
         send_votes(&sender, votes);
         send_proofs(&sender, &proofs);
-        for signed in own {
-            if loopback.send(Input::Vote(signed)).await.is_err() {
+        let detach = |subscription| Input::Detach { subscription };
+        let inputs = own.into_iter().map(Input::Vote).chain(gone.into_iter().map(detach));
+        for input in inputs {
+            if loopback.send(input).await.is_err() {
                 return;
             }
         }
@@ -105,8 +115,11 @@ fn tell_host(shared: &Shared, promise: Promise) {
             shared.replies.answer(id, reply);
         }
         Promise::Event(event) => publish(shared, event),
+        Promise::EndSubscription { subscription, end } => {
+            shared.subscriptions.end(subscription, end);
+        }
         // Handled by the caller.
-        Promise::Sign(_) | Promise::Publish(_) => {}
+        Promise::Sign(_) | Promise::Publish(_) | Promise::Deliver { .. } => {}
     }
 }
 

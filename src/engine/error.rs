@@ -2,8 +2,9 @@
 
 use super::config::ConfigError;
 use crate::sequencer::RecoverError;
+use crate::sequencer::port::{SubscribeError, SubscriptionEnd};
 use crate::store::StoreError;
-use crate::types::Author;
+use crate::types::{Author, CommitIndex};
 
 /// Why the engine stopped.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,6 +30,36 @@ pub enum CallError<E: std::error::Error + 'static> {
     /// The answer is no.
     #[error("{0}")]
     Refused(E),
+}
+
+/// Why a subscription yields nothing more.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriptionError {
+    /// It was detached.
+    #[error(transparent)]
+    Ended(#[from] SubscriptionEnd),
+    /// After a restart of the sequencer it could not attach again.
+    #[error(transparent)]
+    Refused(SubscribeError),
+    /// The engine stopped.
+    #[error(transparent)]
+    Stopped(StopCause),
+}
+
+/// Why an ack was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcknowledgeError {
+    /// Nobody can have stored what was not delivered yet.
+    #[error("commit {} was not delivered yet", up_to.0)]
+    NotDelivered {
+        /// What was to be acknowledged.
+        up_to: CommitIndex,
+    },
+    /// The engine stopped.
+    #[error(transparent)]
+    Stopped(#[from] StopCause),
 }
 
 /// Why the engine could not start.

@@ -21,11 +21,12 @@ use super::ingress::{Inboxed, Inboxes, Ingress, Judge};
 use super::metrics::{Metrics, Statistics};
 use super::serve;
 use super::shared::{ByBytes, Grants, Replies, Shared};
+use super::subscription::Subscriptions;
 use super::writer;
 use crate::crypto::Signer;
 use crate::sequencer::port::{
     Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
-    RequestId, SubmitError, Transaction, VerifyRequest,
+    RequestId, SkipError, SubmitError, Transaction, VerifyRequest,
 };
 use crate::sequencer::status::Status;
 use crate::sequencer::{Sequencer, Setup};
@@ -48,6 +49,7 @@ struct Inner {
     host: Semaphore,
     submit_bytes: Semaphore,
     submit_bytes_max: usize,
+    subscriber_window: usize,
     transport: Arc<dyn Transport>,
     sender: Sender,
     tasks: TaskTracker,
@@ -227,12 +229,40 @@ impl QuorumStore {
         }
     }
 
-    /// As far as this subscriber is concerned, content of commits below `next` may go. Waits only
-    /// for room in the queue.
+    /// State sync: the host has the state after a finalised block, taken from others, and goes on
+    /// above it. Every subscriber is told which commits it does not get. Repeating it changes
+    /// nothing.
+    pub async fn skip_to(
+        &self,
+        header: PayloadHeader,
+    ) -> Result<CommitReceipt, CallError<SkipError>> {
+        match self.control(|id| Input::SkipTo { id, header }).await? {
+            Reply::SkippedTo(result) => result.map_err(CallError::Refused),
+            other => unexpected(&other),
+        }
+    }
+
+    /// As far as this subscriber is concerned, content of commits below `next` may go: for one
+    /// that follows the commits in another way than [`Self::subscribe`]. Waits only for room in
+    /// the queue.
     pub async fn acknowledge(&self, subscriber: &str, next: CommitIndex) -> Result<(), StopCause> {
         let input = Input::Acknowledge { subscriber: subscriber.to_owned(), next };
-        let sent = self.inner.inboxes.control.send(Inboxed::of_host(input)).await;
-        sent.map_err(|_| self.cause())
+        self.tell_in_turn(Inboxed::of_host(input)).await
+    }
+
+    /// Tells the sequencer something if there is room now.
+    pub(super) fn tell(&self, input: Input) {
+        let _ = self.inner.inboxes.control.try_send(Inboxed::of_host(input));
+    }
+
+    /// Tells the sequencer something once there is room.
+    pub(super) async fn tell_in_turn(&self, input: Inboxed) -> Result<(), StopCause> {
+        self.inner.inboxes.control.send(input).await.map_err(|_| self.cause())
+    }
+
+    /// Deliveries under way to one subscriber.
+    pub(super) fn subscriber_window(&self) -> usize {
+        self.inner.subscriber_window
     }
 
     /// What happens, for whoever wants to follow. A slow listener misses the oldest.
@@ -310,7 +340,10 @@ impl QuorumStore {
     }
 
     /// A call through the queue of votes and proofs, at most `host_queue` at once.
-    async fn control(&self, input: impl FnOnce(RequestId) -> Input) -> Result<Reply, StopCause> {
+    pub(super) async fn control(
+        &self,
+        input: impl FnOnce(RequestId) -> Input,
+    ) -> Result<Reply, StopCause> {
         let permit = self.inner.host.acquire().await;
         let reply = self.call(&self.inner.inboxes.control, input).await;
         drop(permit);
@@ -360,7 +393,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// Replies match their requests: the sequencer answers each with its kind.
-fn unexpected(reply: &Reply) -> ! {
+pub(super) fn unexpected(reply: &Reply) -> ! {
     unreachable!("a reply of another kind than the request: {reply:?}")
 }
 
@@ -392,6 +425,7 @@ fn shared(
         proofs: Cache::new(config.engine.proof_cache),
         grants: std::sync::RwLock::new(Grants::default()),
         replies: Replies::default(),
+        subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
         stop: watch::channel(None).0,
@@ -473,6 +507,7 @@ impl Parts {
             host: Semaphore::new(engine.host_queue),
             submit_bytes: Semaphore::new(engine.submit_queue_bytes.as_u64() as usize),
             submit_bytes_max: engine.submit_queue_bytes.as_u64() as usize,
+            subscriber_window: config.sequencer.subscriber_window,
             transport,
             sender,
             tasks,

@@ -34,11 +34,13 @@ mod metrics;
 mod serve;
 mod shared;
 mod space;
+mod subscription;
 mod verify;
 mod writer;
 
 pub use config::{ConfigError, EngineConfig, NodeConfig};
-pub use error::{CallError, StartError, StopCause};
+pub use error::{AcknowledgeError, CallError, StartError, StopCause, SubscriptionError};
 pub use handle::QuorumStore;
 pub use materialize::{Materialized, MaterializedBatch};
 pub use metrics::{Distribution, Statistics};
+pub use subscription::{Acknowledger, Subscription};

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::error::StopCause;
 use super::metrics::Metrics;
+use super::subscription::Subscriptions;
 use crate::crypto::Signer;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};
 use crate::store::StoreReader;
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub proofs: Cache<[u8; 32], ()>,
     pub grants: RwLock<Grants>,
     pub replies: Replies,
+    pub subscriptions: Subscriptions,
     pub events: broadcast::Sender<Event>,
     pub proposable: watch::Sender<u64>,
     pub stop: watch::Sender<Option<StopCause>>,

@@ -25,14 +25,17 @@ mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
 mod fetcher;
+mod ordered;
 mod outbox;
 mod payloads;
 pub mod port;
 mod proof_coordinator;
 mod proof_manager;
+mod proposals;
 mod recover;
 mod retention;
 pub mod status;
+mod subscribers;
 mod windows;
 
 #[cfg(test)]
@@ -43,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use recover::{RecoverError, Setup};
+pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::batch_coordinator::BatchCoordinator;
 use self::batch_generator::BatchGenerator;
@@ -51,8 +55,8 @@ use self::fetcher::Fetcher;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
-    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, ParentOf, Promise, PullError,
-    PullRequest, Record, Refusal, Reply, RequestId, VerifyRequest,
+    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal,
+    Reply,
 };
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
@@ -62,9 +66,8 @@ use self::windows::Windows;
 use crate::config::SequencerConfig;
 use crate::store::Group;
 use crate::types::{
-    Ack, Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, CommitReceipt,
-    Committee, Component, Digest, Epoch, InvalidPayload, Message, Payload, PayloadContent,
-    PayloadHeader, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
+    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Committee, Digest, Epoch,
+    Message, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
 };
 
 /// See the module docs.
@@ -87,6 +90,8 @@ pub struct Sequencer {
     fetcher: Fetcher,
     outbox: Outbox,
     next_announcement: Duration,
+    /// When the last step was taken.
+    stepped: Duration,
     released: Released,
 }
 
@@ -114,7 +119,8 @@ impl Sequencer {
     /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
-        [sealing, self.proofs.next_deadline(), self.fetcher.next_deadline()]
+        let subscribers = self.commits.next_deadline();
+        [sealing, self.proofs.next_deadline(), self.fetcher.next_deadline(), subscribers]
             .into_iter()
             .flatten()
             .chain([self.next_announcement])
@@ -166,7 +172,8 @@ impl Sequencer {
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
-            cursors: self.commits.cursors(),
+            subscribers: self.commits.subscriber_status(self.stepped),
+            held_bytes: self.retention.parked_bytes(),
         }
     }
 
@@ -184,7 +191,12 @@ impl Sequencer {
         }
         let released = self.retention.released(self.commits.consensus_time());
         self.released.pending.push_back((self.outbox.group, released));
-        let records = std::mem::take(&mut self.outbox.records);
+        let mut records = Vec::new();
+        if !self.outbox.records.is_empty() {
+            // First: what goes in this group may rest on them.
+            self.commits.subscribers.flush(&mut records);
+            records.append(&mut self.outbox.records);
+        }
         let promises = std::mem::take(&mut self.outbox.promises);
         let group = Group::new(self.outbox.group, records, promises);
         self.outbox.group += 1;
@@ -196,6 +208,7 @@ impl Sequencer {
 
     /// Takes one input at one time.
     pub fn step(&mut self, now: Now, input: Input) {
+        self.stepped = now.monotonic;
         let clock = self.clock(now);
         self.route(&clock, input);
         // Consensus time may have moved.
@@ -234,23 +247,33 @@ impl Sequencer {
             }
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
-            Input::Commit { id, commit } => {
-                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                if self.commits.on_commit(outbox, retention, id, commit) {
-                    self.apply_commits(clock.now);
-                }
-            }
+            Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
+            Input::SkipTo { id, header } => self.on_skip(clock.now, id, &header),
             Input::Fetch { id, digest, responders, deadline } => {
                 let now = clock.now.monotonic;
                 let outbox = &mut self.outbox;
                 self.fetcher.on_request(outbox, now, id, digest, &responders, deadline);
                 self.tick_fetcher(clock);
             }
+            Input::Subscribe { id, subscriber, next } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_subscribe(outbox, retention, id, subscriber, next);
+            }
+            Input::Delivered { subscription, next } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_delivered(outbox, retention, subscription, next);
+            }
+            Input::Detach { subscription } => self.commits.subscribers.on_detach(subscription),
+            Input::Unsubscribe { id, subscriber } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_unsubscribe(outbox, retention, id, &subscriber);
+            }
             Input::Acknowledge { subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                self.commits.on_acknowledge(outbox, retention, subscriber, next);
+                self.commits.on_acknowledge(outbox, retention, &subscriber, next);
             }
             Input::Cancel(id) => {
+                self.commits.subscribers.on_detach(id);
                 self.fetcher.on_cancel(id);
                 if let Some(digest) = self.payloads.on_cancel(id)
                     && !self.commits.awaits(&digest)
@@ -366,208 +389,12 @@ impl Sequencer {
         }
     }
 
-    // ---- payloads ------------------------------------------------------------------------------
-
-    fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
-        match self.build_payload(request) {
-            Ok((digest, content)) => {
-                let payload = Arc::clone(&content.payload);
-                self.store_payload(clock, digest, content);
-                self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
-            }
-            Err(error) => self.outbox.reply_now(id, Reply::Pulled(Err(error))),
-        }
-    }
-
-    fn build_payload(&self, request: &PullRequest) -> Result<(Digest, Content), PullError> {
-        if request.epoch != self.epoch {
-            return Err(PullError::Epoch(request.epoch));
-        }
-        let applied = self.commits.applied();
-        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
-        let (height, timestamp) = match self.payloads.stored(&request.parent) {
-            Some(parent) => (parent.header.height, parent.header.block_timestamp),
-            // Only what is applied needs no stored payload.
-            None => (applied.0, self.commits.consensus_time()),
-        };
-        let follows = request.height > height && request.height == height.next();
-        if !follows || request.block_timestamp < timestamp {
-            return Err(PullError::Parent);
-        }
-        excluded.extend(&request.exclude);
-        // Room for the header and the lists' lengths.
-        let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
-        let proofs =
-            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
-        let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
-        let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let content = PayloadContent { proofs, ..PayloadContent::default() };
-        let header = PayloadHeader {
-            epoch: request.epoch,
-            height: request.height,
-            parent: request.parent,
-            block_timestamp: request.block_timestamp,
-            content_root: content.root(),
-        };
-        let payload = Arc::new(Payload { header, content });
-        Ok((payload.digest(&self.chain), Content { payload, batches }))
-    }
-
-    fn on_payload(&mut self, clock: &Clock, from: Author, digest: Digest, arrived: Arrived) {
-        let known = self.payloads.stored(&digest).is_some();
-        if known && !self.fetcher.is_wanted(&digest) {
-            return;
-        }
-        let content = port::Content::Payload(Arc::clone(&arrived.content.payload));
-        self.fetcher.on_content(&mut self.outbox, &digest, &content);
-        if known {
-            return;
-        }
-        let awaited = self.commits.awaits(&digest);
-        let waiting = self.payloads.take_waiting(&digest);
-        self.payloads.on_arrived(from, digest, arrived);
-        if awaited {
-            // Consensus ordered it: whatever anybody thinks of it, this is the content.
-            self.store_arrived(digest);
-            self.apply_commits(clock.now);
-        }
-        for (id, parent) in waiting {
-            self.decide(id, digest, parent);
-        }
-    }
-
-    fn on_verify(&mut self, clock: &Clock, id: RequestId, request: &VerifyRequest) {
-        let VerifyRequest { digest, parent, responders } = request;
-        if !self.decide(id, *digest, *parent) {
-            self.payloads.wait(*digest, id, *parent);
-            let due = clock.now.monotonic + self.config.payload_patience;
-            self.fetcher.on_need(*digest, responders, due);
-        }
-    }
-
-    /// Answers one question about a payload, if it is here.
-    fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
-        if let Some(stored) = self.payloads.stored(&digest) {
-            let header = stored.header;
-            match payloads::check_parent(&header, parent) {
-                Ok(()) => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
-                Err(error) => self.outbox.reply_now(id, Reply::Verified(Err(error))),
-            }
-            return true;
-        }
-        let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
-        let header = arrived.content.payload.header;
-        let checked = arrived
-            .verdict
-            .clone()
-            .and_then(|()| self.check_header(&header))
-            .and_then(|()| payloads::check_parent(&header, parent));
-        match checked {
-            Ok(()) => {
-                self.store_content(digest, arrived.content);
-                self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
-            }
-            Err(error) => {
-                // Kept, so that the next question gets the same answer.
-                self.payloads.on_arrived(self.author, digest, arrived);
-                self.outbox.reply_now(id, Reply::Verified(Err(error)));
-            }
-        }
-        true
-    }
-
-    fn check_header(&self, header: &PayloadHeader) -> Result<(), InvalidPayload> {
-        if header.epoch == self.epoch {
-            return Ok(());
-        }
-        Err(InvalidPayload::Epoch { found: header.epoch, expected: self.epoch })
-    }
-
-    fn store_arrived(&mut self, digest: Digest) {
-        if let Some(arrived) = self.payloads.take_arrived(&digest) {
-            self.store_content(digest, arrived.content);
-        }
-    }
-
-    fn store_payload(&mut self, clock: &Clock, digest: Digest, content: Content) {
-        self.store_content(digest, content);
-        self.apply_commits(clock.now);
-    }
-
-    /// Records a payload, unless it is on disk already.
-    fn store_content(&mut self, digest: Digest, content: Content) {
-        if self.retention.get(&digest).is_none() {
-            let payload = Arc::clone(&content.payload);
-            let expiration = payload.expiration(&self.parameters);
-            let batches = content.batches.clone();
-            self.outbox.record(Record::Payload { digest, payload, batches, expiration });
-            self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
-        }
-        self.payloads.on_stored(digest, content);
-        self.fetcher.on_needless(&digest);
-    }
-
-    // ---- commits -------------------------------------------------------------------------------
-
-    /// Applies logged commits in order, each to all components in one step, as far as their
-    /// payloads are here; the first one that is missing is fetched.
-    fn apply_commits(&mut self, now: Now) {
-        while let Some((commit, digest)) = self.commits.next_to_apply() {
-            self.store_arrived(digest);
-            let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
-            let Some(content) = content else {
-                let everyone: Vec<_> = self.windows.peers().collect();
-                self.fetcher.on_need(digest, &everyone, now.monotonic);
-                self.tick_fetcher(&self.clock(now));
-                return;
-            };
-            let infos = content.payload.content.batches().copied();
-            let ordered: Vec<(Digest, BatchInfo)> =
-                content.batches.iter().copied().zip(infos).collect();
-            let receipt = self.apply(now, &commit.header, &ordered);
-            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-            self.commits.on_applied(outbox, retention, receipt, &content.batches);
-            self.payloads.on_applied(commit.index);
-        }
-    }
-
-    fn apply(
-        &mut self,
-        now: Now,
-        header: &PayloadHeader,
-        ordered: &[(Digest, BatchInfo)],
-    ) -> CommitReceipt {
-        let outbox = &mut self.outbox;
-        let timestamp = header.block_timestamp;
-        // Not the time of the last one logged: what a later commit orders in time has neither
-        // expired nor may it go before that commit is applied too.
-        let clock = Clock { now, consensus: timestamp };
-        let transactions = self.generator.on_commit(outbox, &clock, ordered, timestamp);
-        let overdue = self.retention.collect(outbox, &clock);
-        let deleted = self.coordinator.on_overdue(outbox, &overdue);
-        for (digest, _) in ordered {
-            if let Some(age) = self.proofs.age(digest, now.monotonic) {
-                outbox.effect(Effect::Measured(Measurement::Ordered(age)));
-            }
-        }
-        let votes = self.proofs.on_commit(&clock, ordered);
-        let queued = self.manager.on_commit(ordered, clock.consensus);
-        let watermark = header.height;
-        let ack = |component, freed| Ack { component, freed, watermark };
-        let acks = [
-            ack(Component::BatchGenerator, transactions),
-            ack(Component::BatchCoordinator, deleted),
-            ack(Component::ProofCoordinator, votes),
-            ack(Component::ProofManager, queued),
-        ];
-        CommitReceipt { index: header.height, block_timestamp: timestamp, acks }
-    }
-
     // ---- time ----------------------------------------------------------------------------------
 
     fn on_tick(&mut self, clock: &Clock) {
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
         self.proofs.on_tick(outbox, clock, windows, &self.committee);
+        self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
         self.tick_fetcher(clock);
         if clock.now.monotonic >= self.next_announcement {
             self.next_announcement = clock.now.monotonic + self.config.announce_interval;

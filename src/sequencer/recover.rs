@@ -14,13 +14,14 @@ use super::port::{BatchRecord, Now, Promise, Record};
 use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
 use super::retention::{Held, Retention};
+use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
 use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::types::{
-    Author, BatchId, Commit, CommitReceipt, Committee, Digest, Epoch, Genesis, Incarnation,
-    Payload, ProofOfStore, Slot, Timestamp,
+    Author, BatchId, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
+    Genesis, Incarnation, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -44,13 +45,16 @@ pub struct Setup {
 pub enum RecoverError {
     /// A commit does not follow the one before.
     #[error("commit {0:?} on disk does not follow the one before it")]
-    Gap(crate::types::CommitIndex),
+    Gap(CommitIndex),
     /// A commit that no chain has: of genesis, at the end of the range, or of another height.
     #[error("commit {0:?} on disk cannot be")]
-    Commit(crate::types::CommitIndex),
+    Commit(CommitIndex),
+    /// A jump of state sync that leads nowhere.
+    #[error("commits skipped up to {0:?} on disk cannot be")]
+    Skipped(CommitIndex),
     /// A receipt without its commit.
     #[error("the receipt of commit {0:?} on disk has no commit")]
-    Receipt(crate::types::CommitIndex),
+    Receipt(CommitIndex),
     /// A claimed slot whose batch is not there.
     #[error("slot {0:?} on disk is claimed by a batch that is not there")]
     Claim(Slot),
@@ -82,7 +86,9 @@ struct Sorted {
     payloads: Vec<(Digest, Arc<Payload>, Vec<Digest>, Timestamp)>,
     commits: Vec<Commit>,
     receipts: Vec<CommitReceipt>,
-    cursors: Vec<(String, crate::types::CommitIndex)>,
+    /// With "it lagged".
+    subscribers: Vec<(String, CommitIndex, bool)>,
+    skipped: Option<(CommitIndex, PayloadHeader)>,
 }
 
 impl Sorted {
@@ -112,14 +118,26 @@ impl Sorted {
                     sorted.commits.push(commit);
                 }
                 Record::Applied(receipt) => sorted.receipts.push(receipt),
-                Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
                 Record::Reserved { until } if until > NUMBER_MAX => {
                     return Err(RecoverError::Reserved(until));
+                }
+                Record::Cursor { subscriber, next } => {
+                    sorted.subscribers.push((subscriber, next, false));
+                }
+                Record::Lagged { subscriber, next } => {
+                    sorted.subscribers.push((subscriber, next, true));
+                }
+                Record::Skipped { from, header } => {
+                    if from.0 == 0 || from > header.height || header.height.0 > NUMBER_MAX {
+                        return Err(RecoverError::Skipped(header.height));
+                    }
+                    sorted.skipped = Some((from, header));
                 }
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
                 Record::Floor { slot } => sorted.floors.push(slot),
                 // Already carried out by the store.
-                Record::DropBatch { .. }
+                Record::Unsubscribed { .. }
+                | Record::DropBatch { .. }
                 | Record::DropPayload { .. }
                 | Record::DropCommits { .. } => {}
             }
@@ -139,6 +157,17 @@ impl Sorted {
         });
         beyond.map_or(Ok(()), |slot| Err(RecoverError::Unreserved(slot)))
     }
+
+    /// Own batches that a block ordered in time are done with.
+    fn settle(&mut self, header: &PayloadHeader, ordered: &[(Digest, BatchInfo)]) {
+        for (digest, info) in ordered {
+            if info.expiration >= header.block_timestamp
+                && let Some(batch) = self.batches.get_mut(digest)
+            {
+                batch.own = None;
+            }
+        }
+    }
 }
 
 impl Sequencer {
@@ -148,8 +177,8 @@ impl Sequencer {
         let mut sorted = Sorted::new(recovered.records)?;
         let reserved = sorted.reserved;
         sorted.check_own_slots(&setup.author, recovered.incarnation)?;
-        let mut sequencer = Self::empty(setup, recovered.incarnation, reserved);
-        sequencer.recover_commits(&mut sorted)?;
+        let mut sequencer = Self::empty(setup, recovered.incarnation, reserved, now);
+        sequencer.recover_commits(now, &mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
         sequencer.recover_payloads(&mut sorted)?;
         sequencer.recover_deletions(now);
@@ -159,7 +188,7 @@ impl Sequencer {
         Ok(sequencer)
     }
 
-    fn empty(setup: Setup, incarnation: Incarnation, reserved: u64) -> Self {
+    fn empty(setup: Setup, incarnation: Incarnation, reserved: u64, now: Now) -> Self {
         let Setup { author, genesis, epoch, committee, config } = setup;
         let parameters = genesis.parameters;
         let chain = genesis.chain_id();
@@ -172,6 +201,11 @@ impl Sequencer {
         // Longer than any own batch they ordered: the store tells ordered batches from open ones by
         // the commits it keeps.
         let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
+        let bounds = Bounds {
+            window: config.subscriber_window,
+            lag_bytes_max: config.subscriber_lag_bytes_max.as_u64(),
+            lag_max: config.subscriber_lag_max,
+        };
         Self {
             generator: BatchGenerator::new(&identity, parameters, config.clone(), reserved),
             coordinator: BatchCoordinator::new(epoch, &committee, limits),
@@ -179,12 +213,13 @@ impl Sequencer {
             manager: ProofManager::default(),
             windows: Windows::new(author, &committee, parameters.grace()),
             payloads: Payloads::new(config.unasked_payloads_max),
-            commits: CommitLog::new(chain, &genesis.header(), kept),
+            commits: CommitLog::new(chain, &genesis.header(), kept, bounds),
             retention: Retention::new(parameters.grace()),
             fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
             released: Released::default(),
+            stepped: now.monotonic,
             author,
             chain,
             epoch,
@@ -194,12 +229,16 @@ impl Sequencer {
         }
     }
 
-    fn recover_commits(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {
-        for (subscriber, next) in std::mem::take(&mut sorted.cursors) {
-            self.commits.on_recovered_cursor(subscriber, next);
+    fn recover_commits(&mut self, now: Now, sorted: &mut Sorted) -> Result<(), RecoverError> {
+        for (name, next, lagged) in std::mem::take(&mut sorted.subscribers) {
+            self.commits.subscribers.on_recovered(name, next, lagged);
+        }
+        self.retention.on_lowest(self.commits.subscribers.lowest());
+        if let Some((from, header)) = &sorted.skipped {
+            self.commits.on_recovered_skip(*from, header);
         }
         for commit in &sorted.commits {
-            if !self.commits.on_recovered(*commit) {
+            if !self.commits.on_recovered(now.monotonic, *commit) {
                 return Err(RecoverError::Gap(commit.index));
             }
         }
@@ -211,7 +250,7 @@ impl Sequencer {
         // Also where the payload is not here: it may still arrive.
         for commit in &sorted.commits {
             let digest = commit.header.digest(&self.chain);
-            self.commits.pin(&mut self.retention, commit.index, &[digest]);
+            self.retention.on_ordered(digest, commit.index);
         }
         Ok(())
     }
@@ -258,6 +297,7 @@ impl Sequencer {
             .iter()
             .map(|commit| (commit.header.digest(&self.chain), commit.index))
             .collect();
+        let mut bytes: BTreeMap<CommitIndex, u64> = BTreeMap::new();
         for (digest, payload, batches, expiration) in std::mem::take(&mut sorted.payloads) {
             if self.retention.get(&digest).is_some() {
                 return Err(RecoverError::Twice(digest));
@@ -266,27 +306,22 @@ impl Sequencer {
             if let Some(index) = by_index.get(&digest)
                 && *index <= applied
             {
-                self.commits.pin(&mut self.retention, *index, &batches);
-                self.settle_ordered(sorted, &payload, &batches);
+                let infos = payload.content.batches().copied();
+                let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
+                bytes.insert(*index, ordered.iter().map(|(_, info)| info.charge()).sum());
+                for (batch, _) in &ordered {
+                    self.retention.on_ordered(*batch, *index);
+                }
+                self.settle_ordered(&ordered);
+                sorted.settle(&payload.header, &ordered);
             }
             self.payloads.on_stored(digest, Content { payload, batches });
         }
+        for (index, bytes) in bytes {
+            self.commits.on_recovered_bytes(index, bytes);
+        }
         self.payloads.on_applied(applied);
         Ok(())
-    }
-
-    /// What an applied commit ordered is neither collected nor proposed again.
-    fn settle_ordered(&mut self, sorted: &mut Sorted, payload: &Payload, batches: &[Digest]) {
-        let infos = payload.content.batches().copied();
-        let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
-        self.manager.on_commit(&ordered, Timestamp(0));
-        for (digest, info) in &ordered {
-            if info.expiration >= payload.header.block_timestamp
-                && let Some(batch) = sorted.batches.get_mut(digest)
-            {
-                batch.own = None;
-            }
-        }
     }
 
     fn recover_proofs(&mut self, now: Now, sorted: &Sorted) {

@@ -38,8 +38,29 @@ pub struct Status {
     pub busy: Option<String>,
     /// Per validator.
     pub windows: Vec<WindowStatus>,
-    /// The next index each subscriber needs.
-    pub cursors: Vec<(String, CommitIndex)>,
+    /// Who follows the commits.
+    pub subscribers: Vec<SubscriberStatus>,
+    /// Bytes of batches kept beyond their time because a subscriber needs them.
+    pub held_bytes: u64,
+}
+
+/// How far a subscriber has come.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SubscriberStatus {
+    /// Its name.
+    pub name: String,
+    /// The next index it needs, as far as it told us.
+    pub next: CommitIndex,
+    /// True while it is attached.
+    pub attached: bool,
+    /// True once it held too much for too long: it holds nothing until it attaches again.
+    pub lagged: bool,
+    /// Applied commits that it has not acknowledged.
+    pub lag_commits: u64,
+    /// Bytes of their batches, as far as this life of the process knows them.
+    pub lag_bytes: u64,
+    /// How long ago the first of them was applied, or recovered; seconds.
+    pub lag_seconds: f64,
 }
 
 /// How two validators stand with each other.

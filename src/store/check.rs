@@ -10,7 +10,7 @@
 //! - a slot is claimed once, by a batch of that slot, and not at or below a floor unless its time
 //!   is over (a subscriber that lags keeps the batch, and with it the claim);
 //! - no counter of our own is at or above the reservation;
-//! - commits are gapless; a receipt has its commit, and one ack per component, in order.
+//! - commits are gapless, but for what state sync skipped; a receipt has its commit, and one ack per component, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -104,6 +104,9 @@ struct Books {
     payloads: BTreeMap<Digest, (Timestamp, Vec<Digest>)>,
     commits: BTreeMap<CommitIndex, Commit>,
     applied: BTreeMap<CommitIndex, CommitReceipt>,
+    subscribers: BTreeSet<String>,
+    /// First and last commit that state sync passed over.
+    skipped: Option<(CommitIndex, CommitIndex)>,
 }
 
 struct Check<'a> {
@@ -144,7 +147,12 @@ impl Check<'_> {
         report.count(entry.kind());
         match entry {
             Entry::Meta(meta) => books.meta = Some(meta),
-            Entry::Life(_) | Entry::Cursor { .. } => (),
+            Entry::Life(_) => (),
+            Entry::Cursor { subscriber, .. } | Entry::Lagged { subscriber, .. } => {
+                let once = books.subscribers.insert(subscriber);
+                report.require(once, key, "a subscriber that both lags and does not");
+            }
+            Entry::Skipped { from, header } => books.skipped = Some((from, header.height)),
             Entry::Reserved(until) => books.reserved = until,
             Entry::Floor(Slot { epoch, author, batch_id }) => {
                 books.floors.insert((epoch, author, batch_id.incarnation), batch_id.counter);
@@ -290,9 +298,17 @@ impl Check<'_> {
     fn commits(&mut self) {
         let Self { report, books, .. } = self;
         let indices = books.commits.keys();
-        for (lower, upper) in indices.clone().zip(indices.skip(1)) {
+        let jumped = |lower: &CommitIndex, upper: &CommitIndex| {
+            books.skipped.is_some_and(|(from, to)| lower.next() == from && to.next() == *upper)
+        };
+        for (lower, upper) in indices.clone().zip(indices.clone().skip(1)) {
             let what = format!("commits {} and {} leave a gap", lower.0, upper.0);
-            report.require(lower.0.checked_add(1) == Some(upper.0), &[], what);
+            let gapless = lower.0.checked_add(1) == Some(upper.0) || jumped(lower, upper);
+            report.require(gapless, &[], what);
+        }
+        for index in indices {
+            let passed = books.skipped.is_some_and(|(from, to)| (from..=to).contains(index));
+            report.require(!passed, &[], format!("commit {} was skipped and is there", index.0));
         }
         for (index, receipt) in &books.applied {
             let key = schema::applied_key(*index);

@@ -1,8 +1,8 @@
 //! From entries back to records, the same for every store: the inverse of [`schema::encode`].
 //!
 //! **What is returned.** Every record in force, in the order of kinds of the control table:
-//! reservation, floors, batches, claims, proofs, payloads, commits, receipts, cursors; inside a
-//! kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
+//! reservation, floors, batches, claims, proofs, payloads, commits, receipts, cursors, subscribers
+//! that lagged, the last jump of state sync; inside a kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
 //! batch claims its slot if a claim for its digest is there; a claim on its own is returned only
 //! where its batch is not.
 //!
@@ -71,7 +71,8 @@ struct Found {
     payloads: Vec<(Digest, Timestamp, Vec<Digest>)>,
     commits: Vec<Commit>,
     applied: Vec<CommitReceipt>,
-    cursors: Vec<(String, CommitIndex)>,
+    /// Cursors, subscribers that lagged, a jump: as they are returned.
+    rest: Vec<Record>,
 }
 
 impl Found {
@@ -99,7 +100,13 @@ impl Found {
             }
             Entry::Commit(commit) => self.commits.push(commit),
             Entry::Applied(receipt) => self.applied.push(receipt),
-            Entry::Cursor { subscriber, next } => self.cursors.push((subscriber, next)),
+            Entry::Cursor { subscriber, next } => {
+                self.rest.push(Record::Cursor { subscriber, next });
+            }
+            Entry::Lagged { subscriber, next } => {
+                self.rest.push(Record::Lagged { subscriber, next });
+            }
+            Entry::Skipped { from, header } => self.rest.push(Record::Skipped { from, header }),
         }
         Ok(())
     }
@@ -145,8 +152,7 @@ impl Found {
         let Some(life) = self.life.checked_add(1) else {
             return Err(StoreError::Damaged { what: "more lives than a store can have".into() });
         };
-        let cursors = self.cursors.into_iter();
-        stage.records.extend(cursors.map(|(subscriber, next)| Record::Cursor { subscriber, next }));
+        stage.records.extend(self.rest);
         Ok(Image {
             recovered: Recovered { incarnation: meta.incarnation, records: stage.records },
             index: stage.index,

@@ -84,6 +84,15 @@ pub(crate) fn receipt(payload: &Payload) -> CommitReceipt {
     CommitReceipt { index, block_timestamp: payload.header.block_timestamp, acks }
 }
 
+fn lagged() -> Record {
+    Record::Lagged { subscriber: "indexer".into(), next: CommitIndex(1) }
+}
+
+/// A jump above the one commit of the sample.
+fn skipped() -> Record {
+    Record::Skipped { from: CommitIndex(2), header: payload(9, 60, &[]).header }
+}
+
 /// Everything that two records can differ in, as bytes.
 pub(crate) fn plain(records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
     fn bcs(value: impl serde::Serialize) -> Vec<u8> {
@@ -103,9 +112,12 @@ pub(crate) fn plain(records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
         Record::Cursor { subscriber, next } => ("cursor", bcs((subscriber, next))),
         Record::Reserved { until } => ("reserved", bcs(until)),
         Record::Floor { slot } => ("floor", bcs(slot)),
-        Record::DropBatch { .. } | Record::DropPayload { .. } | Record::DropCommits { .. } => {
-            panic!("a deletion is never recovered")
-        }
+        Record::Lagged { subscriber, next } => ("lagged", bcs((subscriber, next))),
+        Record::Skipped { from, header } => ("skipped", bcs((from, header))),
+        Record::Unsubscribed { .. }
+        | Record::DropBatch { .. }
+        | Record::DropPayload { .. }
+        | Record::DropCommits { .. } => panic!("a deletion is never recovered"),
     };
     records.iter().map(plain).collect()
 }
@@ -132,6 +144,7 @@ pub(crate) fn sample() -> Sample {
         vec![batch_record(&own, true), batch_record(&ordered, true), batch_record(&peer, false)],
         vec![claim, proof_record(&peer), proof_record(&ordered), payload_record(&payload, 850)],
         vec![Record::Commit(commit(&payload)), Record::Applied(receipt(&payload))],
+        vec![lagged(), skipped()],
     ];
     Sample { own, ordered, peer, payload, groups }
 }
@@ -157,6 +170,8 @@ impl Sample {
             Record::Commit(commit(&self.payload)),
             Record::Applied(receipt(&self.payload)),
             Record::Cursor { subscriber: "executor".into(), next: CommitIndex(1) },
+            lagged(),
+            skipped(),
         ]
     }
 
@@ -246,6 +261,35 @@ fn commits_are_dropped_also_inside_the_group_that_made_them() {
     store.commit(&group).unwrap();
     let records = store.recover().unwrap().records;
     assert_eq!(plain(&records), plain(&[Record::Commit(commit(&payloads[3]))]));
+}
+
+#[test]
+fn skipped_commits_go_also_inside_the_group_that_logged_them_and_a_name_has_one_state() {
+    let payloads: Vec<Payload> = (1..=4).map(|height| payload(height, height, &[])).collect();
+    let mut store = memory();
+    store
+        .commit(&[Record::Commit(commit(&payloads[0])), Record::Commit(commit(&payloads[1]))])
+        .unwrap();
+    let skipped = Record::Skipped { from: CommitIndex(2), header: payloads[2].header };
+    let cursor = Record::Cursor { subscriber: "indexer".into(), next: CommitIndex(1) };
+    let group = [
+        Record::Commit(commit(&payloads[2])),
+        skipped.clone(),
+        Record::Commit(commit(&payloads[3])),
+        cursor.clone(),
+        lagged(),
+    ];
+    store.commit(&group).unwrap();
+    let kept = [commit(&payloads[0]), commit(&payloads[3])].map(Record::Commit);
+    let expected = |last: Vec<Record>| [kept.to_vec(), last].concat();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![lagged(), skipped.clone()])));
+    store.commit(std::slice::from_ref(&cursor)).unwrap();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![cursor, skipped.clone()])));
+    store.commit(&[Record::Unsubscribed { subscriber: "indexer".into() }]).unwrap();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![skipped])));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod cluster;
 mod hostile;
 mod metrics;
+mod subscriptions;
 
 use std::time::Duration;
 

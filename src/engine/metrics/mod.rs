@@ -6,6 +6,7 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod followers;
 mod groups;
 mod host;
 mod instruments;
@@ -24,6 +25,7 @@ use self::messages::Messages;
 use self::state::State;
 use crate::types::Author;
 
+pub(super) use self::followers::Followers;
 pub use self::instruments::Distribution;
 pub(super) use self::state::Queued;
 
@@ -37,6 +39,8 @@ pub(super) struct Metrics {
     pub links: Links,
     /// Of the sequencer.
     pub state: State,
+    /// Of those who follow the commits.
+    pub followers: Followers,
     /// Of the handle.
     pub host: Host,
 }
@@ -91,6 +95,7 @@ impl Metrics {
             messages: Messages::new(registry)?,
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
+            followers: Followers::new(registry)?,
             host: Host::new(registry)?,
         })
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::sequencer::status::Status;
 use crate::types::{
-    Author, Batch, CommitIndex, CommitReceipt, Digest, Epoch, InvalidPayload, Payload,
+    Author, Batch, Commit, CommitIndex, CommitReceipt, Digest, Epoch, InvalidPayload, Payload,
     PayloadHeader, Timestamp,
 };
 
@@ -169,8 +169,8 @@ pub enum CommitError {
     /// Another header is known under this index.
     #[error("commit {0:?} is known with another header: consensus broke, or the host did")]
     Conflict(CommitIndex),
-    /// Its receipt is no longer kept.
-    #[error("commit {0:?} was applied and is no longer kept")]
+    /// It was applied, or passed over by state sync, and its receipt is not kept.
+    #[error("commit {0:?} was applied or skipped, and is no longer kept")]
     Pruned(CommitIndex),
     /// Time went back.
     #[error("commit {0:?} has a timestamp below the one before")]
@@ -178,6 +178,84 @@ pub enum CommitError {
     /// The header's height is not the index.
     #[error("commit {0:?} carries a header of another height")]
     Height(CommitIndex),
+}
+
+/// Why state sync may not go on from a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SkipError {
+    /// What is to be skipped was applied here.
+    #[error("commits up to {applied:?} are applied here already; there is nothing to skip")]
+    Behind {
+        /// The highest commit applied.
+        applied: CommitIndex,
+    },
+    /// Another header is known under this index.
+    #[error("commit {0:?} is known with another header: the state is of another chain")]
+    Conflict(CommitIndex),
+    /// Time would go back.
+    #[error("commit {0:?} has a timestamp below one that is known")]
+    TimeWentBack(CommitIndex),
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The next commit: applied here to all components, and durable.
+    Commit(Commit),
+    /// State sync passed over these: the only gap there is.
+    Skipped {
+        /// The first one.
+        from: CommitIndex,
+        /// The last one.
+        to: CommitIndex,
+    },
+}
+
+impl Delivery {
+    /// The last index that it covers.
+    pub const fn last(&self) -> CommitIndex {
+        match self {
+            Self::Commit(commit) => commit.index,
+            Self::Skipped { to, .. } => *to,
+        }
+    }
+}
+
+/// Why a subscriber cannot attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// What it needs is gone.
+    #[error(
+        "commits below {} are gone: take the state of another validator, then attach there",
+        first_kept.0
+    )]
+    Pruned {
+        /// The lowest commit that is kept.
+        first_kept: CommitIndex,
+    },
+    /// A name without letters, or too long.
+    #[error("a subscriber's name has 1 to 64 bytes")]
+    Name,
+    /// Too many names.
+    #[error("there are 64 subscribers already: unsubscribe those that are gone for good")]
+    TooMany,
+}
+
+/// Why nothing follows under a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriptionEnd {
+    /// It held commits or content beyond the bounds.
+    #[error("it lagged beyond `subscriber_lag_max` or `subscriber_lag_bytes_max`")]
+    Lagged,
+    /// The same name attached again.
+    #[error("the same subscriber attached again")]
+    Replaced,
+    /// The name was given up.
+    #[error("it was unsubscribed")]
+    Unsubscribed,
 }
 
 /// Why a fetch ended without content.
@@ -215,6 +293,12 @@ pub enum Reply {
     Verified(Result<PayloadHeader, InvalidPayload>),
     /// To `Commit`. An `Ok` is a promise.
     Committed(Result<CommitReceipt, CommitError>),
+    /// To `SkipTo`. An `Ok` is a promise.
+    SkippedTo(Result<CommitReceipt, SkipError>),
+    /// To `Subscribe`. An `Ok` is a promise; deliveries follow it.
+    Subscribed(Result<(), SubscribeError>),
+    /// To `Unsubscribe`. A promise.
+    Unsubscribed,
     /// To `Fetch`.
     Fetched(Result<Content, FetchError>),
     /// To `Status`.

@@ -12,14 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use host::{
-    Accepted, BusyReason, CommitError, Content, Event, FetchError, ParentOf, PayloadLimits,
-    PullError, PullRequest, Reply, SubmitError, Transaction, TransactionMeta, VerifyRequest,
+    Accepted, BusyReason, CommitError, Content, Delivery, Event, FetchError, ParentOf,
+    PayloadLimits, PullError, PullRequest, Reply, SkipError, SubmitError, SubscribeError,
+    SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
 };
 
 use crate::store::StoredBatch;
 use crate::types::{
     Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Hello,
-    InvalidPayload, Message, Payload, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
+    InvalidPayload, Message, Payload, PayloadHeader, ProofOfStore, SignedBatchInfo, Slot,
+    Timestamp,
 };
 
 /// The time of a step: an argument, never read by the core.
@@ -144,7 +146,43 @@ pub enum Input {
         /// When to give up, on the monotonic clock.
         deadline: Duration,
     },
-    /// A subscriber needs no commit below `next`.
+    /// State sync: the host has the state after a finalised block, and needs none up to it.
+    SkipTo {
+        /// Answered with [`Reply::SkippedTo`].
+        id: RequestId,
+        /// The block.
+        header: PayloadHeader,
+    },
+    /// A subscriber attaches: from then on commits come as [`Promise::Deliver`] under this id. A
+    /// former attachment of the same name ends.
+    Subscribe {
+        /// Answered with [`Reply::Subscribed`]; names the subscription.
+        id: RequestId,
+        /// Its name.
+        subscriber: String,
+        /// The next index that its own store needs.
+        next: CommitIndex,
+    },
+    /// Everything delivered under a subscription below `next` is in the subscriber's own store.
+    Delivered {
+        /// Which.
+        subscription: RequestId,
+        /// The next index it needs.
+        next: CommitIndex,
+    },
+    /// The host dropped a subscription. Its cursor stays.
+    Detach {
+        /// Which.
+        subscription: RequestId,
+    },
+    /// A subscriber is gone for good and holds nothing any more.
+    Unsubscribe {
+        /// Answered with [`Reply::Unsubscribed`].
+        id: RequestId,
+        /// Its name.
+        subscriber: String,
+    },
+    /// A subscriber that is not attached needs no commit below `next`.
     Acknowledge {
         /// Its name.
         subscriber: String,
@@ -310,6 +348,20 @@ pub enum Promise {
     },
     /// Tells the host.
     Event(Event),
+    /// Tells a subscriber: in order, without a gap, never more than its window without an ack.
+    Deliver {
+        /// Which.
+        subscription: RequestId,
+        /// What.
+        delivery: Delivery,
+    },
+    /// Nothing follows under this subscription.
+    EndSubscription {
+        /// Which.
+        subscription: RequestId,
+        /// Why.
+        end: SubscriptionEnd,
+    },
 }
 
 /// What must be on disk. See `store::schema` for the layout.
@@ -352,6 +404,25 @@ pub enum Record {
         subscriber: String,
         /// The next index.
         next: CommitIndex,
+    },
+    /// A subscriber held too much for too long, and holds nothing any more.
+    Lagged {
+        /// Its name.
+        subscriber: String,
+        /// The next index it needed.
+        next: CommitIndex,
+    },
+    /// A subscriber is gone for good.
+    Unsubscribed {
+        /// Its name.
+        subscriber: String,
+    },
+    /// State sync passed over the commits from `from` to the header's.
+    Skipped {
+        /// The first one passed over.
+        from: CommitIndex,
+        /// The block whose state the host has.
+        header: PayloadHeader,
     },
     /// Own counters below this may be in use.
     Reserved {

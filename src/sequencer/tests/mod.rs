@@ -5,3 +5,4 @@ mod batches;
 mod commits;
 mod net;
 mod recovery;
+mod subscribers;

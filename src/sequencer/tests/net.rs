@@ -12,6 +12,7 @@ use crate::config::SequencerConfig;
 use crate::crypto::Ed25519Signer;
 use crate::crypto::Signer;
 use crate::sequencer::port::*;
+use crate::sequencer::status::Status;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::memory::MemoryStore;
 #[cfg(miri)]
@@ -30,6 +31,9 @@ pub struct Node {
     /// While true, no group of this node is written.
     pub holds: bool,
     pub replies: BTreeMap<RequestId, Reply>,
+    /// What subscribers were told, in order, and not looked at yet.
+    pub deliveries: VecDeque<(RequestId, Delivery)>,
+    pub ended: BTreeMap<RequestId, SubscriptionEnd>,
     pub events: Vec<Event>,
     pub refusals: Vec<Refusal>,
     /// Every batch signature that left.
@@ -154,6 +158,8 @@ impl Net {
             signer,
             holds: false,
             replies: BTreeMap::new(),
+            deliveries: VecDeque::new(),
+            ended: BTreeMap::new(),
             events: Vec::new(),
             refusals: Vec::new(),
             signed: Vec::new(),
@@ -205,7 +211,11 @@ impl Net {
         self.effects(index);
     }
 
-    fn request(&mut self, index: usize, input: impl FnOnce(RequestId) -> Input) -> RequestId {
+    pub fn status(&self, index: usize) -> Status {
+        self.nodes[index].sequencer.status()
+    }
+
+    pub fn request(&mut self, index: usize, input: impl FnOnce(RequestId) -> Input) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.input(index, input(id));
@@ -274,6 +284,12 @@ impl Net {
                     self.nodes[index].replies.insert(id, reply);
                 }
                 Released::Other(Promise::Event(event)) => self.nodes[index].events.push(event),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    self.nodes[index].deliveries.push_back((subscription, delivery));
+                }
+                Released::Other(Promise::EndSubscription { subscription, end }) => {
+                    self.nodes[index].ended.insert(subscription, end);
+                }
                 Released::Other(Promise::Sign(_)) => unreachable!(),
             }
         }

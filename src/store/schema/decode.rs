@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    APPLIED, BATCH, BatchEntry, CLAIM, COMMIT, CURSOR, FLOOR, LIFE, META, Meta, PAYLOAD, PROOF,
-    RESERVED, VALUE_VERSION,
+    APPLIED, BATCH, BatchEntry, CLAIM, COMMIT, CURSOR, FLOOR, LAGGED, LIFE, META, Meta, PAYLOAD,
+    PROOF, RESERVED, SKIPPED, VALUE_VERSION,
 };
 use crate::types::genesis::PAYLOAD_BYTES_LIMIT;
 use crate::types::{
     Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, Incarnation,
-    Payload, ProofOfStore, Slot, Timestamp, codec,
+    Payload, PayloadHeader, ProofOfStore, Slot, Timestamp, codec,
 };
 
 /// Bounds of encoded values: twice what the largest chain parameters allow.
@@ -69,6 +69,20 @@ pub enum Entry {
         subscriber: String,
         /// The next index.
         next: CommitIndex,
+    },
+    /// A subscriber that held too much for too long.
+    Lagged {
+        /// Its name.
+        subscriber: String,
+        /// The next index it needed.
+        next: CommitIndex,
+    },
+    /// Commits that state sync passed over.
+    Skipped {
+        /// The first one.
+        from: CommitIndex,
+        /// The last one.
+        header: PayloadHeader,
     },
 }
 
@@ -134,10 +148,11 @@ impl Entry {
                 key.agrees(receipt.index.0 == index)?;
                 Self::Applied(receipt)
             }
-            CURSOR => {
-                let name = std::str::from_utf8(std::mem::take(&mut key.rest));
-                let subscriber = name.map_err(|_| EntryError::Key(key.kind))?.to_owned();
-                Self::Cursor { subscriber, next: small(key.kind, value)? }
+            CURSOR => Self::Cursor { subscriber: key.name()?, next: small(key.kind, value)? },
+            LAGGED => Self::Lagged { subscriber: key.name()?, next: small(key.kind, value)? },
+            SKIPPED => {
+                let (from, header) = small(key.kind, value)?;
+                Self::Skipped { from, header }
             }
             _ => return Err(EntryError::Kind),
         };
@@ -158,6 +173,8 @@ impl Entry {
             Self::Commit(_) => "commit",
             Self::Applied(_) => "applied",
             Self::Cursor { .. } => "cursor",
+            Self::Lagged { .. } => "lagged",
+            Self::Skipped { .. } => "skipped",
         }
     }
 }
@@ -216,6 +233,8 @@ fn kind_name(kind: u8) -> Option<&'static str> {
         COMMIT => "commit",
         APPLIED => "applied",
         CURSOR => "cursor",
+        LAGGED => "lagged",
+        SKIPPED => "skipped",
         _ => return None,
     })
 }
@@ -238,6 +257,11 @@ impl KeyReader<'_> {
 
     fn bytes32(&mut self) -> Result<[u8; 32], EntryError> {
         self.take()
+    }
+
+    fn name(&mut self) -> Result<String, EntryError> {
+        let name = std::str::from_utf8(std::mem::take(&mut self.rest));
+        name.map(str::to_owned).map_err(|_| EntryError::Key(self.kind))
     }
 
     fn content(&mut self) -> Result<(Timestamp, Digest), EntryError> {

@@ -23,6 +23,8 @@
 //! | control | `0x30` commit | index | version, [`Commit`] |
 //! | control | `0x31` applied | index | version, [`CommitReceipt`] |
 //! | control | `0x32` cursor | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
+//! | control | `0x33` lagged | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
+//! | control | `0x34` skipped | | version, first index, [`PayloadHeader`] of the last |
 //!
 //! Integers in keys are big-endian, so that keys sort as their values do; values are BCS behind one
 //! version byte. A body has no version: it is opaque, and its batch entry names its length and root.
@@ -37,6 +39,7 @@
 //! [`Recovered::records`]: super::Recovered::records
 //! [`Payload`]: crate::types::Payload
 //! [`ProofOfStore`]: crate::types::ProofOfStore
+//! [`PayloadHeader`]: crate::types::PayloadHeader
 //! [`Commit`]: crate::types::Commit
 //! [`CommitReceipt`]: crate::types::CommitReceipt
 
@@ -70,6 +73,8 @@ const PAYLOAD: u8 = 0x23;
 const COMMIT: u8 = 0x30;
 const APPLIED: u8 = 0x31;
 const CURSOR: u8 = 0x32;
+const LAGGED: u8 = 0x33;
+const SKIPPED: u8 = 0x34;
 
 /// Where an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,7 +164,7 @@ pub enum Write<'a> {
 }
 
 /// Turns the records of one group, in order, into writes. `kept` are the indices of commits in the
-/// store: dropping commits deletes each by name, because range deletions that all begin at zero
+/// store: dropping or skipping commits deletes each by name, because range deletions that all begin at zero
 /// pile up and slow down every later read.
 pub fn encode<'a>(
     records: &'a [Record],
@@ -177,6 +182,14 @@ pub fn encode<'a>(
                     write(delete(Table::Control, applied_key(*index)));
                 }
                 added = added.split_off(below);
+            }
+            Record::Skipped { from, header } => {
+                let passed = *from..=header.height;
+                for index in kept.range(passed.clone()).chain(added.range(passed.clone())) {
+                    write(delete(Table::Control, commit_key(*index)));
+                    write(delete(Table::Control, applied_key(*index)));
+                }
+                added.retain(|index| !passed.contains(index));
             }
             _ => (),
         }
@@ -207,7 +220,19 @@ fn encode_record<'a>(record: &'a Record, write: &mut impl FnMut(Write<'a>)) {
             put(Table::Control, applied_key(receipt.index), versioned(receipt));
         }
         Record::Cursor { subscriber, next } => {
-            put(Table::Control, tagged(CURSOR, &[subscriber.as_bytes()]), versioned(next));
+            put(Table::Control, subscriber_key(CURSOR, subscriber), versioned(next));
+            write(delete(Table::Control, subscriber_key(LAGGED, subscriber)));
+        }
+        Record::Lagged { subscriber, next } => {
+            put(Table::Control, subscriber_key(LAGGED, subscriber), versioned(next));
+            write(delete(Table::Control, subscriber_key(CURSOR, subscriber)));
+        }
+        Record::Unsubscribed { subscriber } => {
+            write(delete(Table::Control, subscriber_key(LAGGED, subscriber)));
+            write(delete(Table::Control, subscriber_key(CURSOR, subscriber)));
+        }
+        Record::Skipped { from, header } => {
+            put(Table::Control, vec![SKIPPED], versioned(&(from, header)));
         }
         Record::Reserved { until } => put(Table::Control, vec![RESERVED], versioned(until)),
         Record::Floor { slot } => {
@@ -282,6 +307,10 @@ fn commit_key(index: CommitIndex) -> Vec<u8> {
 
 fn claim_key(digest: &Digest) -> Vec<u8> {
     tagged(CLAIM, &[digest.as_bytes()])
+}
+
+fn subscriber_key(kind: u8, name: &str) -> Vec<u8> {
+    tagged(kind, &[name.as_bytes()])
 }
 
 fn floor_key(slot: &Slot) -> Vec<u8> {

@@ -81,6 +81,9 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.fetch_try_timeout" "duration" "400ms" "10ms to 10s" "a fetch goes to the next holder after this long";
     "sequencer.fetches_max" "fetches" "4096" "at least 1" "fetches under way at once";
     "sequencer.recovered_bytes_max" "size" "1.0 GiB" "" "fetched content kept beyond its author's window";
+    "sequencer.subscriber_window" "commits" "64" "1 to 65536" "commits delivered to a subscriber beyond what it acknowledged";
+    "sequencer.subscriber_lag_bytes_max" "size" "4.0 GiB" "at least 1MiB" "bytes kept beyond their time because a subscriber needs them";
+    "sequencer.subscriber_lag_max" "duration" "10m" "1s to 24h" "how long a subscriber may leave a commit unacknowledged";
     "sequencer.announce_interval" "duration" "500ms" "10ms to 1s" "what is granted is announced at least this often";
     "engine.ingress_workers" "threads" "2" "1 to 64" "threads that decode, hash and verify what arrives";
     "engine.link_queue" "messages" "1024" "16 to 2^20" "messages between links and those threads, beside their byte budgets";
