@@ -14,7 +14,7 @@ use crate::types::{Committee, Epoch, Genesis};
 pub struct NodeConfig {
     /// The chain.
     pub genesis: Genesis,
-    /// The epoch to serve.
+    /// The epoch to serve if the store has served none yet; its own record governs.
     pub epoch: Epoch,
     /// Its committee.
     pub committee: Committee,

@@ -4,6 +4,7 @@
 //! full open group stops the last, and a group of twice that size everything but completions.
 //! Whenever the writer is free and the open group holds anything, the writer gets it.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::{self, Sender};
+use super::epochs::View;
 use super::error::StopCause;
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
@@ -22,7 +24,8 @@ use super::writer::Written;
 use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal};
 use crate::store::Group;
-use crate::types::Message;
+use crate::transport::{Peer, Refusal as LinkRefusal};
+use crate::types::{Author, Hello, Message};
 
 /// Inputs taken between two looks at the writer.
 const INPUTS_PER_TURN: usize = 64;
@@ -68,7 +71,7 @@ pub(super) struct Driver {
     pub writer: mpsc::Sender<Group>,
     pub serve: mpsc::Sender<Job>,
     /// Counts faults that only the sequencer sees.
-    pub offence: Box<dyn Fn(crate::types::Author) + Send>,
+    pub offence: Box<dyn Fn(Author) + Send>,
     pub group_bytes_max: u64,
     pub stop: CancellationToken,
     pub writing: bool,
@@ -188,6 +191,7 @@ impl Driver {
             // failure is in the queue of what was written.
             self.writing = self.writer.try_send(group).is_ok();
         }
+        self.follow_epoch();
         while let Some(effect) = self.sequencer.poll_effect() {
             self.carry_out(effect);
         }
@@ -198,6 +202,37 @@ impl Driver {
             changed
         });
         self.observe();
+    }
+
+    /// Shows a new membership to everybody, and keeps links with those whom it names. Comes before
+    /// the effects of the step that brought it about.
+    fn follow_epoch(&mut self) {
+        let before = self.shared.view();
+        if Arc::ptr_eq(&before.membership, self.sequencer.membership()) {
+            return;
+        }
+        let view = View::of(self.shared.chain, &self.sequencer);
+        let transport = &self.sender.transport;
+        let known: BTreeMap<_, _> =
+            transport.links().into_iter().map(|link| (link.peer, link.address)).collect();
+        let peers = {
+            let told = self.shared.addresses();
+            let peer = |key: &Author| {
+                let address = told.get(key).or_else(|| known.get(key)).copied()?;
+                Some(Peer { key: *key, address })
+            };
+            view.peers.iter().filter_map(peer).collect()
+        };
+        tracing::info!(epoch = view.epoch().0, peers = view.peers.len(), "serving");
+        let disagrees = |(peer, hello): (&Author, &Hello)| (!view.agrees(hello)).then_some(*peer);
+        let refused: Vec<_> = self.shared.hellos().iter().filter_map(disagrees).collect();
+        self.shared.show(view);
+        transport.set_peers(peers);
+        for peer in refused {
+            tracing::warn!(%peer, "link closed: the peer has another committee for this epoch");
+            self.shared.metrics.links.refused(&peer, true, LinkRefusal::CommitteeMismatch);
+            transport.refuse(peer, LinkRefusal::CommitteeMismatch);
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -245,8 +280,8 @@ impl Driver {
         }
         self.observed = Some(now);
         let announcement = self.sequencer.announcement();
-        let stored = self.shared.peers().map(|peer| (peer, self.sequencer.stored_of(&peer)));
-        let stored = stored.collect();
+        let stored = |peer| (peer, self.sequencer.stored_of(&peer));
+        let stored = self.sequencer.peers().map(stored).collect();
         *self.shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
             super::shared::Grants { announcement, stored };
         let status = self.sequencer.status();
@@ -258,6 +293,7 @@ impl Driver {
         let metrics = &self.shared.metrics;
         metrics.state.observe(&status, &queued);
         metrics.followers.observe(&status);
+        metrics.epochs.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

@@ -47,6 +47,7 @@ pub(super) async fn run(
     while let Some(group) = groups.recv().await {
         let mut votes: BTreeMap<Author, Vec<Vote>> = BTreeMap::new();
         let mut own = Vec::new();
+        let view = sender.shared.view();
         let mut proofs = Vec::new();
         // Subscriptions that nobody holds any more, and that the sequencer does not know of.
         let mut gone = BTreeSet::new();
@@ -55,7 +56,11 @@ pub(super) async fn run(
                 Released::Sign(batch) => {
                     let shared = &sender.shared;
                     shared.metrics.messages.votes_signed.inc();
-                    let signed = shared.signer.sign_batch(&shared.scope, &batch);
+                    let Some(scope) = view.scope_of(batch.get().epoch) else {
+                        // Of an epoch that was over long before this group: nobody needs it.
+                        continue;
+                    };
+                    let signed = shared.signer.sign_batch(&scope, &batch);
                     let author = batch.get().author;
                     if author == shared.author {
                         own.push(signed);
@@ -100,8 +105,8 @@ fn send_proofs(sender: &Sender, proofs: &[Arc<ProofOfStore>]) {
     sender.shared.metrics.messages.proofs_published.inc_by(proofs.len() as u64);
     for chunk in proofs.chunks(PROOFS_MAX) {
         let proofs = chunk.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let peers: Vec<_> = sender.shared.peers().collect();
-        sender.send(peers, &Message::Proofs(proofs));
+        let members = sender.shared.view().members.clone();
+        sender.send(members, &Message::Proofs(proofs));
     }
 }
 

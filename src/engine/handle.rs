@@ -3,7 +3,7 @@
 //! Calls are cancel-safe: dropping a future takes the request back where that has a meaning, and
 //! changes nothing otherwise. When the engine stops, every waiting call ends with its cause.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::config::NodeConfig;
 use super::driver::{Driver, Queues};
 use super::egress::{self, Sender};
+use super::epochs::View;
 use super::error::{CallError, StartError, StopCause};
 use super::ingress::{Inboxed, Inboxes, Ingress, Judge};
 use super::metrics::{Metrics, Statistics};
@@ -33,8 +34,8 @@ use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Store, StoreReader};
 use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
 use crate::types::{
-    Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Message, Payload,
-    PayloadHeader, Scope,
+    Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Membership, Message,
+    Payload, PayloadHeader,
 };
 
 /// A running node; cheap to clone. Dropping all handles does not stop it: call `shutdown`.
@@ -91,10 +92,12 @@ impl QuorumStore {
             config: config.sequencer.clone(),
         };
         let sequencer = Sequencer::recover(setup, recovered?, shared.now())?;
+        shared.show(View::of(shared.chain, &sequencer));
         shared.metrics.state.recovery_seconds.set(shared.started.elapsed().as_secs_f64());
         {
             let announcement = sequencer.announcement();
-            let stored = shared.peers().map(|peer| (peer, sequencer.stored_of(&peer))).collect();
+            let stored = |peer| (peer, sequencer.stored_of(&peer));
+            let stored = sequencer.peers().map(stored).collect();
             *shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
                 Grants { announcement, stored };
         }
@@ -146,8 +149,8 @@ impl QuorumStore {
     /// Sends a payload to every peer; never blocks.
     pub fn announce(&self, payload: &Arc<Payload>) {
         let message = Message::Payload(Box::new(Payload::clone(payload)));
-        let peers: Vec<_> = self.inner.shared.peers().collect();
-        self.inner.sender.send(peers, &message);
+        let members = self.inner.shared.view().members.clone();
+        self.inner.sender.send(members, &message);
     }
 
     /// Whether a payload may be voted for. Pending while it is missing (it is fetched from
@@ -404,26 +407,31 @@ fn shared(
     registry: &Registry,
 ) -> Result<Shared, StartError> {
     let chain = config.genesis.chain_id();
-    let committee = config.committee.clone();
-    let scope = Scope { chain, epoch: config.epoch, committee: committee.hash() };
     let author = signer.author();
     let members = config.committee.members().iter().map(|member| member.author);
     let peers = members.filter(|member| *member != author);
+    // Until the store has said which epoch it serves.
+    let membership = Arc::new(Membership {
+        epoch: config.epoch,
+        committee: config.committee.clone(),
+        former: Vec::new(),
+    });
+    let view = View::new(chain, &membership, peers.clone());
     let cache_bytes = config.engine.cache_bytes.as_u64();
     // About one entry per 32 KiB, but never too few for small batches.
     let entries = (cache_bytes as usize / (32 << 10)).max(1024);
     Ok(Shared {
         author,
         chain,
-        epoch: config.epoch,
-        committee,
         parameters: config.genesis.parameters,
-        scope,
+        view: RwLock::new(Arc::new(view)),
+        addresses: Mutex::default(),
+        hellos: Mutex::default(),
         signer,
         reader,
         contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
         proofs: Cache::new(config.engine.proof_cache),
-        grants: std::sync::RwLock::new(Grants::default()),
+        grants: RwLock::new(Grants::default()),
         replies: Replies::default(),
         subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,

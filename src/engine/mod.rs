@@ -26,6 +26,7 @@
 mod config;
 mod driver;
 mod egress;
+mod epochs;
 mod error;
 mod handle;
 mod ingress;

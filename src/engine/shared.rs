@@ -1,4 +1,4 @@
-//! What several parts of the shell look at: immutable scope, caches, waiting requests.
+//! What several parts of the shell look at: the epoch, caches, waiting requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::epochs::{Addresses, View};
 use super::error::StopCause;
 use super::metrics::Metrics;
 use super::subscription::Subscriptions;
@@ -16,8 +17,7 @@ use crate::crypto::Signer;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};
 use crate::store::StoreReader;
 use crate::types::{
-    Announcement, Author, Batch, ChainId, ChainParameters, Committee, Digest, Epoch, Hello,
-    Payload, Scope, Timestamp, Usage,
+    Announcement, Author, Batch, ChainId, ChainParameters, Digest, Hello, Payload, Timestamp, Usage,
 };
 
 /// A batch or payload in memory.
@@ -53,10 +53,11 @@ pub(super) struct Grants {
 pub(super) struct Shared {
     pub author: Author,
     pub chain: ChainId,
-    pub epoch: Epoch,
-    pub committee: Committee,
     pub parameters: ChainParameters,
-    pub scope: Scope,
+    pub view: RwLock<Arc<View>>,
+    pub addresses: Mutex<Addresses>,
+    /// What the peers whose links are up said first.
+    pub hellos: Mutex<BTreeMap<Author, Hello>>,
     pub signer: Arc<dyn Signer>,
     pub reader: Arc<dyn StoreReader>,
     pub contents: Cache<Digest, Cached, ByBytes>,
@@ -82,11 +83,12 @@ impl Shared {
 
     /// What we say first on a link.
     pub fn hello(&self, to: Author) -> Hello {
+        let view = self.view();
         let grants = self.grants.read().unwrap_or_else(PoisonError::into_inner);
         Hello {
             chain: self.chain,
-            epoch: self.epoch,
-            committee: self.scope.committee,
+            epoch: view.epoch(),
+            committee: view.scope.committee,
             announcement: grants.announcement,
             holds: grants.stored.get(&to).copied().unwrap_or_default(),
         }
@@ -95,12 +97,6 @@ impl Shared {
     /// What we grant now.
     pub fn announcement(&self) -> Announcement {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).announcement
-    }
-
-    /// Every other validator.
-    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
-        let members = self.committee.members().iter();
-        members.map(|member| member.author).filter(|author| *author != self.author)
     }
 
     /// A batch in memory.

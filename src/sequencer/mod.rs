@@ -24,10 +24,12 @@
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
+mod epoch;
 mod fetcher;
 mod ordered;
 mod outbox;
 mod payloads;
+mod pool;
 pub mod port;
 mod proof_coordinator;
 mod proof_manager;
@@ -49,8 +51,9 @@ pub use recover::{RecoverError, Setup};
 pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::BatchGenerator;
+use self::batch_generator::{BatchGenerator, Held as Admission};
 use self::commit_log::CommitLog;
+use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
@@ -66,7 +69,7 @@ use self::windows::Windows;
 use crate::config::SequencerConfig;
 use crate::store::Group;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Committee, Digest, Epoch,
+    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Digest, Epoch, Membership,
     Message, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
 };
 
@@ -75,8 +78,8 @@ use crate::types::{
 pub struct Sequencer {
     author: Author,
     chain: ChainId,
-    epoch: Epoch,
-    committee: Committee,
+    membership: Arc<Membership>,
+    ends: Ends,
     parameters: ChainParameters,
     config: SequencerConfig,
     generator: BatchGenerator,
@@ -119,8 +122,9 @@ impl Sequencer {
     /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
+        let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
         let subscribers = self.commits.next_deadline();
-        [sealing, self.proofs.next_deadline(), self.fetcher.next_deadline(), subscribers]
+        [sealing, collecting, self.fetcher.next_deadline(), subscribers, self.ends.next_deadline()]
             .into_iter()
             .flatten()
             .chain([self.next_announcement])
@@ -147,6 +151,21 @@ impl Sequencer {
         self.coordinator.stored(author)
     }
 
+    /// The epoch that is served, and those before it that still matter.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// The epoch that is served.
+    pub fn epoch(&self) -> Epoch {
+        self.membership.epoch
+    }
+
+    /// Every other validator that is talked to, those of former epochs included.
+    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
+        self.windows.peers()
+    }
+
     /// How many proofs could be proposed.
     pub fn proposable(&self) -> u64 {
         self.manager.len() as u64
@@ -157,7 +176,18 @@ impl Sequencer {
         let (pool_transactions, pool_bytes) = self.generator.pool();
         let (outstanding_batches, outstanding_bytes) = self.generator.outstanding();
         Status {
-            epoch: self.epoch,
+            epoch: self.epoch(),
+            epoch_phase: match self.ends.phase {
+                Phase::Open => "open",
+                Phase::Closing { .. } => "closing",
+                Phase::Closed => "closed",
+            },
+            final_index: match (&self.ends.phase, &self.ends.receipt) {
+                (Phase::Closing { final_index }, _) => Some(*final_index),
+                (Phase::Closed, Some(receipt)) => Some(receipt.final_index),
+                _ => None,
+            },
+            epochs_served: self.membership.former.iter().map(|former| former.epoch).collect(),
             consensus_time: self.commits.consensus_time(),
             logged: self.commits.logged(),
             applied: self.commits.applied().0,
@@ -221,7 +251,9 @@ impl Sequencer {
         match input {
             Input::LinkUp { peer, hello } => {
                 self.windows.on_link_up(peer, &hello, clock.consensus);
-                self.proofs.on_link_up(&mut self.outbox, clock, peer);
+                if self.windows.is_member(&peer) {
+                    self.proofs.on_link_up(&mut self.outbox, clock, peer);
+                }
             }
             Input::LinkDown { peer } => self.windows.on_link_down(peer),
             Input::Announce { from, announcement } => {
@@ -242,13 +274,26 @@ impl Sequencer {
                 self.tick_fetcher(clock);
             }
             Input::Submit { id, transactions } => {
-                let busy = self.busy();
-                self.generator.on_submit(&mut self.outbox, clock, id, transactions, busy);
+                let held = match (self.closed_to_clients(), self.busy()) {
+                    (Some(error), _) => Admission::Refused(error),
+                    (None, Some(reason)) => Admission::Busy(reason),
+                    (None, None) => Admission::Not,
+                };
+                self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
             }
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
             Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
             Input::SkipTo { id, header } => self.on_skip(clock.now, id, &header),
+            Input::Close { id, epoch, final_index, deadline } => {
+                self.on_close(clock, id, epoch, final_index, deadline);
+            }
+            Input::OpenEpoch { id, epoch, committee } => self.on_open(id, epoch, committee),
+            Input::Serving { from, epoch } => self.on_serving(clock, from, epoch),
+            Input::Ahead { from } => {
+                self.outbox.refuse(from, Refusal::NotYet);
+                self.on_ahead(clock, from);
+            }
             Input::Fetch { id, digest, responders, deadline } => {
                 let now = clock.now.monotonic;
                 let outbox = &mut self.outbox;
@@ -274,6 +319,7 @@ impl Sequencer {
             }
             Input::Cancel(id) => {
                 self.commits.subscribers.on_detach(id);
+                self.ends.on_cancel(id);
                 self.fetcher.on_cancel(id);
                 if let Some(digest) = self.payloads.on_cancel(id)
                     && !self.commits.awaits(&digest)
@@ -315,10 +361,11 @@ impl Sequencer {
             self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
             self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
         }
+        self.record_settled();
     }
 
     fn may_seal(&self) -> bool {
-        self.busy().is_none() && !self.is_full()
+        self.closed_to_clients().is_none() && self.busy().is_none() && !self.is_full()
     }
 
     /// What holds admission back, if anything.
@@ -330,7 +377,7 @@ impl Sequencer {
             return Some(BusyReason::Commits);
         }
         let charge = self.config.batch_bytes_target.as_u64();
-        let has_room = self.windows.quorum_has_room(&self.committee, charge);
+        let has_room = self.windows.quorum_has_room(&self.membership.committee, charge);
         (!has_room).then_some(BusyReason::Windows)
     }
 
@@ -343,7 +390,12 @@ impl Sequencer {
                 self.fetcher.on_content(&mut self.outbox, &digest, &content);
             }
             Ok(false) => {}
-            Err(reason) => self.outbox.refuse(from, reason),
+            Err(reason) => {
+                self.outbox.refuse(from, reason);
+                if reason == Refusal::NotYet {
+                    self.on_ahead(clock, from);
+                }
+            }
         }
     }
 
@@ -371,7 +423,8 @@ impl Sequencer {
     // ---- proofs --------------------------------------------------------------------------------
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
-        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.committee, vote) {
+        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
+        {
             if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
@@ -382,7 +435,8 @@ impl Sequencer {
     }
 
     fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
-        if proof.info.epoch == self.epoch
+        if proof.info.epoch == self.epoch()
+            && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
         {
             self.outbox.record(Record::Proof { digest, proof });
@@ -393,13 +447,21 @@ impl Sequencer {
 
     fn on_tick(&mut self, clock: &Clock) {
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
-        self.proofs.on_tick(outbox, clock, windows, &self.committee);
+        if self.ends.phase == Phase::Open {
+            self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+        }
+        self.tick_ends(clock.now.monotonic);
         self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
         self.tick_fetcher(clock);
         if clock.now.monotonic >= self.next_announcement {
             self.next_announcement = clock.now.monotonic + self.config.announce_interval;
             let message = Message::Announce(self.announcement());
-            let to = self.windows.linked().collect();
+            let to: Vec<Author> = self.windows.linked().collect();
+            if !self.membership.former.is_empty() {
+                // The word that the epoch has begun may have been lost.
+                let message = Message::Serving(self.epoch());
+                self.outbox.effect(Effect::Multicast { to: to.clone(), message });
+            }
             self.outbox.effect(Effect::Multicast { to, message });
         }
     }

@@ -14,6 +14,11 @@ use crate::types::{
 impl Sequencer {
     /// The host tells of a finalised block.
     pub(super) fn on_commit(&mut self, now: Now, id: RequestId, commit: Commit) {
+        if commit.index > self.commits.logged()
+            && let Err(error) = self.check_epoch(&commit)
+        {
+            return self.outbox.reply_now(id, Reply::Committed(Err(error)));
+        }
         let outbox = &mut self.outbox;
         if let Some(digest) = self.commits.on_commit(outbox, now.monotonic, id, commit) {
             self.retention.on_ordered(digest, commit.index);
@@ -43,6 +48,8 @@ impl Sequencer {
         }
         self.commits.on_cursors(&mut self.outbox, &mut self.retention);
         self.commits.on_time(&mut self.outbox, &mut self.retention, now.monotonic);
+        self.end_epoch_if_due(&self.clock(now));
+        self.forget_former();
     }
 
     fn apply(
@@ -75,6 +82,7 @@ impl Sequencer {
         let deleted = self.coordinator.on_overdue(outbox, &overdue);
         let votes = self.proofs.on_commit(&clock, ordered);
         let queued = self.manager.on_commit(ordered, clock.consensus);
+        self.record_settled();
         let ack = |component, freed| Ack { component, freed, watermark: index };
         let acks = [
             ack(Component::BatchGenerator, transactions),
@@ -98,6 +106,7 @@ impl Sequencer {
         }
         let receipt = self.advance(now, header, &[]);
         self.payloads.on_applied(header.height);
+        self.end_epoch_by_skip(header);
         self.outbox.reply_durably(id, Reply::SkippedTo(Ok(receipt)));
         self.apply_commits(now);
     }

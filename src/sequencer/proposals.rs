@@ -26,8 +26,11 @@ impl Sequencer {
     }
 
     fn build_payload(&self, request: &PullRequest) -> Result<(Digest, Content), PullError> {
-        if request.epoch != self.epoch {
+        if request.epoch != self.epoch() {
             return Err(PullError::Epoch(request.epoch));
+        }
+        if self.is_beyond(request.height) {
+            return Err(PullError::EpochClosed { epoch: request.epoch });
         }
         let applied = self.commits.applied();
         let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
@@ -76,6 +79,13 @@ impl Sequencer {
             return;
         }
         let awaited = self.commits.awaits(&digest);
+        if self.is_stale(&arrived) && !awaited {
+            if self.payloads.is_waited_for(&digest) {
+                let everyone: Vec<_> = self.windows.peers().collect();
+                self.fetcher.on_need(digest, &everyone, clock.now.monotonic);
+            }
+            return;
+        }
         let waiting = self.payloads.take_waiting(&digest);
         self.payloads.on_arrived(from, digest, arrived);
         if awaited {
@@ -97,6 +107,12 @@ impl Sequencer {
         }
     }
 
+    /// True if a payload of this epoch was judged before the epoch was opened.
+    fn is_stale(&self, arrived: &Arrived) -> bool {
+        matches!(arrived.verdict, Err(InvalidPayload::Epoch { .. }))
+            && arrived.content.payload.header.epoch == self.epoch()
+    }
+
     /// Answers one question about a payload, if it is here.
     fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
         if let Some(stored) = self.payloads.stored(&digest) {
@@ -108,6 +124,9 @@ impl Sequencer {
             return true;
         }
         let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
+        if self.is_stale(&arrived) {
+            return false;
+        }
         let header = arrived.content.payload.header;
         let checked = arrived
             .verdict
@@ -126,13 +145,6 @@ impl Sequencer {
             }
         }
         true
-    }
-
-    fn check_header(&self, header: &PayloadHeader) -> Result<(), InvalidPayload> {
-        if header.epoch == self.epoch {
-            return Ok(());
-        }
-        Err(InvalidPayload::Epoch { found: header.epoch, expected: self.epoch })
     }
 
     pub(super) fn store_arrived(&mut self, digest: Digest) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
+use super::epoch::{Ends, Phase};
 use super::fetcher::Fetcher;
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
@@ -21,7 +22,8 @@ use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::types::{
     Author, BatchId, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
-    Genesis, Incarnation, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp,
+    EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot,
+    Timestamp,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -31,7 +33,7 @@ pub struct Setup {
     pub author: Author,
     /// The chain.
     pub genesis: Genesis,
-    /// The epoch to serve.
+    /// The epoch to serve if the store has served none yet: its own record governs.
     pub epoch: Epoch,
     /// Its committee.
     pub committee: Committee,
@@ -67,6 +69,9 @@ pub enum RecoverError {
     /// A slot of our own that was never reserved: its counter would be used again.
     #[error("own slot {0:?} on disk lies beyond what is reserved; the reservation is lost")]
     Unreserved(Slot),
+    /// The epoch is known with another committee.
+    #[error("the store served epoch {} with another committee than the one configured", .0.0)]
+    Committee(Epoch),
     /// Two records of one content.
     #[error("content {0:?} is on disk twice")]
     Twice(Digest),
@@ -89,6 +94,9 @@ struct Sorted {
     /// With "it lagged".
     subscribers: Vec<(String, CommitIndex, bool)>,
     skipped: Option<(CommitIndex, PayloadHeader)>,
+    epoch: Option<Arc<Membership>>,
+    fence: Option<(Epoch, CommitIndex)>,
+    closed: Option<EpochReceipt>,
 }
 
 impl Sorted {
@@ -135,8 +143,23 @@ impl Sorted {
                 }
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
                 Record::Floor { slot } => sorted.floors.push(slot),
+                Record::Epoch(membership) => sorted.epoch = Some(membership),
+                Record::Fence { epoch, final_index } => {
+                    if final_index.0 > NUMBER_MAX {
+                        return Err(RecoverError::Commit(final_index));
+                    }
+                    sorted.fence = Some((epoch, final_index));
+                }
+                Record::Closed(receipt) => {
+                    if receipt.final_index.0 > NUMBER_MAX {
+                        return Err(RecoverError::Commit(receipt.final_index));
+                    }
+                    sorted.closed = Some(receipt);
+                }
                 // Already carried out by the store.
-                Record::Unsubscribed { .. }
+                Record::DropFloors { .. }
+                | Record::Settled { .. }
+                | Record::Unsubscribed { .. }
                 | Record::DropBatch { .. }
                 | Record::DropPayload { .. }
                 | Record::DropCommits { .. } => {}
@@ -177,7 +200,30 @@ impl Sequencer {
         let mut sorted = Sorted::new(recovered.records)?;
         let reserved = sorted.reserved;
         sorted.check_own_slots(&setup.author, recovered.incarnation)?;
-        let mut sequencer = Self::empty(setup, recovered.incarnation, reserved, now);
+        let configured = Membership {
+            epoch: setup.epoch,
+            committee: setup.committee.clone(),
+            former: Vec::new(),
+        };
+        let recorded = sorted.epoch.take();
+        let is_new = recorded.is_none();
+        let membership = match recorded {
+            Some(known) if known.epoch == configured.epoch => {
+                if known.committee != configured.committee {
+                    return Err(RecoverError::Committee(known.epoch));
+                }
+                known
+            }
+            Some(known) => known,
+            None => Arc::new(configured),
+        };
+        let incarnation = recovered.incarnation;
+        let mut sequencer = Self::empty(setup, Arc::clone(&membership), incarnation, reserved, now);
+        if is_new {
+            // What the store serves is on record from its first group on.
+            sequencer.outbox.record(Record::Epoch(membership));
+        }
+        sequencer.recover_epoch(&mut sorted);
         sequencer.recover_commits(now, &mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
         sequencer.recover_payloads(&mut sorted)?;
@@ -188,8 +234,18 @@ impl Sequencer {
         Ok(sequencer)
     }
 
-    fn empty(setup: Setup, incarnation: Incarnation, reserved: u64, now: Now) -> Self {
-        let Setup { author, genesis, epoch, committee, config } = setup;
+    fn empty(
+        setup: Setup,
+        membership: Arc<Membership>,
+        incarnation: Incarnation,
+        reserved: u64,
+        now: Now,
+    ) -> Self {
+        let Setup { author, genesis, config, .. } = setup;
+        let Membership { epoch, committee, former } = &*membership;
+        let epoch = *epoch;
+        let mut windows = Windows::new(author, epoch, committee, genesis.parameters.grace());
+        windows.on_epoch(epoch, committee, former.iter().map(|former| &former.committee));
         let parameters = genesis.parameters;
         let chain = genesis.chain_id();
         let limits = AdmissionLimits {
@@ -208,10 +264,10 @@ impl Sequencer {
         };
         Self {
             generator: BatchGenerator::new(&identity, parameters, config.clone(), reserved),
-            coordinator: BatchCoordinator::new(epoch, &committee, limits),
+            coordinator: BatchCoordinator::new(epoch, committee, limits),
             proofs: ProofCoordinator::new(config.resend_interval),
             manager: ProofManager::default(),
-            windows: Windows::new(author, &committee, parameters.grace()),
+            windows,
             payloads: Payloads::new(config.unasked_payloads_max),
             commits: CommitLog::new(chain, &genesis.header(), kept, bounds),
             retention: Retention::new(parameters.grace()),
@@ -222,10 +278,24 @@ impl Sequencer {
             stepped: now.monotonic,
             author,
             chain,
-            epoch,
-            committee,
+            membership,
+            ends: Ends::new(),
             parameters,
             config,
+        }
+    }
+
+    /// Where the epoch stood. A fence is before, a receipt after the end of the epoch it names.
+    fn recover_epoch(&mut self, sorted: &mut Sorted) {
+        let epoch = self.epoch();
+        if let Some((_, final_index)) = sorted.fence.filter(|(fenced, _)| *fenced == epoch) {
+            self.ends.phase = Phase::Closing { final_index };
+            self.coordinator.on_fence();
+        }
+        self.ends.receipt = sorted.closed.take();
+        if self.ends.receipt.as_ref().is_some_and(|receipt| receipt.epoch == epoch) {
+            self.ends.phase = Phase::Closed;
+            self.coordinator.on_fence();
         }
     }
 
@@ -326,8 +396,9 @@ impl Sequencer {
 
     fn recover_proofs(&mut self, now: Now, sorted: &Sorted) {
         let clock: Clock = self.clock(now);
+        let is_over = self.ends.phase == Phase::Closed;
         for (digest, proof) in &sorted.proofs {
-            if proof.info.epoch == self.epoch {
+            if proof.info.epoch == self.epoch() && !is_over {
                 self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
             }
         }
@@ -335,20 +406,30 @@ impl Sequencer {
         own.sort_unstable_by_key(|batch| batch.info.batch_id);
         for batch in own {
             let BatchRecord { digest, info, body, own: Some(metas), .. } = batch else { continue };
-            if info.epoch != self.epoch {
+            let (metas, body) = (Arc::clone(metas), body.clone());
+            if info.epoch < self.epoch() || is_over {
+                // It was to be offered again when the last life ended.
+                let outbox = &mut self.outbox;
+                let generator = &mut self.generator;
+                generator.on_recovered_unordered(outbox, &clock, *digest, *info, metas, body);
                 continue;
             }
-            self.generator.on_recovered(*digest, *info, Arc::clone(metas), body.clone());
+            if info.epoch > self.epoch() {
+                continue;
+            }
+            self.generator.on_recovered(*digest, *info, metas, body);
             if info.expiration < clock.consensus {
                 // The next commit has it batched again.
                 continue;
             }
             let proof = sorted.proofs.get(digest).cloned();
-            if proof.is_none() {
-                let stored = StoredBatch { digest: *digest, author: self.author };
+            if proof.is_none() && self.ends.phase == Phase::Open {
+                let (author, epoch) = (self.author, info.epoch);
+                let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));
             }
             self.proofs.on_recovered(&clock, *digest, *info, proof);
         }
+        self.record_settled();
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::outbox::{Clock, Outbox};
 use super::port::Record;
-use crate::types::{BatchInfo, CommitIndex, Digest, Timestamp};
+use crate::types::{BatchInfo, CommitIndex, Digest, Epoch, Timestamp};
 
 /// Most contents deleted in one step: a jump of consensus time must not fill a group.
 const DROPS_PER_STEP: usize = 1024;
@@ -219,6 +219,15 @@ impl Retention {
     /// Bytes of batches that are kept beyond their time because a subscriber needs them.
     pub fn parked_bytes(&self) -> u64 {
         self.parked_bytes
+    }
+
+    /// Until when the last batch of an epoch is kept, at least.
+    pub fn kept_until(&self, epoch: Epoch) -> Option<Timestamp> {
+        let of_epoch = self.contents.values().filter_map(|entry| match entry.held {
+            Held::Batch { info, .. } if info.epoch == epoch => Some(info.expiration),
+            _ => None,
+        });
+        of_epoch.max().map(|expiration| expiration.saturating_add(self.grace))
     }
 
     /// True if content with this expiration may no longer be held.

@@ -10,6 +10,12 @@ use crate::types::{Author, CommitIndex, Epoch, Timestamp, Usage};
 pub struct Status {
     /// The epoch that is served.
     pub epoch: Epoch,
+    /// `"open"`, `"closing"` or `"closed"`.
+    pub epoch_phase: &'static str,
+    /// The last commit of the epoch, once that is known.
+    pub final_index: Option<CommitIndex>,
+    /// Epochs that are over and whose content is still served.
+    pub epochs_served: Vec<Epoch>,
     /// The largest committed block timestamp, microseconds.
     pub consensus_time: Timestamp,
     /// The highest index logged.
@@ -70,6 +76,10 @@ pub struct WindowStatus {
     pub peer: Author,
     /// True if a link is up.
     pub linked: bool,
+    /// False if it left the committee and may only fetch.
+    pub member: bool,
+    /// The epoch it serves, as far as it told us.
+    pub epoch: Option<Epoch>,
     /// What it grants us.
     pub granted: Usage,
     /// What we have used of that.

@@ -331,4 +331,10 @@ impl CommitLog {
         };
         self.subscribers.by_name.iter().map(status).collect()
     }
+
+    /// Those that have not acknowledged a commit yet.
+    pub fn behind(&self, index: CommitIndex) -> Vec<String> {
+        let behind = self.subscribers.by_name.iter().filter(|(_, s)| s.cursor <= index);
+        behind.map(|(name, _)| name.clone()).collect()
+    }
 }

@@ -9,6 +9,7 @@
 //!   content, and each content somebody who names it;
 //! - a slot is claimed once, by a batch of that slot, and not at or below a floor unless its time
 //!   is over (a subscriber that lags keeps the batch, and with it the claim);
+//! - what is fenced or ended was served;
 //! - no counter of our own is at or above the reservation;
 //! - commits are gapless, but for what state sync skipped; a receipt has its commit, and one ack per component, in order.
 
@@ -87,6 +88,7 @@ pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     };
     check.read_control()?;
     check.read_content();
+    check.epochs();
     check.claims();
     check.counters();
     check.commits();
@@ -99,6 +101,10 @@ struct Books {
     meta: Option<Meta>,
     reserved: u64,
     floors: BTreeMap<(Epoch, Author, Incarnation), u64>,
+    /// The epoch that is served; the last one fenced; the last one that ended.
+    epoch: Option<Epoch>,
+    fence: Option<Epoch>,
+    closed: Option<Epoch>,
     batches: BTreeMap<Digest, BatchEntry>,
     claims: BTreeMap<Digest, Slot>,
     payloads: BTreeMap<Digest, (Timestamp, Vec<Digest>)>,
@@ -157,6 +163,9 @@ impl Check<'_> {
             Entry::Floor(Slot { epoch, author, batch_id }) => {
                 books.floors.insert((epoch, author, batch_id.incarnation), batch_id.counter);
             }
+            Entry::Epoch(membership) => books.epoch = Some(membership.epoch),
+            Entry::Fence(epoch, _) => books.fence = Some(epoch),
+            Entry::Closed(receipt) => books.closed = Some(receipt.epoch),
             Entry::Batch { digest, entry } => {
                 let named = entry.info.digest(&chain) == digest;
                 report.require(named, key, "the batch info is not what its digest names");
@@ -255,6 +264,18 @@ impl Check<'_> {
                 report.require(same, key, "the payload's batches are not those in its entry");
             }
         }
+    }
+
+    fn epochs(&mut self) {
+        let Self { report, books, .. } = self;
+        let known = books.epoch;
+        for (of, what) in [(books.fence, "fenced"), (books.closed, "closed")] {
+            let sound = of.is_none_or(|of| known.is_some_and(|epoch| of <= epoch));
+            report.require(sound, &[], format!("an epoch was {what} that was never served"));
+        }
+        let beyond = |floor: &&(Epoch, Author, Incarnation)| known.is_some_and(|k| floor.0 > k);
+        let beyond = books.floors.keys().find(beyond).is_some();
+        report.require(!beyond, &[], "a floor of an epoch that was never served");
     }
 
     fn claims(&mut self) {

@@ -98,7 +98,7 @@ pub use group::{Durable, Group, Persisted, Released};
 pub use schema::StoreIdentity;
 
 use crate::sequencer::port::Record;
-use crate::types::{Author, Batch, Digest, Incarnation, Payload, ProofOfStore};
+use crate::types::{Author, Batch, Digest, Epoch, Incarnation, Payload, ProofOfStore};
 
 pub(crate) mod sealed {
     /// Only this crate vouches for fsync.
@@ -112,6 +112,8 @@ pub struct StoredBatch {
     pub digest: Digest,
     /// Its author, who is sent the signature.
     pub author: Author,
+    /// Its epoch: the scope of the signature.
+    pub epoch: Epoch,
 }
 
 /// What committing one group took.

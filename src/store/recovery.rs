@@ -1,7 +1,7 @@
 //! From entries back to records, the same for every store: the inverse of [`schema::encode`].
 //!
 //! **What is returned.** Every record in force, in the order of kinds of the control table:
-//! reservation, floors, batches, claims, proofs, payloads, commits, receipts, cursors, subscribers
+//! reservation, floors, epoch, fence, receipt of an epoch, batches, claims, proofs, payloads, commits, receipts, cursors, subscribers
 //! that lagged, the last jump of state sync; inside a kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
 //! batch claims its slot if a claim for its digest is there; a claim on its own is returned only
 //! where its batch is not.
@@ -65,6 +65,8 @@ struct Found {
     life: u64,
     reserved: Option<u64>,
     floors: Vec<Slot>,
+    /// The epoch, a fence, a receipt: as they are returned.
+    epochs: Vec<Record>,
     batches: Vec<(Digest, BatchEntry)>,
     claims: BTreeMap<Digest, Slot>,
     proofs: Vec<(Digest, Arc<ProofOfStore>)>,
@@ -86,6 +88,11 @@ impl Found {
             Entry::Life(life) => self.life = life,
             Entry::Reserved(until) => self.reserved = Some(until),
             Entry::Floor(slot) => self.floors.push(slot),
+            Entry::Epoch(membership) => self.epochs.push(Record::Epoch(membership)),
+            Entry::Fence(epoch, final_index) => {
+                self.epochs.push(Record::Fence { epoch, final_index });
+            }
+            Entry::Closed(receipt) => self.epochs.push(Record::Closed(receipt)),
             Entry::Batch { digest, entry } => {
                 named(&entry.info, &digest)?;
                 self.batches.push((digest, entry));
@@ -122,6 +129,7 @@ impl Found {
         };
         stage.records.extend(self.reserved.map(|until| Record::Reserved { until }));
         stage.records.extend(self.floors.into_iter().map(|slot| Record::Floor { slot }));
+        stage.records.extend(self.epochs);
         for (digest, entry) in self.batches {
             if self.claims.get(&digest).is_some_and(|slot| *slot != entry.info.slot()) {
                 let what = format!("batch {digest} claims the slot of another batch");

@@ -128,6 +128,11 @@ impl Checker {
             Record::Lagged { .. } => self.books[node].cursor = u64::MAX,
             Record::Claim { .. }
             | Record::Floor { .. }
+            | Record::Epoch(_)
+            | Record::Fence { .. }
+            | Record::Closed(_)
+            | Record::DropFloors { .. }
+            | Record::Settled { .. }
             | Record::Unsubscribed { .. }
             | Record::Skipped { .. }
             | Record::DropCommits { .. } => {}

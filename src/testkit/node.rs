@@ -250,6 +250,7 @@ impl Cluster {
             Told::Certified { .. } => "batch certified",
             Told::Rebatched { .. } => "transactions batched again",
             Told::Expired { .. } => "transactions expired",
+            Told::Returned { .. } => "transactions returned",
         });
     }
 
@@ -374,6 +375,10 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),
         Input::Fetch { digest, .. } => ("fetch", of(digest)),
+        Input::Close { final_index, .. } => ("close", final_index.0),
+        Input::OpenEpoch { epoch, .. } => ("open epoch", epoch.0),
+        Input::Serving { epoch, .. } => ("serving", epoch.0),
+        Input::Ahead { .. } => ("ahead", 0),
         Input::SkipTo { header, .. } => ("skip to", header.height.0),
         Input::Subscribe { next, .. } => ("subscribe", next.0),
         Input::Delivered { next, .. } => ("delivered", next.0),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 mod cluster;
+mod epochs;
 mod hostile;
 mod metrics;
 mod subscriptions;

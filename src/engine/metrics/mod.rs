@@ -6,6 +6,7 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod epochs;
 mod followers;
 mod groups;
 mod host;
@@ -17,6 +18,7 @@ mod state;
 use prometheus::Registry;
 use serde::Serialize;
 
+use self::epochs::Epochs;
 use self::groups::Groups;
 use self::host::Host;
 use self::instruments::by_label;
@@ -41,6 +43,8 @@ pub(super) struct Metrics {
     pub state: State,
     /// Of those who follow the commits.
     pub followers: Followers,
+    /// Of the ends of epochs.
+    pub epochs: Epochs,
     /// Of the handle.
     pub host: Host,
 }
@@ -96,6 +100,7 @@ impl Metrics {
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
+            epochs: Epochs::new(registry)?,
             host: Host::new(registry)?,
         })
     }

@@ -12,16 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use host::{
-    Accepted, BusyReason, CommitError, Content, Delivery, Event, FetchError, ParentOf,
-    PayloadLimits, PullError, PullRequest, Reply, SkipError, SubmitError, SubscribeError,
-    SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
+    Accepted, BusyReason, CloseError, CommitError, Content, Delivery, Event, FetchError, OpenError,
+    ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError, SubmitError,
+    SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
 };
 
 use crate::store::StoredBatch;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Hello,
-    InvalidPayload, Message, Payload, PayloadHeader, ProofOfStore, SignedBatchInfo, Slot,
-    Timestamp,
+    Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest,
+    Epoch, EpochReceipt, Hello, Incarnation, InvalidPayload, Membership, Message, Payload,
+    PayloadHeader, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
 };
 
 /// The time of a step: an argument, never read by the core.
@@ -152,6 +152,38 @@ pub enum Input {
         id: RequestId,
         /// The block.
         header: PayloadHeader,
+    },
+    /// Ends the epoch with this commit. From now on nothing is signed or admitted for it.
+    Close {
+        /// Answered with [`Reply::Closed`], once the final commit is applied.
+        id: RequestId,
+        /// Which epoch.
+        epoch: Epoch,
+        /// Its last commit.
+        final_index: CommitIndex,
+        /// When to say who is late, on the monotonic clock.
+        deadline: Duration,
+    },
+    /// Starts the epoch after one that is closed.
+    OpenEpoch {
+        /// Answered with [`Reply::Opened`].
+        id: RequestId,
+        /// Its number: above the one that is closed.
+        epoch: Epoch,
+        /// Its committee.
+        committee: Committee,
+    },
+    /// A peer says which epoch it serves.
+    Serving {
+        /// Who.
+        from: Author,
+        /// Which.
+        epoch: Epoch,
+    },
+    /// A peer sent something of an epoch not reached here; it is not an offence.
+    Ahead {
+        /// Who.
+        from: Author,
     },
     /// A subscriber attaches: from then on commits come as [`Promise::Deliver`] under this id. A
     /// former attachment of the same name ends.
@@ -398,6 +430,31 @@ pub enum Record {
     Commit(Commit),
     /// A commit was applied to all four components.
     Applied(CommitReceipt),
+    /// The epoch that is served.
+    Epoch(Arc<Membership>),
+    /// Nothing is signed or admitted for this epoch any more.
+    Fence {
+        /// Which.
+        epoch: Epoch,
+        /// Its last commit.
+        final_index: CommitIndex,
+    },
+    /// An epoch is over.
+    Closed(EpochReceipt),
+    /// Floors of an epoch that is over.
+    DropFloors {
+        /// Which epoch.
+        epoch: Epoch,
+        /// Whose floors.
+        floors: Vec<(Author, Incarnation)>,
+    },
+    /// The transactions of an own batch are in other batches, or will not be offered again.
+    Settled {
+        /// The batch, still held.
+        digest: Digest,
+        /// Its info.
+        info: BatchInfo,
+    },
     /// The next index a subscriber needs.
     Cursor {
         /// Its name.

@@ -3,6 +3,7 @@
 
 mod batches;
 mod commits;
+mod epochs;
 mod net;
 mod recovery;
 mod subscribers;

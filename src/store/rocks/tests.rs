@@ -100,6 +100,9 @@ fn everything_survives_and_drops_leave_nothing() {
         [
             Record::Reserved { until: 6 },
             Record::Floor { .. },
+            Record::Epoch(_),
+            Record::Fence { .. },
+            Record::Closed(_),
             Record::Cursor { .. },
             Record::Lagged { .. },
             Record::Skipped { .. }

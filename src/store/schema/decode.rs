@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    APPLIED, BATCH, BatchEntry, CLAIM, COMMIT, CURSOR, FLOOR, LAGGED, LIFE, META, Meta, PAYLOAD,
-    PROOF, RESERVED, SKIPPED, VALUE_VERSION,
+    APPLIED, BATCH, BatchEntry, CLAIM, CLOSED, COMMIT, CURSOR, EPOCH, FENCE, FLOOR, LAGGED, LIFE,
+    META, Meta, PAYLOAD, PROOF, RESERVED, SKIPPED, VALUE_VERSION,
 };
 use crate::types::genesis::PAYLOAD_BYTES_LIMIT;
 use crate::types::{
-    Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, Incarnation,
-    Payload, PayloadHeader, ProofOfStore, Slot, Timestamp, codec,
+    Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, EpochReceipt,
+    Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp, codec,
 };
 
 /// Bounds of encoded values: twice what the largest chain parameters allow.
@@ -29,6 +29,12 @@ pub enum Entry {
     Reserved(u64),
     /// The highest counter dropped.
     Floor(Slot),
+    /// The epoch that is served.
+    Epoch(Arc<Membership>),
+    /// The last commit of an epoch that was being closed.
+    Fence(Epoch, CommitIndex),
+    /// How the last epoch ended.
+    Closed(EpochReceipt),
     /// A batch.
     Batch {
         /// Its digest.
@@ -119,6 +125,12 @@ impl Entry {
                 let batch_id = BatchId { incarnation, counter: small(key.kind, value)? };
                 Self::Floor(Slot { epoch, author, batch_id })
             }
+            EPOCH => Self::Epoch(Arc::new(large(key.kind, value)?)),
+            FENCE => {
+                let (epoch, final_index) = small(key.kind, value)?;
+                Self::Fence(epoch, final_index)
+            }
+            CLOSED => Self::Closed(large(key.kind, value)?),
             BATCH => {
                 let (expiration, digest) = key.content()?;
                 let entry: BatchEntry = large(key.kind, value)?;
@@ -166,6 +178,9 @@ impl Entry {
             Self::Life(_) => "life",
             Self::Reserved(_) => "reservation",
             Self::Floor(_) => "floor",
+            Self::Epoch(_) => "epoch",
+            Self::Fence(..) => "fence",
+            Self::Closed(_) => "closed",
             Self::Batch { .. } => "batch",
             Self::Claim { .. } => "claim",
             Self::Proof { .. } => "proof",
@@ -226,6 +241,9 @@ fn kind_name(kind: u8) -> Option<&'static str> {
         LIFE => "life",
         RESERVED => "reservation",
         FLOOR => "floor",
+        EPOCH => "epoch",
+        FENCE => "fence",
+        CLOSED => "closed",
         BATCH => "batch",
         CLAIM => "claim",
         PROOF => "proof",

@@ -16,6 +16,9 @@
 //! | control | `0x02` life | | version, u64: lives of this store so far |
 //! | control | `0x10` reservation | | version, u64: one above the highest counter in use |
 //! | control | `0x11` floor | epoch, author, incarnation | version, u64: highest counter dropped |
+//! | control | `0x12` epoch | | version, [`Membership`] |
+//! | control | `0x13` fence | | version, epoch, index of its last commit |
+//! | control | `0x14` closed | | version, [`EpochReceipt`] of the last epoch that ended |
 //! | control | `0x20` batch | expiration, digest | version, [`BatchInfo`], own transactions' metas |
 //! | control | `0x21` claim | digest | version, [`Slot`] |
 //! | control | `0x22` proof | expiration, digest | version, [`ProofOfStore`] |
@@ -39,6 +42,8 @@
 //! [`Recovered::records`]: super::Recovered::records
 //! [`Payload`]: crate::types::Payload
 //! [`ProofOfStore`]: crate::types::ProofOfStore
+//! [`Membership`]: crate::types::Membership
+//! [`EpochReceipt`]: crate::types::EpochReceipt
 //! [`PayloadHeader`]: crate::types::PayloadHeader
 //! [`Commit`]: crate::types::Commit
 //! [`CommitReceipt`]: crate::types::CommitReceipt
@@ -55,7 +60,9 @@ use serde::{Deserialize, Serialize};
 pub use decode::{ContentKind, Entry, EntryError, decode_content_key, decode_payload};
 
 use crate::sequencer::port::{BatchRecord, Record, TransactionMeta};
-use crate::types::{Author, BatchInfo, ChainId, CommitIndex, Digest, Incarnation, Slot, Timestamp};
+use crate::types::{
+    Author, BatchId, BatchInfo, ChainId, CommitIndex, Digest, Incarnation, Slot, Timestamp,
+};
 
 /// Version of the directory and of the tables. A store of another version is not opened.
 pub const FORMAT_VERSION: u32 = 1;
@@ -66,6 +73,9 @@ const META: u8 = 0x01;
 const LIFE: u8 = 0x02;
 const RESERVED: u8 = 0x10;
 const FLOOR: u8 = 0x11;
+const EPOCH: u8 = 0x12;
+const FENCE: u8 = 0x13;
+const CLOSED: u8 = 0x14;
 const BATCH: u8 = 0x20;
 const CLAIM: u8 = 0x21;
 const PROOF: u8 = 0x22;
@@ -233,6 +243,22 @@ fn encode_record<'a>(record: &'a Record, write: &mut impl FnMut(Write<'a>)) {
         }
         Record::Skipped { from, header } => {
             put(Table::Control, vec![SKIPPED], versioned(&(from, header)));
+        }
+        Record::Epoch(membership) => put(Table::Control, vec![EPOCH], versioned(&**membership)),
+        Record::Fence { epoch, final_index } => {
+            put(Table::Control, vec![FENCE], versioned(&(epoch, final_index)));
+        }
+        Record::Closed(receipt) => put(Table::Control, vec![CLOSED], versioned(receipt)),
+        Record::DropFloors { epoch, floors } => {
+            for (author, incarnation) in floors {
+                let batch_id = BatchId { incarnation: *incarnation, counter: 0 };
+                let slot = Slot { epoch: *epoch, author: *author, batch_id };
+                write(delete(Table::Control, floor_key(&slot)));
+            }
+        }
+        Record::Settled { digest, info } => {
+            let key = batch_key(info.expiration, digest);
+            put(Table::Control, key, versioned(&BatchEntry { info: *info, own: None }));
         }
         Record::Reserved { until } => put(Table::Control, vec![RESERVED], versioned(until)),
         Record::Floor { slot } => {

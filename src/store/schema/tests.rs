@@ -86,8 +86,8 @@ fn any_change_of_a_control_entry_is_an_error_or_another_entry_and_never_a_panic(
 fn random_bytes_never_panic() {
     let mut state = 0x9e37_79b9_7f4a_7c15;
     let kinds = [
-        META, LIFE, RESERVED, FLOOR, BATCH, CLAIM, PROOF, PAYLOAD, COMMIT, APPLIED, CURSOR, LAGGED,
-        SKIPPED,
+        META, LIFE, RESERVED, FLOOR, EPOCH, FENCE, CLOSED, BATCH, CLAIM, PROOF, PAYLOAD, COMMIT,
+        APPLIED, CURSOR, LAGGED, SKIPPED,
     ];
     let rounds = if cfg!(miri) { 200 } else { 20_000 };
     for round in 0_usize..rounds {
