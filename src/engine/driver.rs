@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::egress::{self, Sender};
 use super::epochs::View;
-use super::error::StopCause;
+use super::error::{Part, StopCause};
+use super::faults::{Faults, broken};
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
 use super::serve::Job;
@@ -73,7 +73,9 @@ pub(super) struct Driver {
     /// Counts faults that only the sequencer sees.
     pub offence: Box<dyn Fn(Author) + Send>,
     pub group_bytes_max: u64,
-    pub stop: CancellationToken,
+    pub faults: Arc<Faults>,
+    /// Taken before anything else: links that are up already.
+    pub first: Vec<Input>,
     pub writing: bool,
     pub observed: Option<Instant>,
 }
@@ -81,9 +83,9 @@ pub(super) struct Driver {
 impl Driver {
     /// Runs until told to stop, the store fails or the sequencer breaks.
     pub async fn run(mut self) {
-        let cause = self.drive().await;
-        self.shared.stop_with(cause);
-        self.stop.cancel();
+        if let Some(cause) = self.drive().await {
+            self.faults.report(cause);
+        }
         // The group in flight finishes and its promises leave; the open one is dropped.
         while self.writing {
             match self.queues.written.recv().await {
@@ -91,11 +93,15 @@ impl Driver {
                 None => break,
             }
         }
-        self.shared.replies.clear();
-        self.shared.subscriptions.clear();
     }
 
-    async fn drive(&mut self) -> StopCause {
+    /// Why it ends by itself, if it does.
+    async fn drive(&mut self) -> Option<StopCause> {
+        for input in std::mem::take(&mut self.first) {
+            if let Err(cause) = self.step(input) {
+                return Some(cause);
+            }
+        }
         self.flush();
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
@@ -105,7 +111,7 @@ impl Driver {
             let (takes_bulk, takes_control) = self.takes();
             let turn = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => Turn::Stop,
+                () = self.faults.stop.cancelled() => Turn::Stop,
                 written = self.queues.written.recv() => written.map_or(Turn::Stop, Turn::Written),
                 Some(input) = self.queues.loopback.recv() => Turn::Input(input),
                 Some(boxed) = self.queues.control.recv(), if takes_control => {
@@ -115,18 +121,18 @@ impl Driver {
                 () = &mut timer => Turn::Input(Input::Tick),
             };
             let stepped = match turn {
-                Turn::Stop => return StopCause::Shutdown,
+                Turn::Stop => return None,
                 Turn::Written(Written::Failed(error)) => {
                     self.note(&Written::Failed(error.clone()));
                     tracing::error!(%error, "the store failed; nothing is signed any more");
-                    return StopCause::Storage(error);
+                    return Some(StopCause::Storage(error));
                 }
                 Turn::Written(written) => self.on_written(&written),
                 Turn::Input(input) => self.step(input),
             };
             let stepped = stepped.and_then(|()| self.take_ready());
             if let Err(cause) = stepped {
-                return cause;
+                return Some(cause);
             }
             self.flush();
         }
@@ -171,14 +177,10 @@ impl Driver {
     fn step(&mut self, input: Input) -> Result<(), StopCause> {
         let now = self.shared.now();
         let sequencer = &mut self.sequencer;
+        let name = input.name();
         catch_unwind(AssertUnwindSafe(|| sequencer.step(now, input))).map_err(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "unknown".to_owned());
-            tracing::error!(cause = %text, "the sequencer broke an invariant and stops");
-            StopCause::Broken(text)
+            tracing::error!(input = name, "the sequencer broke an invariant");
+            broken(Part::Sequencer, &*panic)
         })
     }
 
@@ -226,6 +228,7 @@ impl Driver {
         tracing::info!(epoch = view.epoch().0, peers = view.peers.len(), "serving");
         let disagrees = |(peer, hello): (&Author, &Hello)| (!view.agrees(hello)).then_some(*peer);
         let refused: Vec<_> = self.shared.hellos().iter().filter_map(disagrees).collect();
+        self.shared.metrics.links.know(view.peers.iter().copied());
         self.shared.show(view);
         transport.set_peers(peers);
         for peer in refused {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::faults::Faults;
 use super::shared::{Cached, Shared};
 use crate::sequencer::port::{Event, Input, Promise, Reply};
 use crate::store::{Persisted, Released};
@@ -41,10 +42,12 @@ impl Sender {
 /// Handles durable groups until the writer ends.
 pub(super) async fn run(
     sender: Sender,
+    faults: Arc<Faults>,
     mut groups: mpsc::Receiver<Persisted>,
     loopback: mpsc::Sender<Input>,
 ) {
     while let Some(group) = groups.recv().await {
+        faults.tripwire.at("egress", "group");
         let mut votes: BTreeMap<Author, Vec<Vote>> = BTreeMap::new();
         let mut own = Vec::new();
         let view = sender.shared.view();

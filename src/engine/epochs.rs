@@ -123,7 +123,8 @@ impl QuorumStore {
             let mut addresses = self.shared().addresses();
             addresses.extend(peers.into_iter().map(|peer| (peer.key, peer.address)));
         }
-        match self.control(|id| Input::OpenEpoch { id, epoch, committee }).await? {
+        let input = |id| Input::OpenEpoch { id, epoch, committee: committee.clone() };
+        match self.control(input).await? {
             Reply::Opened(result) => result.map_err(CallError::Refused),
             other => unexpected(&other),
         }

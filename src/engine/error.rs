@@ -16,9 +16,55 @@ pub enum StopCause {
     /// The store failed: nothing is signed any more in this life of the process.
     #[error(transparent)]
     Storage(#[from] StoreError),
-    /// An invariant of the crate broke.
-    #[error("an invariant broke: {0}; please report it, with the log")]
-    Broken(String),
+    /// A part panicked: an invariant of the crate broke. The sequencer is rebuilt from its store,
+    /// unless that has happened too often; then this is why it stopped.
+    #[error("an invariant broke in {part}: {message}; please report it, with the log")]
+    Broken {
+        /// Where.
+        part: Part,
+        /// What the panic said.
+        message: String,
+    },
+}
+
+/// The parts of the engine that share one fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Part {
+    /// The sequencer with its four components, or the driver around it.
+    #[error("sequencer")]
+    Sequencer,
+    /// What writes groups.
+    #[error("writer")]
+    Writer,
+    /// What signs, sends and answers.
+    #[error("egress")]
+    Egress,
+    /// What decodes, hashes and verifies.
+    #[error("ingress")]
+    Ingress,
+    /// What reads for peers.
+    #[error("serve")]
+    Serve,
+    /// What watches free space.
+    #[error("space")]
+    Space,
+    /// What reads for the host.
+    #[error("reader")]
+    Reader,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Sequencer,
+        Self::Writer,
+        Self::Egress,
+        Self::Ingress,
+        Self::Serve,
+        Self::Space,
+        Self::Reader,
+    ];
 }
 
 /// Why a call ended without what was asked for.

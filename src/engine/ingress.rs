@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
+use super::error::Part;
+use super::faults::Faults;
 use super::serve::Job;
 use super::shared::{Cached, Shared};
 use super::verify;
@@ -124,6 +125,7 @@ pub(super) struct Ingress {
     pub inboxes: Inboxes,
     pub serve: mpsc::Sender<Job>,
     pub invalid_per_minute_max: u32,
+    faults: Arc<Faults>,
     offences: Mutex<Offences>,
 }
 
@@ -134,49 +136,50 @@ impl Ingress {
         inboxes: Inboxes,
         serve: mpsc::Sender<Job>,
         invalid_per_minute_max: u32,
+        faults: Arc<Faults>,
     ) -> Self {
         let offences = Mutex::new(Offences::default());
-        Self { shared, transport, inboxes, serve, invalid_per_minute_max, offences }
+        Self { shared, transport, inboxes, serve, invalid_per_minute_max, faults, offences }
     }
 
     /// Starts the workers, inside a tokio runtime. They end when told to stop, or when the
     /// transport's events end.
     pub fn start(
-        self,
+        this: &Arc<Self>,
         workers: usize,
-        events: mpsc::Receiver<LinkEvent>,
-        stop: &CancellationToken,
+        events: &Arc<Mutex<mpsc::Receiver<LinkEvent>>>,
     ) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let ingress = Arc::new(self);
-        let events = Arc::new(Mutex::new(events));
         let runtime = Handle::current();
         let worker = |index| {
-            let (ingress, events) = (Arc::clone(&ingress), Arc::clone(&events));
-            let (runtime, stop) = (runtime.clone(), stop.clone());
-            std::thread::Builder::new()
-                .name(format!("qs-ingress-{index}"))
-                .spawn(move || ingress.work(&runtime, &events, &stop))
+            let (ingress, events) = (Arc::clone(this), Arc::clone(events));
+            let runtime = runtime.clone();
+            std::thread::Builder::new().name(format!("qs-ingress-{index}")).spawn(move || {
+                ingress.faults.guard(Part::Ingress, || ingress.work(&runtime, &events));
+            })
         };
         (0..workers).map(worker).collect()
     }
 
-    fn work(
-        &self,
-        runtime: &Handle,
-        events: &Mutex<mpsc::Receiver<LinkEvent>>,
-        stop: &CancellationToken,
-    ) {
+    fn work(&self, runtime: &Handle, events: &Mutex<mpsc::Receiver<LinkEvent>>) {
         loop {
             let event = {
                 let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
                 runtime.block_on(async {
                     tokio::select! {
                         biased;
-                        () = stop.cancelled() => None,
+                        () = self.faults.stop.cancelled() => None,
                         event = events.recv() => event,
                     }
                 })
             };
+            let kind = match &event {
+                Some(LinkEvent::Frame(_)) => "frame",
+                Some(LinkEvent::Up { .. }) => "up",
+                _ => "down",
+            };
+            if event.is_some() {
+                self.faults.tripwire.at("ingress", kind);
+            }
             match event {
                 None => return,
                 Some(LinkEvent::Frame(frame)) => self.on_frame(frame),

@@ -145,7 +145,7 @@ impl QuorumStore {
             })
         });
         let found = try_join_all(chunks).await;
-        let found = found.map_err(|error| StopCause::Broken(error.to_string()))?;
+        let found = found.map_err(|error| self.reader_broke(&error))?;
         for (position, body) in found.into_iter().flatten() {
             batches[position].body = Some(body);
         }

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub addresses: Mutex<Addresses>,
     /// What the peers whose links are up said first.
     pub hellos: Mutex<BTreeMap<Author, Hello>>,
+    /// Lives of the sequencer before the present one, in this process.
+    pub lives: AtomicU64,
     pub signer: Arc<dyn Signer>,
     pub reader: Arc<dyn StoreReader>,
     pub contents: Cache<Digest, Cached, ByBytes>,
@@ -92,6 +94,16 @@ impl Shared {
             announcement: grants.announcement,
             holds: grants.stored.get(&to).copied().unwrap_or_default(),
         }
+    }
+
+    /// How often the sequencer was rebuilt in this process.
+    pub fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
+    /// It is rebuilt once more.
+    pub fn count_life(&self) {
+        self.lives.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What we grant now.

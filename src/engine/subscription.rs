@@ -161,7 +161,7 @@ impl QuorumStore {
     /// Gives a name up for good: nothing is kept for it any more. An open subscription of it ends.
     pub async fn unsubscribe(&self, name: &str) -> Result<(), StopCause> {
         let subscriber = name.to_owned();
-        match self.control(|id| Input::Unsubscribe { id, subscriber }).await? {
+        match self.control(|id| Input::Unsubscribe { id, subscriber: subscriber.clone() }).await? {
             Reply::Unsubscribed => Ok(()),
             other => unexpected(&other),
         }

@@ -122,6 +122,7 @@ impl Sequencer {
         if self.commits.applied().0 < final_index {
             return;
         }
+        self.enters(Component::BatchGenerator);
         let (batches, transactions) = self.generator.on_close(&mut self.outbox, clock);
         self.record_settled();
         self.end_epoch(final_index, batches, transactions);
@@ -142,10 +143,15 @@ impl Sequencer {
     fn end_epoch(&mut self, final_index: CommitIndex, batches: u64, transactions: u64) {
         let epoch = self.epoch();
         let ack = |component, freed| Ack { component, freed, watermark: final_index };
+        self.enters(Component::BatchCoordinator);
+        let slots = self.coordinator.on_close();
+        self.enters(Component::ProofCoordinator);
+        let votes = self.proofs.on_close();
+        self.enters(Component::ProofManager);
         let acks = [
             ack(Component::BatchGenerator, batches),
-            ack(Component::BatchCoordinator, self.coordinator.on_close()),
-            ack(Component::ProofCoordinator, self.proofs.on_close()),
+            ack(Component::BatchCoordinator, slots),
+            ack(Component::ProofCoordinator, votes),
             ack(Component::ProofManager, self.manager.on_close()),
         ];
         let receipt = EpochReceipt {
@@ -204,7 +210,9 @@ impl Sequencer {
         formers.retain(|former| former.served_until >= time);
         formers.drain(..formers.len().saturating_sub(FORMER_MAX));
         self.ends.phase = Phase::Open;
+        self.enters(Component::BatchCoordinator);
         self.coordinator.on_epoch(&mut self.outbox, epoch, &committee);
+        self.enters(Component::BatchGenerator);
         self.generator.on_epoch(epoch);
         if committee.index_of(&self.author).is_none() {
             self.generator.give_back(&mut self.outbox, ReturnReason::LeftCommittee);

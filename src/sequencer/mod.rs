@@ -68,9 +68,10 @@ use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
 use crate::store::Group;
+use crate::tripwire::Tripwire;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Digest, Epoch, Membership,
-    Message, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
+    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Component, Digest, Epoch,
+    Membership, Message, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
 };
 
 /// See the module docs.
@@ -95,6 +96,9 @@ pub struct Sequencer {
     next_announcement: Duration,
     /// When the last step was taken.
     stepped: Duration,
+    /// Where tests make it panic, and the input that is handled.
+    tripwire: Tripwire,
+    input: &'static str,
     released: Released,
 }
 
@@ -239,6 +243,7 @@ impl Sequencer {
     /// Takes one input at one time.
     pub fn step(&mut self, now: Now, input: Input) {
         self.stepped = now.monotonic;
+        self.input = input.name();
         let clock = self.clock(now);
         self.route(&clock, input);
         // Consensus time may have moved.
@@ -251,6 +256,7 @@ impl Sequencer {
         match input {
             Input::LinkUp { peer, hello } => {
                 self.windows.on_link_up(peer, &hello, clock.consensus);
+                self.enters(Component::ProofCoordinator);
                 if self.windows.is_member(&peer) {
                     self.proofs.on_link_up(&mut self.outbox, clock, peer);
                 }
@@ -279,6 +285,7 @@ impl Sequencer {
                     (None, Some(reason)) => Admission::Busy(reason),
                     (None, None) => Admission::Not,
                 };
+                self.enters(Component::BatchGenerator);
                 self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
             }
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
@@ -330,10 +337,12 @@ impl Sequencer {
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
                 self.released.on_durable(sequence);
+                self.enters(Component::BatchGenerator);
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
             }
             Input::Space { admits } => {
+                self.enters(Component::BatchCoordinator);
                 self.coordinator.admits = admits;
                 if !admits {
                     // Nothing is sealed until there is room: they would wait without an answer.
@@ -348,17 +357,32 @@ impl Sequencer {
         }
     }
 
+    /// A component is about to take its part of the input.
+    fn enters(&self, component: Component) {
+        self.tripwire.at(component.name(), self.input);
+    }
+
+    /// Arms a test's tripwire.
+    #[cfg(test)]
+    pub(crate) fn set_tripwire(&mut self, tripwire: Tripwire) {
+        self.tripwire = tripwire;
+    }
+
     // ---- batches -------------------------------------------------------------------------------
 
     /// Seals what is due while there is room for it.
     fn seal(&mut self, clock: &Clock) {
         while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
+            self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             let (digest, batch) = (sealed.digest, sealed.batch);
             let BatchInfo { count: transactions, bytes, .. } = batch.info;
             self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
+            self.enters(Component::BatchCoordinator);
             let (outbox, retention) = (&mut self.outbox, &mut self.retention);
             self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+            self.enters(Component::ProofCoordinator);
+            let outbox = &mut self.outbox;
             self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
         }
         self.record_settled();
@@ -382,6 +406,7 @@ impl Sequencer {
     }
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
+        self.enters(Component::BatchCoordinator);
         let (outbox, retention) = (&mut self.outbox, &mut self.retention);
         let coordinator = &mut self.coordinator;
         match coordinator.on_batch(outbox, clock, retention, from, digest, batch) {
@@ -423,11 +448,13 @@ impl Sequencer {
     // ---- proofs --------------------------------------------------------------------------------
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
+        self.enters(Component::ProofCoordinator);
         if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
         {
             if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
+            self.enters(Component::ProofManager);
             self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
             self.outbox.promise(Promise::Publish(proof));
             self.outbox.event(Event::Certified { digest: vote.digest });
@@ -435,6 +462,7 @@ impl Sequencer {
     }
 
     fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
+        self.enters(Component::ProofManager);
         if proof.info.epoch == self.epoch()
             && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
@@ -446,6 +474,7 @@ impl Sequencer {
     // ---- time ----------------------------------------------------------------------------------
 
     fn on_tick(&mut self, clock: &Clock) {
+        self.enters(Component::ProofCoordinator);
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
         if self.ends.phase == Phase::Open {
             self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);

@@ -76,11 +76,15 @@ impl Sequencer {
     ) -> CommitReceipt {
         let PayloadHeader { height: index, block_timestamp, .. } = *header;
         let clock = Clock { now, consensus: block_timestamp };
+        self.enters(Component::BatchGenerator);
         let outbox = &mut self.outbox;
         let transactions = self.generator.on_commit(outbox, &clock, ordered, block_timestamp);
         let overdue = self.retention.collect(outbox, &clock);
-        let deleted = self.coordinator.on_overdue(outbox, &overdue);
+        self.enters(Component::BatchCoordinator);
+        let deleted = self.coordinator.on_overdue(&mut self.outbox, &overdue);
+        self.enters(Component::ProofCoordinator);
         let votes = self.proofs.on_commit(&clock, ordered);
+        self.enters(Component::ProofManager);
         let queued = self.manager.on_commit(ordered, clock.consensus);
         self.record_settled();
         let ack = |component, freed| Ack { component, freed, watermark: index };

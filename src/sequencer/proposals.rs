@@ -10,7 +10,7 @@ use super::port::{
 };
 use super::retention::Held;
 use crate::types::{
-    Author, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader, ProofOfStore,
+    Author, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader, ProofOfStore,
 };
 
 impl Sequencer {
@@ -46,6 +46,7 @@ impl Sequencer {
         excluded.extend(&request.exclude);
         // Room for the header and the lists' lengths.
         let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
+        self.enters(Component::ProofManager);
         let proofs =
             self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
         let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();

@@ -20,6 +20,7 @@ use super::windows::Windows;
 use super::{Released, Sequencer};
 use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
+use crate::tripwire::Tripwire;
 use crate::types::{
     Author, BatchId, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
     EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot,
@@ -276,6 +277,8 @@ impl Sequencer {
             next_announcement: Duration::ZERO,
             released: Released::default(),
             stepped: now.monotonic,
+            tripwire: Tripwire::default(),
+            input: "recovery",
             author,
             chain,
             membership,

@@ -132,7 +132,8 @@ pub struct CommitStats {
 /// A store of groups. Sealed: see the module docs.
 pub trait Store: sealed::Sealed + Send + 'static {
     /// Everything that survived, after the opening barrier: what is returned is durable again,
-    /// although the process that wrote it may have died between write and fsync. Called once.
+    /// although the process that wrote it may have died between write and fsync. Called at the
+    /// start of each life of the sequencer: it trusts nothing that is in memory.
     fn recover(&mut self) -> Result<Recovered, StoreError>;
 
     /// Makes all records durable in one atomic write and one fsync.

@@ -13,6 +13,7 @@ mod host;
 mod instruments;
 mod links;
 mod messages;
+mod restarts;
 mod state;
 
 use prometheus::Registry;
@@ -24,6 +25,7 @@ use self::host::Host;
 use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
+use self::restarts::Restarts;
 use self::state::State;
 use crate::types::Author;
 
@@ -45,6 +47,8 @@ pub(super) struct Metrics {
     pub followers: Followers,
     /// Of the ends of epochs.
     pub epochs: Epochs,
+    /// Of the supervisor.
+    pub restarts: Restarts,
     /// Of the handle.
     pub host: Host,
 }
@@ -101,6 +105,7 @@ impl Metrics {
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
             epochs: Epochs::new(registry)?,
+            restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })
     }

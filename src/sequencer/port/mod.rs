@@ -239,6 +239,43 @@ pub enum Input {
     Tick,
 }
 
+impl Input {
+    /// Its name in logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::LinkUp { .. } => "link_up",
+            Self::LinkDown { .. } => "link_down",
+            Self::Batch { .. } => "batch",
+            Self::Vote(_) => "vote",
+            Self::Proof { .. } => "proof",
+            Self::Payload { .. } => "payload",
+            Self::Announce { .. } => "announce",
+            Self::FetchedBatch { .. } => "fetched_batch",
+            Self::FetchMissing { .. } => "fetch_missing",
+            Self::Submit { .. } => "submit",
+            Self::Pull { .. } => "pull",
+            Self::Verify { .. } => "verify",
+            Self::Commit { .. } => "commit",
+            Self::Fetch { .. } => "fetch",
+            Self::SkipTo { .. } => "skip_to",
+            Self::Close { .. } => "close",
+            Self::OpenEpoch { .. } => "open_epoch",
+            Self::Serving { .. } => "serving",
+            Self::Ahead { .. } => "ahead",
+            Self::Subscribe { .. } => "subscribe",
+            Self::Delivered { .. } => "delivered",
+            Self::Detach { .. } => "detach",
+            Self::Unsubscribe { .. } => "unsubscribe",
+            Self::Acknowledge { .. } => "acknowledge",
+            Self::Cancel(_) => "cancel",
+            Self::Durable { .. } => "durable",
+            Self::Space { .. } => "space",
+            Self::Status(_) => "status",
+            Self::Tick => "tick",
+        }
+    }
+}
+
 /// May leave at once, because it promises nothing.
 #[derive(Debug)]
 pub enum Effect {

@@ -97,6 +97,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "engine.disk_reserve" "size" "1.0 GiB" "16MiB to 1PiB" "below this much free space no batches are admitted";
     "engine.disk_check_interval" "duration" "1s" "10ms to 10s" "how often free space is looked at";
     "engine.invalid_per_minute_max" "messages" "100" "at least 1" "invalid messages of one validator that close its link";
+    "engine.restart_backoff" "duration" "100ms" "1ms to 10s" "pause before the core is rebuilt from the store after a panic; doubles, and the third within a minute is final";
     "engine.event_queue" "events" "65536" "16 to 2^24" "events kept for a slow listener";
     "storage.write_buffer_bytes" "bytes" "67108864" "1 MiB to 1 GiB" "one write buffer of the content table, in memory";
     "storage.write_buffers" "buffers" "4" "2 to 16" "write buffers of the content table";
