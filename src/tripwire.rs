@@ -31,6 +31,7 @@ mod armed {
         times: u32,
     }
 
+    #[cfg_attr(not(feature = "engine"), allow(dead_code, reason = "armed by the engine's tests"))]
     impl Tripwire {
         /// Armed for a part and what it is about to handle.
         pub fn armed(part: &'static str, what: &'static str, times: u32) -> Self {

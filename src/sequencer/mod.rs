@@ -363,7 +363,7 @@ impl Sequencer {
     }
 
     /// Arms a test's tripwire.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "engine"))]
     pub(crate) fn set_tripwire(&mut self, tripwire: Tripwire) {
         self.tripwire = tripwire;
     }

@@ -4,6 +4,7 @@
 mod batches;
 mod commits;
 mod epochs;
+mod interleavings;
 mod net;
 mod recovery;
 mod subscribers;
