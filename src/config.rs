@@ -74,6 +74,15 @@ pub struct SequencerConfig {
     pub fetches_max: usize,
     /// Fetched content kept beyond its author's window: bytes. Default 1 GiB.
     pub recovered_bytes_max: ByteSize,
+    /// Deliveries to a subscriber that it has not acknowledged. Default 64; 1 to 65536.
+    pub subscriber_window: usize,
+    /// Bytes of batches kept beyond their time because a subscriber needs them; beyond it the
+    /// slowest one is detached. Default 4 GiB; at least 1 MiB.
+    pub subscriber_lag_bytes_max: ByteSize,
+    /// A subscriber is detached when the oldest commit that it has not acknowledged was applied
+    /// this long ago. Default 10 min; 1 s to 24 h.
+    #[serde(with = "humantime_serde")]
+    pub subscriber_lag_max: Duration,
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
@@ -99,6 +108,9 @@ impl Default for SequencerConfig {
             fetch_try_timeout: Duration::from_millis(400),
             fetches_max: 4096,
             recovered_bytes_max: ByteSize::gib(1),
+            subscriber_window: 64,
+            subscriber_lag_bytes_max: ByteSize::gib(4),
+            subscriber_lag_max: Duration::from_mins(10),
             announce_interval: Duration::from_millis(500),
         }
     }
@@ -157,6 +169,12 @@ impl SequencerConfig {
         within("payload_patience", self.payload_patience, 1, 5000)?;
         within("fetch_try_timeout", self.fetch_try_timeout, 10, 10_000)?;
         at_least("fetches_max", self.fetches_max as u64, 1)?;
+        if !(1..=65_536).contains(&self.subscriber_window) {
+            return Err(ConfigError::new("subscriber_window", "must lie between 1 and 65536"));
+        }
+        let held = self.subscriber_lag_bytes_max.as_u64();
+        at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
+        within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
         within("announce_interval", self.announce_interval, 10, 1000)
     }
 }

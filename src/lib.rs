@@ -47,4 +47,5 @@ pub mod store;
 pub mod testkit;
 #[cfg(feature = "engine")]
 pub mod transport;
+mod tripwire;
 pub mod types;

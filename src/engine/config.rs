@@ -14,7 +14,7 @@ use crate::types::{Committee, Epoch, Genesis};
 pub struct NodeConfig {
     /// The chain.
     pub genesis: Genesis,
-    /// The epoch to serve.
+    /// The epoch to serve if the store has served none yet; its own record governs.
     pub epoch: Epoch,
     /// Its committee.
     pub committee: Committee,
@@ -68,6 +68,11 @@ pub struct EngineConfig {
     pub disk_check_interval: Duration,
     /// Invalid messages of one peer within a minute that close its link. Default 100; at least 1.
     pub invalid_per_minute_max: u32,
+    /// Pause before the sequencer is rebuilt inside the process after a part of it panicked; it
+    /// doubles with each failure within a minute, and the third one is final. Default 100 ms; 1 ms
+    /// to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub restart_backoff: Duration,
     /// Events kept for a slow listener of the host. Default 65536; at least 16.
     pub event_queue: usize,
 }
@@ -87,6 +92,7 @@ impl Default for EngineConfig {
             disk_reserve: ByteSize::gib(1),
             disk_check_interval: Duration::from_secs(1),
             invalid_per_minute_max: 100,
+            restart_backoff: Duration::from_millis(100),
             event_queue: 65_536,
         }
     }
@@ -117,6 +123,7 @@ impl EngineConfig {
         let interval = self.disk_check_interval.as_millis() as u64;
         within("disk_check_interval", interval, 10, 10_000)?;
         within("invalid_per_minute_max", u64::from(self.invalid_per_minute_max), 1, 1 << 31)?;
+        within("restart_backoff", self.restart_backoff.as_millis() as u64, 1, 10_000)?;
         within("event_queue", self.event_queue as u64, 16, 1 << 24)
     }
 }

@@ -4,16 +4,18 @@
 //! full open group stops the last, and a group of twice that size everything but completions.
 //! Whenever the writer is free and the open group holds anything, the writer gets it.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::egress::{self, Sender};
-use super::error::StopCause;
+use super::epochs::View;
+use super::error::{Part, StopCause};
+use super::faults::{Faults, broken};
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
 use super::serve::Job;
@@ -22,7 +24,8 @@ use super::writer::Written;
 use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal};
 use crate::store::Group;
-use crate::types::Message;
+use crate::transport::{Peer, Refusal as LinkRefusal};
+use crate::types::{Author, Hello, Message};
 
 /// Inputs taken between two looks at the writer.
 const INPUTS_PER_TURN: usize = 64;
@@ -68,9 +71,11 @@ pub(super) struct Driver {
     pub writer: mpsc::Sender<Group>,
     pub serve: mpsc::Sender<Job>,
     /// Counts faults that only the sequencer sees.
-    pub offence: Box<dyn Fn(crate::types::Author) + Send>,
+    pub offence: Box<dyn Fn(Author) + Send>,
     pub group_bytes_max: u64,
-    pub stop: CancellationToken,
+    pub faults: Arc<Faults>,
+    /// Taken before anything else: links that are up already.
+    pub first: Vec<Input>,
     pub writing: bool,
     pub observed: Option<Instant>,
 }
@@ -78,9 +83,9 @@ pub(super) struct Driver {
 impl Driver {
     /// Runs until told to stop, the store fails or the sequencer breaks.
     pub async fn run(mut self) {
-        let cause = self.drive().await;
-        self.shared.stop_with(cause);
-        self.stop.cancel();
+        if let Some(cause) = self.drive().await {
+            self.faults.report(cause);
+        }
         // The group in flight finishes and its promises leave; the open one is dropped.
         while self.writing {
             match self.queues.written.recv().await {
@@ -88,10 +93,15 @@ impl Driver {
                 None => break,
             }
         }
-        self.shared.replies.clear();
     }
 
-    async fn drive(&mut self) -> StopCause {
+    /// Why it ends by itself, if it does.
+    async fn drive(&mut self) -> Option<StopCause> {
+        for input in std::mem::take(&mut self.first) {
+            if let Err(cause) = self.step(input) {
+                return Some(cause);
+            }
+        }
         self.flush();
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
@@ -101,7 +111,7 @@ impl Driver {
             let (takes_bulk, takes_control) = self.takes();
             let turn = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => Turn::Stop,
+                () = self.faults.stop.cancelled() => Turn::Stop,
                 written = self.queues.written.recv() => written.map_or(Turn::Stop, Turn::Written),
                 Some(input) = self.queues.loopback.recv() => Turn::Input(input),
                 Some(boxed) = self.queues.control.recv(), if takes_control => {
@@ -111,18 +121,18 @@ impl Driver {
                 () = &mut timer => Turn::Input(Input::Tick),
             };
             let stepped = match turn {
-                Turn::Stop => return StopCause::Shutdown,
+                Turn::Stop => return None,
                 Turn::Written(Written::Failed(error)) => {
                     self.note(&Written::Failed(error.clone()));
                     tracing::error!(%error, "the store failed; nothing is signed any more");
-                    return StopCause::Storage(error);
+                    return Some(StopCause::Storage(error));
                 }
                 Turn::Written(written) => self.on_written(&written),
                 Turn::Input(input) => self.step(input),
             };
             let stepped = stepped.and_then(|()| self.take_ready());
             if let Err(cause) = stepped {
-                return cause;
+                return Some(cause);
             }
             self.flush();
         }
@@ -167,14 +177,10 @@ impl Driver {
     fn step(&mut self, input: Input) -> Result<(), StopCause> {
         let now = self.shared.now();
         let sequencer = &mut self.sequencer;
+        let name = input.name();
         catch_unwind(AssertUnwindSafe(|| sequencer.step(now, input))).map_err(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "unknown".to_owned());
-            tracing::error!(cause = %text, "the sequencer broke an invariant and stops");
-            StopCause::Broken(text)
+            tracing::error!(input = name, "the sequencer broke an invariant");
+            broken(Part::Sequencer, &*panic)
         })
     }
 
@@ -187,6 +193,7 @@ impl Driver {
             // failure is in the queue of what was written.
             self.writing = self.writer.try_send(group).is_ok();
         }
+        self.follow_epoch();
         while let Some(effect) = self.sequencer.poll_effect() {
             self.carry_out(effect);
         }
@@ -197,6 +204,38 @@ impl Driver {
             changed
         });
         self.observe();
+    }
+
+    /// Shows a new membership to everybody, and keeps links with those whom it names. Comes before
+    /// the effects of the step that brought it about.
+    fn follow_epoch(&mut self) {
+        let before = self.shared.view();
+        if Arc::ptr_eq(&before.membership, self.sequencer.membership()) {
+            return;
+        }
+        let view = View::of(self.shared.chain, &self.sequencer);
+        let transport = &self.sender.transport;
+        let known: BTreeMap<_, _> =
+            transport.links().into_iter().map(|link| (link.peer, link.address)).collect();
+        let peers = {
+            let told = self.shared.addresses();
+            let peer = |key: &Author| {
+                let address = told.get(key).or_else(|| known.get(key)).copied()?;
+                Some(Peer { key: *key, address })
+            };
+            view.peers.iter().filter_map(peer).collect()
+        };
+        tracing::info!(epoch = view.epoch().0, peers = view.peers.len(), "serving");
+        let disagrees = |(peer, hello): (&Author, &Hello)| (!view.agrees(hello)).then_some(*peer);
+        let refused: Vec<_> = self.shared.hellos().iter().filter_map(disagrees).collect();
+        self.shared.metrics.links.know(view.peers.iter().copied());
+        self.shared.show(view);
+        transport.set_peers(peers);
+        for peer in refused {
+            tracing::warn!(%peer, "link closed: the peer has another committee for this epoch");
+            self.shared.metrics.links.refused(&peer, true, LinkRefusal::CommitteeMismatch);
+            transport.refuse(peer, LinkRefusal::CommitteeMismatch);
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -244,8 +283,8 @@ impl Driver {
         }
         self.observed = Some(now);
         let announcement = self.sequencer.announcement();
-        let stored = self.shared.peers().map(|peer| (peer, self.sequencer.stored_of(&peer)));
-        let stored = stored.collect();
+        let stored = |peer| (peer, self.sequencer.stored_of(&peer));
+        let stored = self.sequencer.peers().map(stored).collect();
         *self.shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
             super::shared::Grants { announcement, stored };
         let status = self.sequencer.status();
@@ -256,6 +295,8 @@ impl Driver {
         };
         let metrics = &self.shared.metrics;
         metrics.state.observe(&status, &queued);
+        metrics.followers.observe(&status);
+        metrics.epochs.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

@@ -1,11 +1,12 @@
 //! Egress: what leaves. Effects leave when the driver says so; promises only from here, in the
 //! order of groups, once their group is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::faults::Faults;
 use super::shared::{Cached, Shared};
 use crate::sequencer::port::{Event, Input, Promise, Reply};
 use crate::store::{Persisted, Released};
@@ -41,19 +42,28 @@ impl Sender {
 /// Handles durable groups until the writer ends.
 pub(super) async fn run(
     sender: Sender,
+    faults: Arc<Faults>,
     mut groups: mpsc::Receiver<Persisted>,
     loopback: mpsc::Sender<Input>,
 ) {
     while let Some(group) = groups.recv().await {
+        faults.tripwire.at("egress", "group");
         let mut votes: BTreeMap<Author, Vec<Vote>> = BTreeMap::new();
         let mut own = Vec::new();
+        let view = sender.shared.view();
         let mut proofs = Vec::new();
+        // Subscriptions that nobody holds any more, and that the sequencer does not know of.
+        let mut gone = BTreeSet::new();
         for promise in group.promises {
             match promise.release() {
                 Released::Sign(batch) => {
                     let shared = &sender.shared;
                     shared.metrics.messages.votes_signed.inc();
-                    let signed = shared.signer.sign_batch(&shared.scope, &batch);
+                    let Some(scope) = view.scope_of(batch.get().epoch) else {
+                        // Of an epoch that was over long before this group: nobody needs it.
+                        continue;
+                    };
+                    let signed = shared.signer.sign_batch(&scope, &batch);
                     let author = batch.get().author;
                     if author == shared.author {
                         own.push(signed);
@@ -63,13 +73,21 @@ pub(super) async fn run(
                     }
                 }
                 Released::Other(Promise::Publish(proof)) => proofs.push(proof),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    let Shared { subscriptions, metrics, .. } = &*sender.shared;
+                    if !subscriptions.deliver(subscription, delivery, &metrics.followers) {
+                        gone.insert(subscription);
+                    }
+                }
                 Released::Other(other) => tell_host(&sender.shared, other),
             }
         }
         send_votes(&sender, votes);
         send_proofs(&sender, &proofs);
-        for signed in own {
-            if loopback.send(Input::Vote(signed)).await.is_err() {
+        let detach = |subscription| Input::Detach { subscription };
+        let inputs = own.into_iter().map(Input::Vote).chain(gone.into_iter().map(detach));
+        for input in inputs {
+            if loopback.send(input).await.is_err() {
                 return;
             }
         }
@@ -90,8 +108,8 @@ fn send_proofs(sender: &Sender, proofs: &[Arc<ProofOfStore>]) {
     sender.shared.metrics.messages.proofs_published.inc_by(proofs.len() as u64);
     for chunk in proofs.chunks(PROOFS_MAX) {
         let proofs = chunk.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let peers: Vec<_> = sender.shared.peers().collect();
-        sender.send(peers, &Message::Proofs(proofs));
+        let members = sender.shared.view().members.clone();
+        sender.send(members, &Message::Proofs(proofs));
     }
 }
 
@@ -105,8 +123,11 @@ fn tell_host(shared: &Shared, promise: Promise) {
             shared.replies.answer(id, reply);
         }
         Promise::Event(event) => publish(shared, event),
+        Promise::EndSubscription { subscription, end } => {
+            shared.subscriptions.end(subscription, end);
+        }
         // Handled by the caller.
-        Promise::Sign(_) | Promise::Publish(_) => {}
+        Promise::Sign(_) | Promise::Publish(_) | Promise::Deliver { .. } => {}
     }
 }
 

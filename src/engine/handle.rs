@@ -1,10 +1,12 @@
 //! The handle of the host: every call of the crate.
 //!
 //! Calls are cancel-safe: dropping a future takes the request back where that has a meaning, and
-//! changes nothing otherwise. When the engine stops, every waiting call ends with its cause.
+//! changes nothing otherwise. When the sequencer is rebuilt inside the process, waiting calls are
+//! repeated in its next life; all of them may be, but for `submit`. When the engine stops, every
+//! waiting call ends with its cause.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
@@ -14,26 +16,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::NodeConfig;
-use super::driver::{Driver, Queues};
-use super::egress::{self, Sender};
-use super::error::{CallError, StartError, StopCause};
-use super::ingress::{Inboxed, Inboxes, Ingress, Judge};
+use super::egress::Sender;
+use super::epochs::View;
+use super::error::{CallError, Part, StartError, StopCause};
+use super::ingress::{Inboxed, Judge};
+use super::life::{self, Life, Node};
 use super::metrics::{Metrics, Statistics};
-use super::serve;
 use super::shared::{ByBytes, Grants, Replies, Shared};
-use super::writer;
+use super::subscription::Subscriptions;
+use super::supervisor::{Restarts, State, Supervisor};
 use crate::crypto::Signer;
 use crate::sequencer::port::{
     Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
-    RequestId, SubmitError, Transaction, VerifyRequest,
+    RequestId, SkipError, SubmitError, Transaction, VerifyRequest,
 };
 use crate::sequencer::status::Status;
-use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Store, StoreReader};
 use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
+use crate::tripwire::Tripwire;
 use crate::types::{
-    Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Message, Payload,
-    PayloadHeader, Scope,
+    Author, Commit, CommitIndex, CommitReceipt, Digest, InvalidPayload, Membership, Message,
+    Payload, PayloadHeader,
 };
 
 /// A running node; cheap to clone. Dropping all handles does not stop it: call `shutdown`.
@@ -44,14 +47,15 @@ pub struct QuorumStore {
 
 struct Inner {
     shared: Arc<Shared>,
-    inboxes: Inboxes,
+    state: watch::Receiver<State>,
+    restarts: watch::Receiver<Restarts>,
     host: Semaphore,
     submit_bytes: Semaphore,
     submit_bytes_max: usize,
+    subscriber_window: usize,
     transport: Arc<dyn Transport>,
     sender: Sender,
     tasks: TaskTracker,
-    threads: Mutex<Vec<thread::JoinHandle<()>>>,
     stop: CancellationToken,
 }
 
@@ -60,10 +64,27 @@ impl QuorumStore {
     /// gets the handshake to use and where to send its events.
     pub async fn start<T, E>(
         config: NodeConfig,
-        mut store: Box<dyn Store>,
+        store: Box<dyn Store>,
         signer: Arc<dyn Signer>,
         transport: T,
         registry: &Registry,
+    ) -> Result<Self, StartError>
+    where
+        T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let tripwire = Tripwire::default();
+        Self::start_with(config, store, signer, transport, registry, tripwire).await
+    }
+
+    /// The same, with a place where tests make a part panic.
+    pub(super) async fn start_with<T, E>(
+        config: NodeConfig,
+        store: Box<dyn Store>,
+        signer: Arc<dyn Signer>,
+        transport: T,
+        registry: &Registry,
+        tripwire: Tripwire,
     ) -> Result<Self, StartError>
     where
         T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
@@ -75,33 +96,17 @@ impl QuorumStore {
             return Err(StartError::NotAMember(author));
         }
         let shared = Arc::new(shared(&config, signer, store.reader(), registry)?);
-        let recovering = tokio::task::spawn_blocking(move || {
-            let recovered = store.recover();
-            (store, recovered)
-        });
-        let (store, recovered) =
-            recovering.await.map_err(|error| std::io::Error::other(error.to_string()))?;
-        let setup = Setup {
-            author,
-            genesis: config.genesis.clone(),
-            epoch: config.epoch,
-            committee: config.committee.clone(),
-            config: config.sequencer.clone(),
-        };
-        let sequencer = Sequencer::recover(setup, recovered?, shared.now())?;
-        shared.metrics.state.recovery_seconds.set(shared.started.elapsed().as_secs_f64());
-        {
-            let announcement = sequencer.announcement();
-            let stored = shared.peers().map(|peer| (peer, sequencer.stored_of(&peer))).collect();
-            *shared.grants.write().unwrap_or_else(PoisonError::into_inner) =
-                Grants { announcement, stored };
-        }
+        let (store, sequencer) = life::recover(&config, &shared, store).await?;
         let (events_sender, events) = mpsc::channel(config.engine.link_queue);
         let judge = Arc::new(Judge { shared: Arc::clone(&shared) });
         let transport = transport(judge, events_sender)
             .map_err(|error| StartError::Transport(Box::new(error)))?;
-        let parts = Parts { config, shared, store, sequencer, transport, events };
-        parts.start()
+        let sender = Sender { shared: Arc::clone(&shared), transport: Arc::clone(&transport) };
+        let events = Arc::new(Mutex::new(events));
+        let node = Node { config, shared: Arc::clone(&shared), sender, events, tripwire };
+        let stop = CancellationToken::new();
+        let running = node.start(store, sequencer, stop.child_token())?;
+        Ok(Self { inner: Arc::new(Inner::supervised(node, running, stop)) })
     }
 
     /// Submits transactions. One entry per transaction, in order; `Ok` once its batch is durable
@@ -116,10 +121,12 @@ impl QuorumStore {
         let charge = bytes.min(self.inner.submit_bytes_max) as u32;
         // Waits while the sequencer is behind: back-pressure, in bytes.
         let permit = self.inner.submit_bytes.acquire_many(charge).await;
-        let reply =
-            self.call(&self.inner.inboxes.bulk, |id| Input::Submit { id, transactions }).await;
+        // Once: whether it was carried out before the sequencer broke is not known.
+        let life = self.life().await?;
+        let reply = self.ask(&life, &life.inboxes.bulk, |id| Input::Submit { id, transactions });
+        let reply = reply.await;
         drop(permit);
-        match reply? {
+        match reply.ok_or_else(|| self.ended(&life))? {
             Reply::Submitted(results) => {
                 self.called("submit", began);
                 self.inner.shared.metrics.host.submitted(&results);
@@ -132,7 +139,7 @@ impl QuorumStore {
     /// The best payload to propose now. `Ok`: it is durable here and may be proposed.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Payload>, CallError<PullError>> {
         let began = Instant::now();
-        match self.control(|id| Input::Pull { id, request }).await? {
+        match self.control(|id| Input::Pull { id, request: request.clone() }).await? {
             Reply::Pulled(result) => {
                 self.called("pull", began);
                 result.map_err(CallError::Refused)
@@ -144,8 +151,8 @@ impl QuorumStore {
     /// Sends a payload to every peer; never blocks.
     pub fn announce(&self, payload: &Arc<Payload>) {
         let message = Message::Payload(Box::new(Payload::clone(payload)));
-        let peers: Vec<_> = self.inner.shared.peers().collect();
-        self.inner.sender.send(peers, &message);
+        let members = self.inner.shared.view().members.clone();
+        self.inner.sender.send(members, &message);
     }
 
     /// Whether a payload may be voted for. Pending while it is missing (it is fetched from
@@ -156,7 +163,7 @@ impl QuorumStore {
         request: VerifyRequest,
     ) -> Result<PayloadHeader, CallError<InvalidPayload>> {
         let began = Instant::now();
-        match self.control(|id| Input::Verify { id, request }).await? {
+        match self.control(|id| Input::Verify { id, request: request.clone() }).await? {
             Reply::Verified(result) => {
                 self.called("verify", began);
                 result.map_err(CallError::Refused)
@@ -177,7 +184,7 @@ impl QuorumStore {
         }
         let reader = Arc::clone(&self.inner.shared.reader);
         let read = tokio::task::spawn_blocking(move || reader.payload(&digest));
-        let read = read.await.map_err(|error| StopCause::Broken(error.to_string()))?;
+        let read = read.await.map_err(|error| self.reader_broke(&error))?;
         match read {
             Ok(Some(payload)) => return Ok(Arc::new(payload)),
             Ok(None) => {}
@@ -199,7 +206,11 @@ impl QuorumStore {
     ) -> Result<Content, CallError<FetchError>> {
         let fetching = self.inner.shared.metrics.host.fetch();
         let deadline = self.inner.shared.started.elapsed() + deadline;
-        match self.control(|id| Input::Fetch { id, digest, responders, deadline }).await? {
+        let input = |id| {
+            let responders = responders.clone();
+            Input::Fetch { id, digest, responders, deadline }
+        };
+        match self.control(input).await? {
             Reply::Fetched(result) => {
                 fetching.ended(&result);
                 result.map_err(CallError::Refused)
@@ -227,12 +238,45 @@ impl QuorumStore {
         }
     }
 
-    /// As far as this subscriber is concerned, content of commits below `next` may go. Waits only
-    /// for room in the queue.
+    /// State sync: the host has the state after a finalised block, taken from others, and goes on
+    /// above it. Every subscriber is told which commits it does not get. Repeating it changes
+    /// nothing.
+    pub async fn skip_to(
+        &self,
+        header: PayloadHeader,
+    ) -> Result<CommitReceipt, CallError<SkipError>> {
+        match self.control(|id| Input::SkipTo { id, header }).await? {
+            Reply::SkippedTo(result) => result.map_err(CallError::Refused),
+            other => unexpected(&other),
+        }
+    }
+
+    /// As far as this subscriber is concerned, content of commits below `next` may go: for one
+    /// that follows the commits in another way than [`Self::subscribe`]. Waits only for room in
+    /// the queue.
     pub async fn acknowledge(&self, subscriber: &str, next: CommitIndex) -> Result<(), StopCause> {
         let input = Input::Acknowledge { subscriber: subscriber.to_owned(), next };
-        let sent = self.inner.inboxes.control.send(Inboxed::of_host(input)).await;
-        sent.map_err(|_| self.cause())
+        self.tell_in_turn(Inboxed::of_host(input)).await
+    }
+
+    /// Tells the sequencer something if there is room now, and one that can hear it.
+    pub(super) fn tell(&self, input: Input) {
+        if let State::Running(life) = &*self.inner.state.borrow() {
+            let _ = life.inboxes.control.try_send(Inboxed::of_host(input));
+        }
+    }
+
+    /// Tells the sequencer something once there is room.
+    pub(super) async fn tell_in_turn(&self, input: Inboxed) -> Result<(), StopCause> {
+        let life = self.life().await?;
+        // One that has just ended: whoever tells it anything has to tell the next one anyway.
+        let _ = life.inboxes.control.send(input).await;
+        Ok(())
+    }
+
+    /// Deliveries under way to one subscriber.
+    pub(super) fn subscriber_window(&self) -> usize {
+        self.inner.subscriber_window
     }
 
     /// What happens, for whoever wants to follow. A slow listener misses the oldest.
@@ -268,7 +312,12 @@ impl QuorumStore {
         Arc::clone(&self.inner.shared.reader)
     }
 
-    /// Resolves when the engine has stopped, by itself or on request.
+    /// How often the sequencer was rebuilt inside the process, as it changes.
+    pub fn restarts(&self) -> watch::Receiver<Restarts> {
+        self.inner.restarts.clone()
+    }
+
+    /// Resolves when the engine has stopped for good, by itself or on request.
     pub async fn stopped(&self) -> StopCause {
         let mut stop = self.inner.shared.stop.subscribe();
         // The sender lives in `shared`, which we hold: waiting cannot fail.
@@ -284,20 +333,6 @@ impl QuorumStore {
         self.inner.shared.stop_with(StopCause::Shutdown);
         self.inner.stop.cancel();
         self.inner.tasks.wait().await;
-        let threads = {
-            let mut threads = self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *threads)
-        };
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the engine panicked");
-                }
-            }
-        });
-        if joined.await.is_err() {
-            tracing::error!("joining the engine's threads failed");
-        }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -309,58 +344,101 @@ impl QuorumStore {
         self.inner.shared.metrics.host.called(call, began);
     }
 
-    /// A call through the queue of votes and proofs, at most `host_queue` at once.
-    async fn control(&self, input: impl FnOnce(RequestId) -> Input) -> Result<Reply, StopCause> {
+    /// A call through the queue of votes and proofs, at most `host_queue` at once; repeated if the
+    /// sequencer is rebuilt before it was answered.
+    pub(super) async fn control(
+        &self,
+        mut input: impl FnMut(RequestId) -> Input,
+    ) -> Result<Reply, StopCause> {
         let permit = self.inner.host.acquire().await;
-        let reply = self.call(&self.inner.inboxes.control, input).await;
+        let reply = loop {
+            let life = self.life().await?;
+            if let Some(reply) = self.ask(&life, &life.inboxes.control, &mut input).await {
+                break reply;
+            }
+            // Until the supervisor has seen it too, this life looks as if it were running.
+            life.ended.cancelled().await;
+            let mut state = self.inner.state.clone();
+            let over = |state: &State| match state {
+                State::Running(next) => !Arc::ptr_eq(next, &life),
+                State::Restarting | State::Stopped => true,
+            };
+            if state.wait_for(over).await.is_err() {
+                return Err(self.cause());
+            }
+        };
         drop(permit);
-        reply
+        Ok(reply)
     }
 
-    async fn call(
+    /// The present life, or the next one while there is none.
+    async fn life(&self) -> Result<Arc<Life>, StopCause> {
+        let mut state = self.inner.state.clone();
+        let state = state.wait_for(|state| !matches!(state, State::Restarting)).await;
+        match state.as_deref() {
+            Ok(State::Running(life)) if !self.inner.stop.is_cancelled() => Ok(Arc::clone(life)),
+            _ => Err(self.cause()),
+        }
+    }
+
+    /// Asks one life. `None` if it ended before it answered.
+    async fn ask(
         &self,
+        life: &Life,
         queue: &mpsc::Sender<Inboxed>,
         input: impl FnOnce(RequestId) -> Input,
-    ) -> Result<Reply, StopCause> {
+    ) -> Option<Reply> {
         let (id, reply) = self.inner.shared.replies.open();
-        let waiting = Waiting { inner: &self.inner, id };
-        if self.inner.stop.is_cancelled() || queue.send(Inboxed::of_host(input(id))).await.is_err()
-        {
-            return Err(self.cause());
+        let waiting = Waiting { store: self, id };
+        if queue.send(Inboxed::of_host(input(id))).await.is_err() {
+            return None;
         }
         let reply = tokio::select! {
             biased;
             reply = reply => reply.ok(),
             // Only once the driver has ended: until then it may still answer.
-            () = self.inner.tasks.wait() => None,
+            () = life.ended.cancelled() => None,
         };
         drop(waiting);
-        reply.ok_or_else(|| self.cause())
+        reply
     }
 
     fn cause(&self) -> StopCause {
         self.inner.shared.stop.borrow().clone().unwrap_or(StopCause::Shutdown)
     }
+
+    /// Why a life ended that may be followed by another.
+    fn ended(&self, life: &Life) -> StopCause {
+        self.inner.shared.stop.borrow().clone().unwrap_or_else(|| life.faults.cause())
+    }
+
+    /// A read for the host panicked: that ends the present life like any other part's panic.
+    pub(super) fn reader_broke(&self, error: &tokio::task::JoinError) -> StopCause {
+        let cause = StopCause::Broken { part: Part::Reader, message: error.to_string() };
+        if let State::Running(life) = &*self.inner.state.borrow() {
+            life.faults.report(cause.clone());
+        }
+        cause
+    }
 }
 
 /// Takes a request back when its future is dropped before the answer.
 struct Waiting<'a> {
-    inner: &'a Inner,
+    store: &'a QuorumStore,
     id: RequestId,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.inner.shared.replies.forget(self.id) {
+        if self.store.shared().replies.forget(self.id) {
             // A full queue only means that something is waited for a little longer in vain.
-            let cancel = Inboxed::of_host(Input::Cancel(self.id));
-            let _ = self.inner.inboxes.control.try_send(cancel);
+            self.store.tell(Input::Cancel(self.id));
         }
     }
 }
 
 /// Replies match their requests: the sequencer answers each with its kind.
-fn unexpected(reply: &Reply) -> ! {
+pub(super) fn unexpected(reply: &Reply) -> ! {
     unreachable!("a reply of another kind than the request: {reply:?}")
 }
 
@@ -371,27 +449,34 @@ fn shared(
     registry: &Registry,
 ) -> Result<Shared, StartError> {
     let chain = config.genesis.chain_id();
-    let committee = config.committee.clone();
-    let scope = Scope { chain, epoch: config.epoch, committee: committee.hash() };
     let author = signer.author();
     let members = config.committee.members().iter().map(|member| member.author);
     let peers = members.filter(|member| *member != author);
+    // Until the store has said which epoch it serves.
+    let membership = Arc::new(Membership {
+        epoch: config.epoch,
+        committee: config.committee.clone(),
+        former: Vec::new(),
+    });
+    let view = View::new(chain, &membership, peers.clone());
     let cache_bytes = config.engine.cache_bytes.as_u64();
     // About one entry per 32 KiB, but never too few for small batches.
     let entries = (cache_bytes as usize / (32 << 10)).max(1024);
     Ok(Shared {
         author,
         chain,
-        epoch: config.epoch,
-        committee,
         parameters: config.genesis.parameters,
-        scope,
+        view: RwLock::new(Arc::new(view)),
+        addresses: Mutex::default(),
+        hellos: Mutex::default(),
+        lives: AtomicU64::new(0),
         signer,
         reader,
         contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
         proofs: Cache::new(config.engine.proof_cache),
-        grants: std::sync::RwLock::new(Grants::default()),
+        grants: RwLock::new(Grants::default()),
         replies: Replies::default(),
+        subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
         stop: watch::channel(None).0,
@@ -400,85 +485,28 @@ fn shared(
     })
 }
 
-/// Everything that is made before the first task runs.
-struct Parts {
-    config: NodeConfig,
-    shared: Arc<Shared>,
-    store: Box<dyn Store>,
-    sequencer: Sequencer,
-    transport: Arc<dyn Transport>,
-    events: mpsc::Receiver<LinkEvent>,
-}
-
-impl Parts {
-    fn start(self) -> Result<QuorumStore, StartError> {
-        let Self { config, shared, store, sequencer, transport, events } = self;
-        let engine = &config.engine;
-        let tasks = TaskTracker::new();
-        let stop = CancellationToken::new();
-        let sender = Sender { shared: Arc::clone(&shared), transport: Arc::clone(&transport) };
-
-        let (groups_sender, groups) = mpsc::channel(1);
-        let (written_sender, written) = mpsc::channel(4);
-        let (persisted_sender, persisted) = mpsc::channel(4);
-        let (loopback_sender, loopback) = mpsc::channel(engine.inbox);
-        let (serve_sender, jobs) = mpsc::channel(engine.serve_queue);
-        let (queues, inboxes) = Queues::new(written, loopback, engine.inbox);
-
-        let mut threads = vec![writer::start(store, groups, written_sender, persisted_sender)?];
-        let ingress = || {
-            Ingress::new(
-                Arc::clone(&shared),
-                Arc::clone(&transport),
-                inboxes.clone(),
-                serve_sender.clone(),
-                engine.invalid_per_minute_max,
-            )
-        };
-        let judge = ingress();
-        threads.extend(ingress().start(engine.ingress_workers, events, &stop)?);
-        tasks.spawn(egress::run(sender.clone(), persisted, loopback_sender));
-        tasks.spawn(serve::run(sender.clone(), jobs, engine.readers, stop.clone()));
-        tasks.spawn(super::space::watch(
-            Arc::clone(&shared),
-            inboxes.control.clone(),
-            engine.disk_reserve.as_u64(),
-            engine.disk_check_interval,
-            stop.clone(),
-        ));
-        let driver = Driver {
-            shared: Arc::clone(&shared),
-            sender: sender.clone(),
-            sequencer,
-            queues,
-            writer: groups_sender,
-            serve: serve_sender,
-            offence: Box::new(move |peer| judge.offence(peer)),
-            group_bytes_max: config.sequencer.group_bytes_max.as_u64(),
-            stop: stop.clone(),
-            writing: false,
-            observed: None,
-        };
-        tasks.spawn({
-            let transport = Arc::clone(&transport);
-            async move {
-                driver.run().await;
-                transport.shutdown().await;
-            }
-        });
-        tasks.close();
-        let inner = Inner {
-            shared,
-            inboxes,
+impl Inner {
+    /// Runs the first life, and those after it, in a task of their own.
+    fn supervised(node: Node, running: life::Running, stop: CancellationToken) -> Self {
+        let engine = &node.config.engine;
+        let (state_sender, state) = watch::channel(State::Running(Arc::clone(&running.life)));
+        let (restarts_sender, restarts) = watch::channel(Restarts::default());
+        let inner = Self {
+            shared: Arc::clone(&node.shared),
+            state,
+            restarts,
             host: Semaphore::new(engine.host_queue),
             submit_bytes: Semaphore::new(engine.submit_queue_bytes.as_u64() as usize),
             submit_bytes_max: engine.submit_queue_bytes.as_u64() as usize,
-            transport,
-            sender,
-            tasks,
-            threads: Mutex::new(threads),
-            stop,
+            subscriber_window: node.config.sequencer.subscriber_window,
+            transport: Arc::clone(&node.sender.transport),
+            sender: node.sender.clone(),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
         };
-        Ok(QuorumStore { inner: Arc::new(inner) })
+        let (state, restarts) = (state_sender, restarts_sender);
+        inner.tasks.spawn(Supervisor { node, state, restarts, stop }.run(running));
+        inner.tasks.close();
+        inner
     }
 }

@@ -6,6 +6,7 @@
 //! `invalid_per_minute_max` in a minute. The frame's receive budget is held until the sequencer
 //! has taken the input.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
+use super::error::Part;
+use super::faults::Faults;
 use super::serve::Job;
 use super::shared::{Cached, Shared};
 use super::verify;
@@ -24,8 +26,8 @@ use crate::transport::{
     Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
 };
 use crate::types::{
-    Announcement, Author, Batch, DecodeError, Digest, FetchedContent, Hello, Message, Payload,
-    ProofOfStore, SignedBatchInfo, Vote,
+    Announcement, Author, Batch, DecodeError, Digest, FetchedContent, Hello, InvalidPayload,
+    Message, Payload, ProofOfStore, Scope, SignedBatchInfo, Vote,
 };
 
 /// An input with the receive budget that it occupies until the sequencer has taken it.
@@ -50,7 +52,8 @@ pub(super) struct Inboxes {
     pub bulk: mpsc::Sender<Inboxed>,
 }
 
-/// The handshake of the engine: same chain, same epoch's committee, same version.
+/// The handshake of the engine: same chain, same version, and for an epoch that both know the same
+/// committee. A peer may be an epoch ahead or behind: links live through an epoch's end.
 pub(super) struct Judge {
     pub shared: Arc<Shared>,
 }
@@ -76,8 +79,8 @@ impl Judge {
             tracing::warn!(%peer, "link refused: the peer is on another chain");
             return Err(Refusal::ChainMismatch);
         }
-        if hello.committee != self.shared.scope.committee || hello.epoch != self.shared.epoch {
-            tracing::warn!(%peer, "link refused: the peer has another committee or epoch");
+        if !self.shared.view().agrees(&hello) {
+            tracing::warn!(%peer, "link refused: the peer has another committee");
             return Err(Refusal::CommitteeMismatch);
         }
         Ok(())
@@ -122,6 +125,7 @@ pub(super) struct Ingress {
     pub inboxes: Inboxes,
     pub serve: mpsc::Sender<Job>,
     pub invalid_per_minute_max: u32,
+    faults: Arc<Faults>,
     offences: Mutex<Offences>,
 }
 
@@ -132,54 +136,58 @@ impl Ingress {
         inboxes: Inboxes,
         serve: mpsc::Sender<Job>,
         invalid_per_minute_max: u32,
+        faults: Arc<Faults>,
     ) -> Self {
         let offences = Mutex::new(Offences::default());
-        Self { shared, transport, inboxes, serve, invalid_per_minute_max, offences }
+        Self { shared, transport, inboxes, serve, invalid_per_minute_max, faults, offences }
     }
 
     /// Starts the workers, inside a tokio runtime. They end when told to stop, or when the
     /// transport's events end.
     pub fn start(
-        self,
+        this: &Arc<Self>,
         workers: usize,
-        events: mpsc::Receiver<LinkEvent>,
-        stop: &CancellationToken,
+        events: &Arc<Mutex<mpsc::Receiver<LinkEvent>>>,
     ) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let ingress = Arc::new(self);
-        let events = Arc::new(Mutex::new(events));
         let runtime = Handle::current();
         let worker = |index| {
-            let (ingress, events) = (Arc::clone(&ingress), Arc::clone(&events));
-            let (runtime, stop) = (runtime.clone(), stop.clone());
-            std::thread::Builder::new()
-                .name(format!("qs-ingress-{index}"))
-                .spawn(move || ingress.work(&runtime, &events, &stop))
+            let (ingress, events) = (Arc::clone(this), Arc::clone(events));
+            let runtime = runtime.clone();
+            std::thread::Builder::new().name(format!("qs-ingress-{index}")).spawn(move || {
+                ingress.faults.guard(Part::Ingress, || ingress.work(&runtime, &events));
+            })
         };
         (0..workers).map(worker).collect()
     }
 
-    fn work(
-        &self,
-        runtime: &Handle,
-        events: &Mutex<mpsc::Receiver<LinkEvent>>,
-        stop: &CancellationToken,
-    ) {
+    fn work(&self, runtime: &Handle, events: &Mutex<mpsc::Receiver<LinkEvent>>) {
         loop {
             let event = {
                 let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
                 runtime.block_on(async {
                     tokio::select! {
                         biased;
-                        () = stop.cancelled() => None,
+                        () = self.faults.stop.cancelled() => None,
                         event = events.recv() => event,
                     }
                 })
             };
+            let kind = match &event {
+                Some(LinkEvent::Frame(_)) => "frame",
+                Some(LinkEvent::Up { .. }) => "up",
+                _ => "down",
+            };
+            if event.is_some() {
+                self.faults.tripwire.at("ingress", kind);
+            }
             match event {
                 None => return,
                 Some(LinkEvent::Frame(frame)) => self.on_frame(frame),
                 Some(LinkEvent::Up { peer, hello }) => match Hello::decode(&hello) {
-                    Ok(hello) => self.control(Input::LinkUp { peer, hello }, None),
+                    Ok(hello) => {
+                        self.shared.hellos().insert(peer, hello);
+                        self.control(Input::LinkUp { peer, hello }, None);
+                    }
                     Err(error) => self.refuse(peer, refusal_of(&error)),
                 },
                 Some(LinkEvent::Down { peer, reason }) => {
@@ -187,6 +195,7 @@ impl Ingress {
                     if let LinkDown::RefusedByPeer(reason) = reason {
                         self.shared.metrics.links.refused(&peer, false, reason);
                     }
+                    self.shared.hellos().remove(&peer);
                     self.control(Input::LinkDown { peer }, None);
                 }
             }
@@ -213,8 +222,12 @@ impl Ingress {
             Message::Votes { announcement, votes } => {
                 self.on_votes(peer, announcement, &votes, permit.as_ref())
             }
-            Message::Proofs(proofs) => self.on_proofs(proofs, permit.as_ref()),
-            Message::Payload(payload) => self.on_payload(peer, *payload, permit),
+            Message::Proofs(proofs) => self.on_proofs(peer, proofs, permit.as_ref()),
+            Message::Payload(payload) => self.on_proposal(peer, *payload, permit),
+            Message::Serving(epoch) => {
+                self.control(Input::Serving { from: peer, epoch }, permit);
+                true
+            }
             Message::Announce(announcement) => {
                 self.control(Input::Announce { from: peer, announcement }, permit);
                 true
@@ -261,7 +274,7 @@ impl Ingress {
             return false;
         }
         let digest = batch.info.digest(&self.shared.chain);
-        if batch.info.epoch == self.shared.epoch {
+        if batch.info.epoch == self.shared.view().epoch() {
             self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
         }
         self.bulk(Input::Batch { from, digest, batch }, permit);
@@ -280,21 +293,39 @@ impl Ingress {
         permit: Option<&Arc<ReceivePermit>>,
     ) -> bool {
         self.control(Input::Announce { from: peer, announcement }, permit.cloned());
+        let view = self.shared.view();
         for vote in votes {
             let Vote { digest, signature } = *vote;
             let signed = SignedBatchInfo { digest, signer: peer, signature };
-            let shared = &self.shared;
-            if !self.timed("votes", || shared.signer.verify_batch(&shared.scope, &signed)) {
+            let verifies = |scope: &Scope| self.shared.signer.verify_batch(scope, &signed);
+            if self.timed("votes", || verifies(&view.scope)) {
+                self.control(Input::Vote(signed), permit.cloned());
+            } else if !view.former().any(verifies) {
                 return false;
             }
-            self.control(Input::Vote(signed), permit.cloned());
+            // Else a vote for a batch of a former epoch, on its way when that ended.
         }
         true
     }
 
-    fn on_proofs(&self, proofs: Vec<ProofOfStore>, permit: Option<&Arc<ReceivePermit>>) -> bool {
+    fn on_proofs(
+        &self,
+        from: Author,
+        proofs: Vec<ProofOfStore>,
+        permit: Option<&Arc<ReceivePermit>>,
+    ) -> bool {
+        let view = self.shared.view();
         for proof in proofs {
-            if self.timed("proofs", || verify::proof(&self.shared, &proof)).is_err() {
+            match proof.info.epoch.cmp(&view.epoch()) {
+                Ordering::Equal => {}
+                // Of a former epoch: it can be proposed no more.
+                Ordering::Less => continue,
+                Ordering::Greater => {
+                    self.control(Input::Ahead { from }, permit.cloned());
+                    return true;
+                }
+            }
+            if self.timed("proofs", || verify::proof(&self.shared, &view, &proof)).is_err() {
                 return false;
             }
             let digest = proof.info.digest(&self.shared.chain);
@@ -302,6 +333,20 @@ impl Ingress {
             self.control(input, permit.cloned());
         }
         true
+    }
+
+    /// A payload that nobody asked for.
+    fn on_proposal(
+        &self,
+        from: Author,
+        payload: Payload,
+        permit: Option<Arc<ReceivePermit>>,
+    ) -> bool {
+        if payload.header.epoch > self.shared.view().epoch() {
+            self.control(Input::Ahead { from }, permit);
+            return true;
+        }
+        self.on_payload(from, payload, permit)
     }
 
     fn on_payload(
@@ -314,8 +359,11 @@ impl Ingress {
         if payload.content.root() != payload.header.content_root {
             return false;
         }
-        let verdict = self.timed("payload", || verify::payload(&self.shared, &payload));
+        let view = self.shared.view();
+        let verdict = self.timed("payload", || verify::payload(&self.shared, &view, &payload));
         let valid = verdict.is_ok();
+        // One of another epoch is no offence: it may have been asked for, or be late.
+        let offends = !valid && !matches!(verdict, Err(InvalidPayload::Epoch { .. }));
         let batches = payload.content.batches().map(|info| info.digest(&self.shared.chain));
         let batches = batches.collect();
         let payload = Arc::new(payload);
@@ -323,7 +371,7 @@ impl Ingress {
             self.shared.contents.insert(digest, Cached::Payload(Arc::clone(&payload)));
         }
         self.control(Input::Payload { from, digest, payload, batches, verdict }, permit);
-        valid
+        !offends
     }
 
     fn on_reply(

@@ -54,7 +54,7 @@ impl QuorumStore {
         let began = std::time::Instant::now();
         let end = tokio::time::Instant::now() + deadline;
         let digest = commit.header.digest(&self.shared().chain);
-        let everyone: Vec<Author> = self.shared().peers().collect();
+        let everyone: Vec<Author> = self.shared().view().peers.clone();
         let payload = match self.payload(digest, everyone.clone(), deadline).await {
             Ok(payload) => payload,
             Err(CallError::Stopped(cause)) => return Err(cause),
@@ -102,12 +102,12 @@ impl QuorumStore {
     /// Signers of the proof first, then everybody else.
     fn holders(&self, payload: &Payload, position: usize, everyone: &[Author]) -> Vec<Author> {
         let shared = self.shared();
-        let mut holders: Vec<Author> = payload
-            .content
-            .proofs
-            .get(position)
-            .map(|proof| proof.signers(&shared.committee).collect())
-            .unwrap_or_default();
+        let view = shared.view();
+        let signers = payload.content.proofs.get(position).and_then(|proof| {
+            let committee = view.committee_of(proof.info.epoch)?;
+            Some(proof.signers(committee).collect())
+        });
+        let mut holders: Vec<Author> = signers.unwrap_or_default();
         holders.retain(|holder| *holder != shared.author);
         let rest = everyone.iter().filter(|peer| !holders.contains(peer)).copied();
         let rest: Vec<_> = rest.collect();
@@ -145,7 +145,7 @@ impl QuorumStore {
             })
         });
         let found = try_join_all(chunks).await;
-        let found = found.map_err(|error| StopCause::Broken(error.to_string()))?;
+        let found = found.map_err(|error| self.reader_broke(&error))?;
         for (position, body) in found.into_iter().flatten() {
             batches[position].body = Some(body);
         }

@@ -19,26 +19,37 @@
 //! the driver from taking inbox input, never completions. Replies to the host go through oneshot
 //! channels, one per request.
 //!
-//! **Failure.** A store error or a broken invariant stops the sequencer as a whole: the group in
-//! flight finishes and its promises leave, the open one is dropped, every waiting call ends with
+//! **Failure.** A panic in any part, or a store error, ends all parts together: the group in flight
+//! finishes and its promises leave, the open one is dropped. After a panic the sequencer is rebuilt
+//! from its store inside the process, with a pause that doubles, and calls go on there
+//! (`supervisor`). A store error, or a third panic within a minute, is final: every call ends with
 //! [`CallError::Stopped`], and [`QuorumStore::stopped`] tells the host the cause.
 
 mod config;
 mod driver;
 mod egress;
+mod epochs;
 mod error;
+mod faults;
 mod handle;
 mod ingress;
+mod life;
 mod materialize;
 mod metrics;
 mod serve;
 mod shared;
 mod space;
+mod subscription;
+mod supervisor;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod writer;
 
 pub use config::{ConfigError, EngineConfig, NodeConfig};
-pub use error::{CallError, StartError, StopCause};
+pub use error::{AcknowledgeError, CallError, Part, StartError, StopCause, SubscriptionError};
 pub use handle::QuorumStore;
 pub use materialize::{Materialized, MaterializedBatch};
 pub use metrics::{Distribution, Statistics};
+pub use subscription::{Acknowledger, Subscription};
+pub use supervisor::Restarts;

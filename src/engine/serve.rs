@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::egress::Sender;
+use super::error::Part;
+use super::faults::Faults;
 use super::shared::Shared;
 use crate::store::StoreError;
 use crate::transport::ReceivePermit;
@@ -34,21 +35,24 @@ pub(super) async fn run(
     sender: Sender,
     mut jobs: mpsc::Receiver<Job>,
     readers: usize,
-    stop: CancellationToken,
+    faults: Arc<Faults>,
 ) {
     let permits = Arc::new(Semaphore::new(readers));
     let reads = TaskTracker::new();
     loop {
         let job = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = faults.stop.cancelled() => break,
             job = jobs.recv() => job,
         };
         let Some(job) = job else { break };
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-        let sender = sender.clone();
+        let (sender, faults) = (sender.clone(), Arc::clone(&faults));
         reads.spawn_blocking(move || {
-            handle(&sender, job);
+            faults.guard(Part::Serve, || {
+                faults.tripwire.at("serve", "job");
+                handle(&sender, job);
+            });
             drop(permit);
         });
     }

@@ -1,4 +1,4 @@
-//! What several parts of the shell look at: immutable scope, caches, waiting requests.
+//! What several parts of the shell look at: the epoch, caches, waiting requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,15 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::epochs::{Addresses, View};
 use super::error::StopCause;
 use super::metrics::Metrics;
+use super::subscription::Subscriptions;
 use crate::crypto::Signer;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};
 use crate::store::StoreReader;
 use crate::types::{
-    Announcement, Author, Batch, ChainId, ChainParameters, Committee, Digest, Epoch, Hello,
-    Payload, Scope, Timestamp, Usage,
+    Announcement, Author, Batch, ChainId, ChainParameters, Digest, Hello, Payload, Timestamp, Usage,
 };
 
 /// A batch or payload in memory.
@@ -52,10 +53,13 @@ pub(super) struct Grants {
 pub(super) struct Shared {
     pub author: Author,
     pub chain: ChainId,
-    pub epoch: Epoch,
-    pub committee: Committee,
     pub parameters: ChainParameters,
-    pub scope: Scope,
+    pub view: RwLock<Arc<View>>,
+    pub addresses: Mutex<Addresses>,
+    /// What the peers whose links are up said first.
+    pub hellos: Mutex<BTreeMap<Author, Hello>>,
+    /// Lives of the sequencer before the present one, in this process.
+    pub lives: AtomicU64,
     pub signer: Arc<dyn Signer>,
     pub reader: Arc<dyn StoreReader>,
     pub contents: Cache<Digest, Cached, ByBytes>,
@@ -63,6 +67,7 @@ pub(super) struct Shared {
     pub proofs: Cache<[u8; 32], ()>,
     pub grants: RwLock<Grants>,
     pub replies: Replies,
+    pub subscriptions: Subscriptions,
     pub events: broadcast::Sender<Event>,
     pub proposable: watch::Sender<u64>,
     pub stop: watch::Sender<Option<StopCause>>,
@@ -80,25 +85,30 @@ impl Shared {
 
     /// What we say first on a link.
     pub fn hello(&self, to: Author) -> Hello {
+        let view = self.view();
         let grants = self.grants.read().unwrap_or_else(PoisonError::into_inner);
         Hello {
             chain: self.chain,
-            epoch: self.epoch,
-            committee: self.scope.committee,
+            epoch: view.epoch(),
+            committee: view.scope.committee,
             announcement: grants.announcement,
             holds: grants.stored.get(&to).copied().unwrap_or_default(),
         }
     }
 
+    /// How often the sequencer was rebuilt in this process.
+    pub fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
+    /// It is rebuilt once more.
+    pub fn count_life(&self) {
+        self.lives.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What we grant now.
     pub fn announcement(&self) -> Announcement {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).announcement
-    }
-
-    /// Every other validator.
-    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
-        let members = self.committee.members().iter();
-        members.map(|member| member.author).filter(|author| *author != self.author)
     }
 
     /// A batch in memory.

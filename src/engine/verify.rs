@@ -1,22 +1,32 @@
 //! Checks of proofs and payloads that need signatures, cached and free of the sequencer's state.
 
+use super::epochs::View;
 use super::shared::Shared;
 use crate::crypto;
 use crate::types::{InvalidPayload, InvalidProof, Payload, ProofOfStore, codec};
 
 /// Checks a proof, or remembers that it was checked: keyed by the hash of all its bytes and of the
 /// scope, so that a hit on anything less is a miss.
-pub(super) fn proof(shared: &Shared, proof: &ProofOfStore) -> Result<(), InvalidProof> {
-    let key = codec::hash("quorum-store/v1/proof-cache", &(&shared.scope, proof));
+pub(super) fn proof(
+    shared: &Shared,
+    view: &View,
+    proof: &ProofOfStore,
+) -> Result<(), InvalidProof> {
+    let key = codec::hash("quorum-store/v1/proof-cache", &(&view.scope, proof));
     if shared.proofs.get(&key).is_some() {
         return Ok(());
     }
-    crypto::verify_proof(&*shared.signer, &shared.scope, &shared.committee, proof)?;
+    crypto::verify_proof(&*shared.signer, &view.scope, &view.membership.committee, proof)?;
     shared.proofs.insert(key, ());
     Ok(())
 }
 
 /// Checks everything about a payload that does not depend on where or when it was proposed.
-pub(super) fn payload(shared: &Shared, payload: &Payload) -> Result<(), InvalidPayload> {
-    payload.verify(&shared.chain, &shared.parameters, shared.epoch, |part| proof(shared, part))
+pub(super) fn payload(
+    shared: &Shared,
+    view: &View,
+    payload: &Payload,
+) -> Result<(), InvalidPayload> {
+    payload
+        .verify(&shared.chain, &shared.parameters, view.epoch(), |part| proof(shared, view, part))
 }

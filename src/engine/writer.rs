@@ -2,10 +2,13 @@
 //!
 //! The first error is final: it is handed on, and nothing is written any more.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+use super::error::Part;
+use super::faults::Faults;
 use crate::sequencer::port::Record;
 use crate::store::{CommitStats, Group, Persisted, Store, StoreError};
 
@@ -43,32 +46,49 @@ impl Contents {
     }
 }
 
-/// Starts the writer thread. It ends when `groups` closes, or after the first failure.
+/// Starts the writer thread. It ends when `groups` closes, after the first failure, or after a
+/// panic, and gives the store back.
 pub(super) fn start(
     mut store: Box<dyn Store>,
+    faults: Arc<Faults>,
     mut groups: mpsc::Receiver<Group>,
     written: mpsc::Sender<Written>,
     persisted: mpsc::Sender<Persisted>,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<JoinHandle<Box<dyn Store>>> {
     std::thread::Builder::new().name("qs-writer".into()).spawn(move || {
-        while let Some(group) = groups.blocking_recv() {
-            let contents = Contents::of(&group);
-            match group.persist(&mut *store) {
-                Ok(group) => {
-                    let (sequence, stats) = (group.sequence, group.stats);
-                    // Egress first, so that signatures leave before the next group is made up. A
-                    // closed channel means that the engine is being dropped.
-                    let sent = persisted.blocking_send(group).is_ok();
-                    let durable = Written::Durable { sequence, stats, contents };
-                    if !sent || written.blocking_send(durable).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    let _ = written.blocking_send(Written::Failed(error));
+        faults.guard(Part::Writer, || {
+            while let Some(group) = groups.blocking_recv() {
+                faults.tripwire.at("writer", "before");
+                if !write(&mut *store, group, &written, &persisted) {
                     return;
                 }
+                faults.tripwire.at("writer", "after");
             }
-        }
+        });
+        store
     })
+}
+
+/// Makes one group durable and hands its promises on. False if it was the last one.
+fn write(
+    store: &mut dyn Store,
+    group: Group,
+    written: &mpsc::Sender<Written>,
+    persisted: &mpsc::Sender<Persisted>,
+) -> bool {
+    let contents = Contents::of(&group);
+    match group.persist(store) {
+        Ok(group) => {
+            let (sequence, stats) = (group.sequence, group.stats);
+            // Egress first, so that signatures leave before the next group is made up. A closed
+            // channel means that this life is ending.
+            let sent = persisted.blocking_send(group).is_ok();
+            let durable = Written::Durable { sequence, stats, contents };
+            sent && written.blocking_send(durable).is_ok()
+        }
+        Err(error) => {
+            let _ = written.blocking_send(Written::Failed(error));
+            false
+        }
+    }
 }

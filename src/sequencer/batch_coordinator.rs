@@ -37,7 +37,6 @@ struct AuthorState {
     slots: BTreeMap<BatchId, Claim>,
     /// Highest counter dropped, per incarnation; `None` until one was.
     incarnations: BTreeMap<Incarnation, Option<u64>>,
-    stored: Usage,
 }
 
 /// Limits of admission.
@@ -54,6 +53,10 @@ pub(super) struct BatchCoordinator {
     epoch: Epoch,
     limits: AdmissionLimits,
     authors: BTreeMap<Author, AuthorState>,
+    /// What is stored of each author, of all epochs: windows do not begin anew with an epoch.
+    stored: BTreeMap<Author, Usage>,
+    /// True once the epoch is being closed: nothing more is admitted or signed for it.
+    fenced: bool,
     /// False while the disk is nearly full.
     pub admits: bool,
 }
@@ -62,17 +65,43 @@ impl BatchCoordinator {
     pub fn new(epoch: Epoch, committee: &Committee, limits: AdmissionLimits) -> Self {
         let members = committee.members().iter();
         let authors = members.map(|member| (member.author, AuthorState::default())).collect();
-        Self { epoch, limits, authors, admits: true }
+        let stored = BTreeMap::new();
+        Self { epoch, limits, authors, stored, fenced: false, admits: true }
+    }
+
+    /// The epoch is being closed.
+    pub fn on_fence(&mut self) {
+        self.fenced = true;
+    }
+
+    /// The epoch is over: its slots end. Returns how many there were.
+    pub fn on_close(&self) -> u64 {
+        self.authors.values().map(|author| author.slots.len() as u64).sum()
+    }
+
+    /// The next epoch begins. What is stored of each author goes on to count.
+    pub fn on_epoch(&mut self, outbox: &mut Outbox, epoch: Epoch, committee: &Committee) {
+        let floors = |(author, state): (&Author, &AuthorState)| -> Vec<(Author, Incarnation)> {
+            let raised = state.incarnations.iter().filter(|(_, floor)| floor.is_some());
+            raised.map(|(incarnation, _)| (*author, *incarnation)).collect()
+        };
+        let floors: Vec<_> = self.authors.iter().flat_map(floors).collect();
+        if !floors.is_empty() {
+            outbox.record(Record::DropFloors { epoch: self.epoch, floors });
+        }
+        let next = Self::new(epoch, committee, self.limits);
+        let stored = std::mem::take(&mut self.stored);
+        *self = Self { stored, admits: self.admits, ..next };
     }
 
     /// A slot that an earlier life claimed. False if another batch claimed it too.
     pub fn on_recovered_claim(&mut self, digest: Digest, info: &BatchInfo) -> bool {
+        self.stored.entry(info.author).or_default().add(info.charge());
         if info.epoch != self.epoch {
             return true;
         }
         let Some(author) = self.authors.get_mut(&info.author) else { return true };
         author.incarnations.entry(info.batch_id.incarnation).or_default();
-        author.stored.add(info.charge());
         let claim = Claim { digest, expiration: info.expiration };
         author.slots.insert(info.batch_id, claim).is_none()
     }
@@ -119,7 +148,11 @@ impl BatchCoordinator {
             // Sent again: our signature got lost. If its group is still on its way, the signature
             // that waits there is the answer.
             if retention.is_durable(&digest) {
-                outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+                outbox.promise(Promise::Sign(StoredBatch {
+                    digest,
+                    author: info.author,
+                    epoch: info.epoch,
+                }));
             }
             return Ok(false);
         }
@@ -138,11 +171,11 @@ impl BatchCoordinator {
         if from != info.author {
             return Err(Refusal::NotFromAuthor);
         }
-        if info.epoch < self.epoch {
-            return Err(Refusal::EpochOver);
-        }
         if info.epoch > self.epoch {
             return Err(Refusal::NotYet);
+        }
+        if info.epoch < self.epoch || self.fenced {
+            return Err(Refusal::EpochOver);
         }
         if self.authors.contains_key(&info.author) { Ok(()) } else { Err(Refusal::NotAMember) }
     }
@@ -180,7 +213,7 @@ impl BatchCoordinator {
         {
             return Err(Refusal::ExpirationOrder);
         }
-        if !author.stored.has_room(info.charge(), &self.limits.window) {
+        if !self.stored(&info.author).has_room(info.charge(), &self.limits.window) {
             return Err(Refusal::WindowSpent);
         }
         Ok(())
@@ -201,7 +234,11 @@ impl BatchCoordinator {
         outbox.record(Record::Batch(record));
         retention.insert(digest, Held::Batch { info, in_slot: true }, outbox.group);
         self.occupy(digest, &info);
-        outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+        outbox.promise(Promise::Sign(StoredBatch {
+            digest,
+            author: info.author,
+            epoch: info.epoch,
+        }));
     }
 
     /// Content that was fetched before now arrives from its author: only the slot is new.
@@ -215,7 +252,11 @@ impl BatchCoordinator {
         outbox.record(Record::Claim { digest, slot: info.slot() });
         retention.claim(&digest);
         self.occupy(digest, info);
-        outbox.promise(Promise::Sign(StoredBatch { digest, author: info.author }));
+        outbox.promise(Promise::Sign(StoredBatch {
+            digest,
+            author: info.author,
+            epoch: info.epoch,
+        }));
     }
 
     fn occupy(&mut self, digest: Digest, info: &BatchInfo) {
@@ -224,7 +265,7 @@ impl BatchCoordinator {
         let claim = Claim { digest, expiration: info.expiration };
         let known = author.slots.insert(info.batch_id, claim);
         assert!(known.is_none(), "slot {:?} is claimed twice", info.slot());
-        author.stored.add(info.charge());
+        self.stored.entry(info.author).or_default().add(info.charge());
     }
 
     fn claim_of(&self, info: &BatchInfo) -> Option<&Claim> {
@@ -236,16 +277,13 @@ impl BatchCoordinator {
     pub fn on_overdue(&mut self, outbox: &mut Outbox, overdue: &[Overdue]) -> u64 {
         let mut floors: BTreeMap<(Author, Incarnation), u64> = BTreeMap::new();
         for Overdue { digest, info, in_slot, frees_window, deleted } in overdue {
-            if info.epoch != self.epoch {
+            if *frees_window && let Some(stored) = self.stored.get_mut(&info.author) {
+                stored.remove(info.charge());
+            }
+            if info.epoch != self.epoch || !in_slot || !deleted {
                 continue;
             }
             let Some(author) = self.authors.get_mut(&info.author) else { continue };
-            if *frees_window {
-                author.stored.remove(info.charge());
-            }
-            if !in_slot || !deleted {
-                continue;
-            }
             let claim = author.slots.remove(&info.batch_id);
             assert!(
                 claim.is_some_and(|claim| claim.digest == *digest),
@@ -268,6 +306,6 @@ impl BatchCoordinator {
 
     /// What is stored of an author.
     pub fn stored(&self, author: &Author) -> Usage {
-        self.authors.get(author).map_or(Usage::default(), |state| state.stored)
+        self.stored.get(author).copied().unwrap_or_default()
     }
 }

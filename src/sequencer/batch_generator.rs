@@ -5,16 +5,24 @@
 //! submission is answered exactly once. A submission is accepted by a promise of the group that
 //! holds the batch of its last transaction.
 //!
+//! What ends unordered, because its batch expired or its epoch is over, is offered again while the
+//! transactions live: they go back to the pool, and the old batch is settled in the group that
+//! holds the last of the new ones. A crash in between offers some of them twice; execution drops
+//! the second.
+//!
 //! It does not decide who is sent a batch (windows, proof coordinator) nor whether one may be
 //! signed (batch coordinator).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod handover;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::outbox::{Clock, Outbox};
+use super::pool::{Pool, Pooled, Ticket};
 use super::port::{
     Accepted, BusyReason, Event, Record, Reply, RequestId, SubmitError, Transaction,
     TransactionMeta,
@@ -24,22 +32,6 @@ use crate::types::{
     Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest, Epoch,
     Incarnation, Timestamp,
 };
-
-/// Where a pooled transaction came from.
-#[derive(Clone, Copy, Debug)]
-enum Ticket {
-    /// Position in a submission that waits for it.
-    Submitted { id: RequestId, ordinal: usize },
-    /// Position in an own batch that expired without being ordered.
-    Rebatched { from: Digest, position: u32 },
-}
-
-#[derive(Debug)]
-struct Pooled {
-    transaction: Transaction,
-    ticket: Ticket,
-    arrived: Duration,
-}
 
 /// Answers gathered for one submission.
 #[derive(Debug)]
@@ -55,6 +47,17 @@ struct Outstanding {
     info: BatchInfo,
     metas: Arc<[TransactionMeta]>,
     body: Bytes,
+}
+
+/// What holds submissions back.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Held {
+    /// Nothing.
+    Not,
+    /// Something is short: the pool takes what fits.
+    Busy(BusyReason),
+    /// Nothing is taken.
+    Refused(SubmitError),
 }
 
 /// A batch that has just been sealed.
@@ -84,14 +87,15 @@ pub(super) struct BatchGenerator {
     parameters: ChainParameters,
     config: SequencerConfig,
     ids: Ids,
-    /// By start of the gas bucket.
-    pool: BTreeMap<u64, VecDeque<Pooled>>,
-    pool_bytes: u64,
-    pool_count: u64,
+    pool: Pool,
     submissions: BTreeMap<RequestId, Submission>,
     outstanding: BTreeMap<Digest, Outstanding>,
     outstanding_order: BTreeSet<(Timestamp, Digest)>,
     outstanding_bytes: u64,
+    /// Batches whose transactions are on their way into others, and how many still are.
+    moving: BTreeMap<Digest, (BatchInfo, u32)>,
+    /// Batches that are done with, and not recorded as such yet.
+    settled: Vec<(Digest, BatchInfo)>,
     last_expiration: Timestamp,
 }
 
@@ -119,15 +123,15 @@ impl BatchGenerator {
             epoch,
             incarnation,
             parameters,
-            config,
             ids: Ids { next: reserved, durable_until: reserved, pending: None },
-            pool: BTreeMap::new(),
-            pool_bytes: 0,
-            pool_count: 0,
+            pool: Pool::new(config.gas_bucket_starts.clone()),
+            config,
             submissions: BTreeMap::new(),
             outstanding: BTreeMap::new(),
             outstanding_order: BTreeSet::new(),
             outstanding_bytes: 0,
+            moving: BTreeMap::new(),
+            settled: Vec::new(),
             last_expiration: Timestamp(0),
         }
     }
@@ -158,18 +162,18 @@ impl BatchGenerator {
         clock: &Clock,
         id: RequestId,
         transactions: Vec<Transaction>,
-        busy: Option<BusyReason>,
+        held: Held,
     ) {
         let mut submission = Submission { results: Vec::new(), open: 0 };
         for (ordinal, transaction) in transactions.into_iter().enumerate() {
             // Replaced when the batch is sealed; never seen by the host.
             let pending = Accepted { batch: Digest::default(), position: 0 };
-            let admitted = self.admit(clock, &transaction, busy);
+            let admitted = self.admit(clock, &transaction, held);
             submission.results.push(admitted.map(|()| pending));
             if admitted.is_ok() {
                 submission.open += 1;
                 let ticket = Ticket::Submitted { id, ordinal };
-                self.pool_push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
+                self.pool.push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
             }
         }
         if submission.open == 0 {
@@ -184,8 +188,13 @@ impl BatchGenerator {
         &self,
         clock: &Clock,
         transaction: &Transaction,
-        busy: Option<BusyReason>,
+        held: Held,
     ) -> Result<(), SubmitError> {
+        let busy = match held {
+            Held::Not => None,
+            Held::Busy(reason) => Some(reason),
+            Held::Refused(error) => return Err(error),
+        };
         let length = transaction.bytes.len();
         if length == 0 {
             return Err(SubmitError::Empty);
@@ -197,8 +206,8 @@ impl BatchGenerator {
         if transaction.expiration <= clock.latest() {
             return Err(SubmitError::Expired);
         }
-        let full = self.pool_bytes + length as u64 > self.config.pool_bytes_max.as_u64()
-            || self.pool_count >= self.config.pool_transactions_max;
+        let full = self.pool.bytes() + length as u64 > self.config.pool_bytes_max.as_u64()
+            || self.pool.count() >= self.config.pool_transactions_max;
         match busy.filter(|reason| *reason == BusyReason::Disk || full) {
             Some(reason) => Err(self.busy_error(reason)),
             None if full => Err(self.busy_error(BusyReason::Pool)),
@@ -208,14 +217,12 @@ impl BatchGenerator {
 
     /// Answers everyone who waits for a batch; what is batched again stays.
     pub fn refuse_pooled(&mut self, outbox: &mut Outbox, reason: BusyReason) {
-        let pool = std::mem::take(&mut self.pool);
-        (self.pool_bytes, self.pool_count) = (0, 0);
-        for pooled in pool.into_values().flatten() {
+        for pooled in self.pool.drain() {
             match pooled.ticket {
                 Ticket::Submitted { id, ordinal } => {
                     self.settle(outbox, id, ordinal, Err(self.busy_error(reason)));
                 }
-                Ticket::Rebatched { .. } => self.pool_push(pooled),
+                Ticket::Rebatched { .. } => self.pool.push(pooled),
             }
         }
     }
@@ -285,17 +292,9 @@ impl BatchGenerator {
             || self.outstanding.len() as u64 >= self.config.outstanding_batches_max
     }
 
-    /// The highest bucket that is full, else the highest whose oldest transaction is due.
     fn due_bucket(&self, now: Duration) -> Option<u64> {
-        let target = self.config.batch_bytes_target.as_u64();
-        let highest = *self.pool.keys().next_back()?;
-        if self.pool_bytes >= target {
-            return Some(highest);
-        }
-        let is_due = |queue: &VecDeque<Pooled>| {
-            queue.front().is_some_and(|p| p.arrived + self.config.batch_age_max <= now)
-        };
-        self.pool.iter().rev().find(|(_, queue)| is_due(queue)).map(|(bucket, _)| *bucket)
+        let due = |arrived| arrived + self.config.batch_age_max <= now;
+        self.pool.due_bucket(self.config.batch_bytes_target.as_u64(), due)
     }
 
     /// Takes from one bucket, oldest first, as much as fits into one batch.
@@ -310,13 +309,13 @@ impl BatchGenerator {
         // One transaction above the target is taken whole: the chain's bound still holds.
         let target = self.config.batch_bytes_target.as_u64() as usize;
         let bound = self.parameters.batch_bytes_max as usize;
-        while let Some(front) = self.pool.get(&bucket).and_then(VecDeque::front) {
+        while let Some(front) = self.pool.front(bucket) {
             let size = builder.bytes_with(front.transaction.bytes.len());
             let fits = size <= bound && (size <= target || builder.count() == 0);
             if !fits || builder.count() >= self.parameters.batch_transactions_max {
                 break;
             }
-            let Some(pooled) = self.pool_pop(bucket) else { break };
+            let Some(pooled) = self.pool.pop(bucket) else { break };
             if pooled.transaction.expiration <= clock.latest() {
                 self.give_up(outbox, &pooled.ticket);
                 continue;
@@ -344,6 +343,7 @@ impl BatchGenerator {
             }
         }
         for (from, moved) in moved {
+            self.moved(&from, moved.len() as u32);
             outbox.event(Event::Rebatched { from, moved });
         }
     }
@@ -354,6 +354,7 @@ impl BatchGenerator {
                 self.settle(outbox, id, ordinal, Err(SubmitError::Expired));
             }
             Ticket::Rebatched { from, position } => {
+                self.moved(&from, 1);
                 outbox.event(Event::Expired { batch: from, positions: vec![position] });
             }
         }
@@ -379,58 +380,6 @@ impl BatchGenerator {
         }
     }
 
-    /// Batches that a commit ordered are done with, unless its block came too late for them: what
-    /// was skipped is batched again. Returns how many transactions were let go.
-    pub fn on_commit(
-        &mut self,
-        outbox: &mut Outbox,
-        clock: &Clock,
-        ordered: &[(Digest, BatchInfo)],
-        block_timestamp: Timestamp,
-    ) -> u64 {
-        let mut freed = 0;
-        for (digest, info) in ordered {
-            if info.author != self.author || info.expiration < block_timestamp {
-                continue;
-            }
-            if let Some(done) = self.let_go(digest) {
-                freed += u64::from(done.info.count);
-            }
-        }
-        self.rebatch_expired(outbox, clock);
-        freed
-    }
-
-    /// What consensus time has passed can never be executed: its transactions are batched again.
-    fn rebatch_expired(&mut self, outbox: &mut Outbox, clock: &Clock) {
-        while let Some(&(expiration, digest)) = self.outstanding_order.first() {
-            if expiration >= clock.consensus {
-                break;
-            }
-            let Some(batch) = self.let_go(&digest) else { break };
-            let body = crate::types::BatchBody::new(batch.body);
-            let mut expired = Vec::new();
-            for (position, (bytes, meta)) in body.transactions().zip(&*batch.metas).enumerate() {
-                let position = position as u32;
-                if meta.expiration <= clock.latest() {
-                    expired.push(position);
-                    continue;
-                }
-                // Bytes of their own: a slice would keep the whole old body in memory.
-                let transaction = Transaction {
-                    bytes: Bytes::copy_from_slice(&bytes),
-                    gas_unit_price: meta.gas_unit_price,
-                    expiration: meta.expiration,
-                };
-                let ticket = Ticket::Rebatched { from: digest, position };
-                self.pool_push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
-            }
-            if !expired.is_empty() {
-                outbox.event(Event::Expired { batch: digest, positions: expired });
-            }
-        }
-    }
-
     /// True if a batch could be sealed now, as far as the pool and the ids are concerned.
     pub fn is_due(&self, now: Duration) -> bool {
         self.ids.next < self.ids.durable_until && self.due_bucket(now).is_some()
@@ -442,13 +391,12 @@ impl BatchGenerator {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        let oldest = self.pool.values().filter_map(VecDeque::front).map(|p| p.arrived).min();
-        oldest.map(|arrived| arrived + self.config.batch_age_max)
+        self.pool.oldest().map(|arrived| arrived + self.config.batch_age_max)
     }
 
     /// Transactions and bytes in the pool.
     pub fn pool(&self) -> (u64, u64) {
-        (self.pool_count, self.pool_bytes)
+        (self.pool.count(), self.pool.bytes())
     }
 
     /// Own batches not ordered yet: count and bytes.
@@ -468,27 +416,5 @@ impl BatchGenerator {
         self.outstanding_order.remove(&(batch.info.expiration, *digest));
         self.outstanding_bytes -= batch.info.charge();
         Some(batch)
-    }
-
-    fn pool_push(&mut self, pooled: Pooled) {
-        let price = pooled.transaction.gas_unit_price;
-        let starts = &self.config.gas_bucket_starts;
-        let index = starts.partition_point(|start| *start <= price);
-        // Proof: the first start is 0 (checked by `validate`), so the index is at least 1.
-        let bucket = starts[index.max(1) - 1];
-        self.pool_bytes += pooled.transaction.bytes.len() as u64;
-        self.pool_count += 1;
-        self.pool.entry(bucket).or_default().push_back(pooled);
-    }
-
-    fn pool_pop(&mut self, bucket: u64) -> Option<Pooled> {
-        let queue = self.pool.get_mut(&bucket)?;
-        let pooled = queue.pop_front()?;
-        if queue.is_empty() {
-            self.pool.remove(&bucket);
-        }
-        self.pool_bytes -= pooled.transaction.bytes.len() as u64;
-        self.pool_count -= 1;
-        Some(pooled)
     }
 }

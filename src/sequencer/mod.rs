@@ -24,15 +24,20 @@
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
+mod epoch;
 mod fetcher;
+mod ordered;
 mod outbox;
 mod payloads;
+mod pool;
 pub mod port;
 mod proof_coordinator;
 mod proof_manager;
+mod proposals;
 mod recover;
 mod retention;
 pub mod status;
+mod subscribers;
 mod windows;
 
 #[cfg(test)]
@@ -43,16 +48,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use recover::{RecoverError, Setup};
+pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::BatchGenerator;
+use self::batch_generator::{BatchGenerator, Held as Admission};
 use self::commit_log::CommitLog;
+use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
-    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, ParentOf, Promise, PullError,
-    PullRequest, Record, Refusal, Reply, RequestId, VerifyRequest,
+    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal,
+    Reply,
 };
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
@@ -61,10 +68,10 @@ use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
 use crate::store::Group;
+use crate::tripwire::Tripwire;
 use crate::types::{
-    Ack, Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, CommitReceipt,
-    Committee, Component, Digest, Epoch, InvalidPayload, Message, Payload, PayloadContent,
-    PayloadHeader, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
+    Announcement, Author, Batch, BatchInfo, ChainId, ChainParameters, Component, Digest, Epoch,
+    Membership, Message, ProofOfStore, SignedBatchInfo, Timestamp, Usage,
 };
 
 /// See the module docs.
@@ -72,8 +79,8 @@ use crate::types::{
 pub struct Sequencer {
     author: Author,
     chain: ChainId,
-    epoch: Epoch,
-    committee: Committee,
+    membership: Arc<Membership>,
+    ends: Ends,
     parameters: ChainParameters,
     config: SequencerConfig,
     generator: BatchGenerator,
@@ -87,6 +94,11 @@ pub struct Sequencer {
     fetcher: Fetcher,
     outbox: Outbox,
     next_announcement: Duration,
+    /// When the last step was taken.
+    stepped: Duration,
+    /// Where tests make it panic, and the input that is handled.
+    tripwire: Tripwire,
+    input: &'static str,
     released: Released,
 }
 
@@ -114,7 +126,9 @@ impl Sequencer {
     /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
-        [sealing, self.proofs.next_deadline(), self.fetcher.next_deadline()]
+        let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
+        let subscribers = self.commits.next_deadline();
+        [sealing, collecting, self.fetcher.next_deadline(), subscribers, self.ends.next_deadline()]
             .into_iter()
             .flatten()
             .chain([self.next_announcement])
@@ -141,6 +155,21 @@ impl Sequencer {
         self.coordinator.stored(author)
     }
 
+    /// The epoch that is served, and those before it that still matter.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// The epoch that is served.
+    pub fn epoch(&self) -> Epoch {
+        self.membership.epoch
+    }
+
+    /// Every other validator that is talked to, those of former epochs included.
+    pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
+        self.windows.peers()
+    }
+
     /// How many proofs could be proposed.
     pub fn proposable(&self) -> u64 {
         self.manager.len() as u64
@@ -151,7 +180,18 @@ impl Sequencer {
         let (pool_transactions, pool_bytes) = self.generator.pool();
         let (outstanding_batches, outstanding_bytes) = self.generator.outstanding();
         Status {
-            epoch: self.epoch,
+            epoch: self.epoch(),
+            epoch_phase: match self.ends.phase {
+                Phase::Open => "open",
+                Phase::Closing { .. } => "closing",
+                Phase::Closed => "closed",
+            },
+            final_index: match (&self.ends.phase, &self.ends.receipt) {
+                (Phase::Closing { final_index }, _) => Some(*final_index),
+                (Phase::Closed, Some(receipt)) => Some(receipt.final_index),
+                _ => None,
+            },
+            epochs_served: self.membership.former.iter().map(|former| former.epoch).collect(),
             consensus_time: self.commits.consensus_time(),
             logged: self.commits.logged(),
             applied: self.commits.applied().0,
@@ -166,7 +206,8 @@ impl Sequencer {
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
-            cursors: self.commits.cursors(),
+            subscribers: self.commits.subscriber_status(self.stepped),
+            held_bytes: self.retention.parked_bytes(),
         }
     }
 
@@ -184,7 +225,12 @@ impl Sequencer {
         }
         let released = self.retention.released(self.commits.consensus_time());
         self.released.pending.push_back((self.outbox.group, released));
-        let records = std::mem::take(&mut self.outbox.records);
+        let mut records = Vec::new();
+        if !self.outbox.records.is_empty() {
+            // First: what goes in this group may rest on them.
+            self.commits.subscribers.flush(&mut records);
+            records.append(&mut self.outbox.records);
+        }
         let promises = std::mem::take(&mut self.outbox.promises);
         let group = Group::new(self.outbox.group, records, promises);
         self.outbox.group += 1;
@@ -196,6 +242,8 @@ impl Sequencer {
 
     /// Takes one input at one time.
     pub fn step(&mut self, now: Now, input: Input) {
+        self.stepped = now.monotonic;
+        self.input = input.name();
         let clock = self.clock(now);
         self.route(&clock, input);
         // Consensus time may have moved.
@@ -208,7 +256,10 @@ impl Sequencer {
         match input {
             Input::LinkUp { peer, hello } => {
                 self.windows.on_link_up(peer, &hello, clock.consensus);
-                self.proofs.on_link_up(&mut self.outbox, clock, peer);
+                self.enters(Component::ProofCoordinator);
+                if self.windows.is_member(&peer) {
+                    self.proofs.on_link_up(&mut self.outbox, clock, peer);
+                }
             }
             Input::LinkDown { peer } => self.windows.on_link_down(peer),
             Input::Announce { from, announcement } => {
@@ -229,16 +280,26 @@ impl Sequencer {
                 self.tick_fetcher(clock);
             }
             Input::Submit { id, transactions } => {
-                let busy = self.busy();
-                self.generator.on_submit(&mut self.outbox, clock, id, transactions, busy);
+                let held = match (self.closed_to_clients(), self.busy()) {
+                    (Some(error), _) => Admission::Refused(error),
+                    (None, Some(reason)) => Admission::Busy(reason),
+                    (None, None) => Admission::Not,
+                };
+                self.enters(Component::BatchGenerator);
+                self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
             }
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
-            Input::Commit { id, commit } => {
-                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                if self.commits.on_commit(outbox, retention, id, commit) {
-                    self.apply_commits(clock.now);
-                }
+            Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
+            Input::SkipTo { id, header } => self.on_skip(clock.now, id, &header),
+            Input::Close { id, epoch, final_index, deadline } => {
+                self.on_close(clock, id, epoch, final_index, deadline);
+            }
+            Input::OpenEpoch { id, epoch, committee } => self.on_open(id, epoch, committee),
+            Input::Serving { from, epoch } => self.on_serving(clock, from, epoch),
+            Input::Ahead { from } => {
+                self.outbox.refuse(from, Refusal::NotYet);
+                self.on_ahead(clock, from);
             }
             Input::Fetch { id, digest, responders, deadline } => {
                 let now = clock.now.monotonic;
@@ -246,11 +307,26 @@ impl Sequencer {
                 self.fetcher.on_request(outbox, now, id, digest, &responders, deadline);
                 self.tick_fetcher(clock);
             }
+            Input::Subscribe { id, subscriber, next } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_subscribe(outbox, retention, id, subscriber, next);
+            }
+            Input::Delivered { subscription, next } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_delivered(outbox, retention, subscription, next);
+            }
+            Input::Detach { subscription } => self.commits.subscribers.on_detach(subscription),
+            Input::Unsubscribe { id, subscriber } => {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.commits.on_unsubscribe(outbox, retention, id, &subscriber);
+            }
             Input::Acknowledge { subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                self.commits.on_acknowledge(outbox, retention, subscriber, next);
+                self.commits.on_acknowledge(outbox, retention, &subscriber, next);
             }
             Input::Cancel(id) => {
+                self.commits.subscribers.on_detach(id);
+                self.ends.on_cancel(id);
                 self.fetcher.on_cancel(id);
                 if let Some(digest) = self.payloads.on_cancel(id)
                     && !self.commits.awaits(&digest)
@@ -261,10 +337,12 @@ impl Sequencer {
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
                 self.released.on_durable(sequence);
+                self.enters(Component::BatchGenerator);
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
             }
             Input::Space { admits } => {
+                self.enters(Component::BatchCoordinator);
                 self.coordinator.admits = admits;
                 if !admits {
                     // Nothing is sealed until there is room: they would wait without an answer.
@@ -279,23 +357,39 @@ impl Sequencer {
         }
     }
 
+    /// A component is about to take its part of the input.
+    fn enters(&self, component: Component) {
+        self.tripwire.at(component.name(), self.input);
+    }
+
+    /// Arms a test's tripwire.
+    #[cfg(all(test, feature = "engine"))]
+    pub(crate) fn set_tripwire(&mut self, tripwire: Tripwire) {
+        self.tripwire = tripwire;
+    }
+
     // ---- batches -------------------------------------------------------------------------------
 
     /// Seals what is due while there is room for it.
     fn seal(&mut self, clock: &Clock) {
         while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
+            self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             let (digest, batch) = (sealed.digest, sealed.batch);
             let BatchInfo { count: transactions, bytes, .. } = batch.info;
             self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
+            self.enters(Component::BatchCoordinator);
             let (outbox, retention) = (&mut self.outbox, &mut self.retention);
             self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+            self.enters(Component::ProofCoordinator);
+            let outbox = &mut self.outbox;
             self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
         }
+        self.record_settled();
     }
 
     fn may_seal(&self) -> bool {
-        self.busy().is_none() && !self.is_full()
+        self.closed_to_clients().is_none() && self.busy().is_none() && !self.is_full()
     }
 
     /// What holds admission back, if anything.
@@ -307,11 +401,12 @@ impl Sequencer {
             return Some(BusyReason::Commits);
         }
         let charge = self.config.batch_bytes_target.as_u64();
-        let has_room = self.windows.quorum_has_room(&self.committee, charge);
+        let has_room = self.windows.quorum_has_room(&self.membership.committee, charge);
         (!has_room).then_some(BusyReason::Windows)
     }
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
+        self.enters(Component::BatchCoordinator);
         let (outbox, retention) = (&mut self.outbox, &mut self.retention);
         let coordinator = &mut self.coordinator;
         match coordinator.on_batch(outbox, clock, retention, from, digest, batch) {
@@ -320,7 +415,12 @@ impl Sequencer {
                 self.fetcher.on_content(&mut self.outbox, &digest, &content);
             }
             Ok(false) => {}
-            Err(reason) => self.outbox.refuse(from, reason),
+            Err(reason) => {
+                self.outbox.refuse(from, reason);
+                if reason == Refusal::NotYet {
+                    self.on_ahead(clock, from);
+                }
+            }
         }
     }
 
@@ -348,10 +448,13 @@ impl Sequencer {
     // ---- proofs --------------------------------------------------------------------------------
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
-        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.committee, vote) {
+        self.enters(Component::ProofCoordinator);
+        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
+        {
             if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
+            self.enters(Component::ProofManager);
             self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
             self.outbox.promise(Promise::Publish(proof));
             self.outbox.event(Event::Certified { digest: vote.digest });
@@ -359,220 +462,35 @@ impl Sequencer {
     }
 
     fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
-        if proof.info.epoch == self.epoch
+        self.enters(Component::ProofManager);
+        if proof.info.epoch == self.epoch()
+            && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
         {
             self.outbox.record(Record::Proof { digest, proof });
         }
     }
 
-    // ---- payloads ------------------------------------------------------------------------------
-
-    fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
-        match self.build_payload(request) {
-            Ok((digest, content)) => {
-                let payload = Arc::clone(&content.payload);
-                self.store_payload(clock, digest, content);
-                self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
-            }
-            Err(error) => self.outbox.reply_now(id, Reply::Pulled(Err(error))),
-        }
-    }
-
-    fn build_payload(&self, request: &PullRequest) -> Result<(Digest, Content), PullError> {
-        if request.epoch != self.epoch {
-            return Err(PullError::Epoch(request.epoch));
-        }
-        let applied = self.commits.applied();
-        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
-        let (height, timestamp) = match self.payloads.stored(&request.parent) {
-            Some(parent) => (parent.header.height, parent.header.block_timestamp),
-            // Only what is applied needs no stored payload.
-            None => (applied.0, self.commits.consensus_time()),
-        };
-        let follows = request.height > height && request.height == height.next();
-        if !follows || request.block_timestamp < timestamp {
-            return Err(PullError::Parent);
-        }
-        excluded.extend(&request.exclude);
-        // Room for the header and the lists' lengths.
-        let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
-        let proofs =
-            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
-        let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
-        let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let content = PayloadContent { proofs, ..PayloadContent::default() };
-        let header = PayloadHeader {
-            epoch: request.epoch,
-            height: request.height,
-            parent: request.parent,
-            block_timestamp: request.block_timestamp,
-            content_root: content.root(),
-        };
-        let payload = Arc::new(Payload { header, content });
-        Ok((payload.digest(&self.chain), Content { payload, batches }))
-    }
-
-    fn on_payload(&mut self, clock: &Clock, from: Author, digest: Digest, arrived: Arrived) {
-        let known = self.payloads.stored(&digest).is_some();
-        if known && !self.fetcher.is_wanted(&digest) {
-            return;
-        }
-        let content = port::Content::Payload(Arc::clone(&arrived.content.payload));
-        self.fetcher.on_content(&mut self.outbox, &digest, &content);
-        if known {
-            return;
-        }
-        let awaited = self.commits.awaits(&digest);
-        let waiting = self.payloads.take_waiting(&digest);
-        self.payloads.on_arrived(from, digest, arrived);
-        if awaited {
-            // Consensus ordered it: whatever anybody thinks of it, this is the content.
-            self.store_arrived(digest);
-            self.apply_commits(clock.now);
-        }
-        for (id, parent) in waiting {
-            self.decide(id, digest, parent);
-        }
-    }
-
-    fn on_verify(&mut self, clock: &Clock, id: RequestId, request: &VerifyRequest) {
-        let VerifyRequest { digest, parent, responders } = request;
-        if !self.decide(id, *digest, *parent) {
-            self.payloads.wait(*digest, id, *parent);
-            let due = clock.now.monotonic + self.config.payload_patience;
-            self.fetcher.on_need(*digest, responders, due);
-        }
-    }
-
-    /// Answers one question about a payload, if it is here.
-    fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
-        if let Some(stored) = self.payloads.stored(&digest) {
-            let header = stored.header;
-            match payloads::check_parent(&header, parent) {
-                Ok(()) => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
-                Err(error) => self.outbox.reply_now(id, Reply::Verified(Err(error))),
-            }
-            return true;
-        }
-        let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
-        let header = arrived.content.payload.header;
-        let checked = arrived
-            .verdict
-            .clone()
-            .and_then(|()| self.check_header(&header))
-            .and_then(|()| payloads::check_parent(&header, parent));
-        match checked {
-            Ok(()) => {
-                self.store_content(digest, arrived.content);
-                self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
-            }
-            Err(error) => {
-                // Kept, so that the next question gets the same answer.
-                self.payloads.on_arrived(self.author, digest, arrived);
-                self.outbox.reply_now(id, Reply::Verified(Err(error)));
-            }
-        }
-        true
-    }
-
-    fn check_header(&self, header: &PayloadHeader) -> Result<(), InvalidPayload> {
-        if header.epoch == self.epoch {
-            return Ok(());
-        }
-        Err(InvalidPayload::Epoch { found: header.epoch, expected: self.epoch })
-    }
-
-    fn store_arrived(&mut self, digest: Digest) {
-        if let Some(arrived) = self.payloads.take_arrived(&digest) {
-            self.store_content(digest, arrived.content);
-        }
-    }
-
-    fn store_payload(&mut self, clock: &Clock, digest: Digest, content: Content) {
-        self.store_content(digest, content);
-        self.apply_commits(clock.now);
-    }
-
-    /// Records a payload, unless it is on disk already.
-    fn store_content(&mut self, digest: Digest, content: Content) {
-        if self.retention.get(&digest).is_none() {
-            let payload = Arc::clone(&content.payload);
-            let expiration = payload.expiration(&self.parameters);
-            let batches = content.batches.clone();
-            self.outbox.record(Record::Payload { digest, payload, batches, expiration });
-            self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
-        }
-        self.payloads.on_stored(digest, content);
-        self.fetcher.on_needless(&digest);
-    }
-
-    // ---- commits -------------------------------------------------------------------------------
-
-    /// Applies logged commits in order, each to all components in one step, as far as their
-    /// payloads are here; the first one that is missing is fetched.
-    fn apply_commits(&mut self, now: Now) {
-        while let Some((commit, digest)) = self.commits.next_to_apply() {
-            self.store_arrived(digest);
-            let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
-            let Some(content) = content else {
-                let everyone: Vec<_> = self.windows.peers().collect();
-                self.fetcher.on_need(digest, &everyone, now.monotonic);
-                self.tick_fetcher(&self.clock(now));
-                return;
-            };
-            let infos = content.payload.content.batches().copied();
-            let ordered: Vec<(Digest, BatchInfo)> =
-                content.batches.iter().copied().zip(infos).collect();
-            let receipt = self.apply(now, &commit.header, &ordered);
-            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-            self.commits.on_applied(outbox, retention, receipt, &content.batches);
-            self.payloads.on_applied(commit.index);
-        }
-    }
-
-    fn apply(
-        &mut self,
-        now: Now,
-        header: &PayloadHeader,
-        ordered: &[(Digest, BatchInfo)],
-    ) -> CommitReceipt {
-        let outbox = &mut self.outbox;
-        let timestamp = header.block_timestamp;
-        // Not the time of the last one logged: what a later commit orders in time has neither
-        // expired nor may it go before that commit is applied too.
-        let clock = Clock { now, consensus: timestamp };
-        let transactions = self.generator.on_commit(outbox, &clock, ordered, timestamp);
-        let overdue = self.retention.collect(outbox, &clock);
-        let deleted = self.coordinator.on_overdue(outbox, &overdue);
-        for (digest, _) in ordered {
-            if let Some(age) = self.proofs.age(digest, now.monotonic) {
-                outbox.effect(Effect::Measured(Measurement::Ordered(age)));
-            }
-        }
-        let votes = self.proofs.on_commit(&clock, ordered);
-        let queued = self.manager.on_commit(ordered, clock.consensus);
-        let watermark = header.height;
-        let ack = |component, freed| Ack { component, freed, watermark };
-        let acks = [
-            ack(Component::BatchGenerator, transactions),
-            ack(Component::BatchCoordinator, deleted),
-            ack(Component::ProofCoordinator, votes),
-            ack(Component::ProofManager, queued),
-        ];
-        CommitReceipt { index: header.height, block_timestamp: timestamp, acks }
-    }
-
     // ---- time ----------------------------------------------------------------------------------
 
     fn on_tick(&mut self, clock: &Clock) {
+        self.enters(Component::ProofCoordinator);
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
-        self.proofs.on_tick(outbox, clock, windows, &self.committee);
+        if self.ends.phase == Phase::Open {
+            self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+        }
+        self.tick_ends(clock.now.monotonic);
+        self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
         self.tick_fetcher(clock);
         if clock.now.monotonic >= self.next_announcement {
             self.next_announcement = clock.now.monotonic + self.config.announce_interval;
             let message = Message::Announce(self.announcement());
-            let to = self.windows.linked().collect();
+            let to: Vec<Author> = self.windows.linked().collect();
+            if !self.membership.former.is_empty() {
+                // The word that the epoch has begun may have been lost.
+                let message = Message::Serving(self.epoch());
+                self.outbox.effect(Effect::Multicast { to: to.clone(), message });
+            }
             self.outbox.effect(Effect::Multicast { to, message });
         }
     }

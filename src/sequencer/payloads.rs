@@ -106,6 +106,11 @@ impl Payloads {
         self.waiting.entry(digest).or_default().insert(id, parent);
     }
 
+    /// True if the host waits for it.
+    pub fn is_waited_for(&self, digest: &Digest) -> bool {
+        self.waiting.contains_key(digest)
+    }
+
     /// Those who wait for a payload.
     pub fn take_waiting(&mut self, digest: &Digest) -> BTreeMap<RequestId, Option<ParentOf>> {
         self.waiting.remove(digest).unwrap_or_default()

@@ -223,6 +223,13 @@ impl ProofCoordinator {
         true
     }
 
+    /// The epoch is over: its votes mean nothing any more. Returns how many batches had some.
+    pub fn on_close(&mut self) -> u64 {
+        let freed = self.batches.len() as u64;
+        *self = Self { durable: self.durable, ..Self::new(self.resend_interval) };
+        freed
+    }
+
     /// How long ago a batch of ours that is not ordered yet was sealed, or recovered.
     pub fn age(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         self.batches.get(digest).map(|batch| now.saturating_sub(batch.since))

@@ -122,6 +122,13 @@ impl ProofManager {
         self.queue.remove(&(Reverse(proof.info.gas_bucket_start), *arrival)).is_some()
     }
 
+    /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
+    pub fn on_close(&mut self) -> u64 {
+        let freed = self.queue.len() as u64;
+        *self = Self { arrivals: self.arrivals, ..Self::default() };
+        freed
+    }
+
     /// How many proofs could be proposed.
     pub fn len(&self) -> usize {
         self.queue.len()

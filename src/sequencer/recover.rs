@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
+use super::epoch::{Ends, Phase};
 use super::fetcher::Fetcher;
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
@@ -14,13 +15,16 @@ use super::port::{BatchRecord, Now, Promise, Record};
 use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
 use super::retention::{Held, Retention};
+use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
 use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
+use crate::tripwire::Tripwire;
 use crate::types::{
-    Author, BatchId, Commit, CommitReceipt, Committee, Digest, Epoch, Genesis, Incarnation,
-    Payload, ProofOfStore, Slot, Timestamp,
+    Author, BatchId, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
+    EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot,
+    Timestamp,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -30,7 +34,7 @@ pub struct Setup {
     pub author: Author,
     /// The chain.
     pub genesis: Genesis,
-    /// The epoch to serve.
+    /// The epoch to serve if the store has served none yet: its own record governs.
     pub epoch: Epoch,
     /// Its committee.
     pub committee: Committee,
@@ -44,13 +48,16 @@ pub struct Setup {
 pub enum RecoverError {
     /// A commit does not follow the one before.
     #[error("commit {0:?} on disk does not follow the one before it")]
-    Gap(crate::types::CommitIndex),
+    Gap(CommitIndex),
     /// A commit that no chain has: of genesis, at the end of the range, or of another height.
     #[error("commit {0:?} on disk cannot be")]
-    Commit(crate::types::CommitIndex),
+    Commit(CommitIndex),
+    /// A jump of state sync that leads nowhere.
+    #[error("commits skipped up to {0:?} on disk cannot be")]
+    Skipped(CommitIndex),
     /// A receipt without its commit.
     #[error("the receipt of commit {0:?} on disk has no commit")]
-    Receipt(crate::types::CommitIndex),
+    Receipt(CommitIndex),
     /// A claimed slot whose batch is not there.
     #[error("slot {0:?} on disk is claimed by a batch that is not there")]
     Claim(Slot),
@@ -63,6 +70,9 @@ pub enum RecoverError {
     /// A slot of our own that was never reserved: its counter would be used again.
     #[error("own slot {0:?} on disk lies beyond what is reserved; the reservation is lost")]
     Unreserved(Slot),
+    /// The epoch is known with another committee.
+    #[error("the store served epoch {} with another committee than the one configured", .0.0)]
+    Committee(Epoch),
     /// Two records of one content.
     #[error("content {0:?} is on disk twice")]
     Twice(Digest),
@@ -82,7 +92,12 @@ struct Sorted {
     payloads: Vec<(Digest, Arc<Payload>, Vec<Digest>, Timestamp)>,
     commits: Vec<Commit>,
     receipts: Vec<CommitReceipt>,
-    cursors: Vec<(String, crate::types::CommitIndex)>,
+    /// With "it lagged".
+    subscribers: Vec<(String, CommitIndex, bool)>,
+    skipped: Option<(CommitIndex, PayloadHeader)>,
+    epoch: Option<Arc<Membership>>,
+    fence: Option<(Epoch, CommitIndex)>,
+    closed: Option<EpochReceipt>,
 }
 
 impl Sorted {
@@ -112,14 +127,41 @@ impl Sorted {
                     sorted.commits.push(commit);
                 }
                 Record::Applied(receipt) => sorted.receipts.push(receipt),
-                Record::Cursor { subscriber, next } => sorted.cursors.push((subscriber, next)),
                 Record::Reserved { until } if until > NUMBER_MAX => {
                     return Err(RecoverError::Reserved(until));
                 }
+                Record::Cursor { subscriber, next } => {
+                    sorted.subscribers.push((subscriber, next, false));
+                }
+                Record::Lagged { subscriber, next } => {
+                    sorted.subscribers.push((subscriber, next, true));
+                }
+                Record::Skipped { from, header } => {
+                    if from.0 == 0 || from > header.height || header.height.0 > NUMBER_MAX {
+                        return Err(RecoverError::Skipped(header.height));
+                    }
+                    sorted.skipped = Some((from, header));
+                }
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
                 Record::Floor { slot } => sorted.floors.push(slot),
+                Record::Epoch(membership) => sorted.epoch = Some(membership),
+                Record::Fence { epoch, final_index } => {
+                    if final_index.0 > NUMBER_MAX {
+                        return Err(RecoverError::Commit(final_index));
+                    }
+                    sorted.fence = Some((epoch, final_index));
+                }
+                Record::Closed(receipt) => {
+                    if receipt.final_index.0 > NUMBER_MAX {
+                        return Err(RecoverError::Commit(receipt.final_index));
+                    }
+                    sorted.closed = Some(receipt);
+                }
                 // Already carried out by the store.
-                Record::DropBatch { .. }
+                Record::DropFloors { .. }
+                | Record::Settled { .. }
+                | Record::Unsubscribed { .. }
+                | Record::DropBatch { .. }
                 | Record::DropPayload { .. }
                 | Record::DropCommits { .. } => {}
             }
@@ -139,6 +181,17 @@ impl Sorted {
         });
         beyond.map_or(Ok(()), |slot| Err(RecoverError::Unreserved(slot)))
     }
+
+    /// Own batches that a block ordered in time are done with.
+    fn settle(&mut self, header: &PayloadHeader, ordered: &[(Digest, BatchInfo)]) {
+        for (digest, info) in ordered {
+            if info.expiration >= header.block_timestamp
+                && let Some(batch) = self.batches.get_mut(digest)
+            {
+                batch.own = None;
+            }
+        }
+    }
 }
 
 impl Sequencer {
@@ -148,8 +201,31 @@ impl Sequencer {
         let mut sorted = Sorted::new(recovered.records)?;
         let reserved = sorted.reserved;
         sorted.check_own_slots(&setup.author, recovered.incarnation)?;
-        let mut sequencer = Self::empty(setup, recovered.incarnation, reserved);
-        sequencer.recover_commits(&mut sorted)?;
+        let configured = Membership {
+            epoch: setup.epoch,
+            committee: setup.committee.clone(),
+            former: Vec::new(),
+        };
+        let recorded = sorted.epoch.take();
+        let is_new = recorded.is_none();
+        let membership = match recorded {
+            Some(known) if known.epoch == configured.epoch => {
+                if known.committee != configured.committee {
+                    return Err(RecoverError::Committee(known.epoch));
+                }
+                known
+            }
+            Some(known) => known,
+            None => Arc::new(configured),
+        };
+        let incarnation = recovered.incarnation;
+        let mut sequencer = Self::empty(setup, Arc::clone(&membership), incarnation, reserved, now);
+        if is_new {
+            // What the store serves is on record from its first group on.
+            sequencer.outbox.record(Record::Epoch(membership));
+        }
+        sequencer.recover_epoch(&mut sorted);
+        sequencer.recover_commits(now, &mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
         sequencer.recover_payloads(&mut sorted)?;
         sequencer.recover_deletions(now);
@@ -159,8 +235,18 @@ impl Sequencer {
         Ok(sequencer)
     }
 
-    fn empty(setup: Setup, incarnation: Incarnation, reserved: u64) -> Self {
-        let Setup { author, genesis, epoch, committee, config } = setup;
+    fn empty(
+        setup: Setup,
+        membership: Arc<Membership>,
+        incarnation: Incarnation,
+        reserved: u64,
+        now: Now,
+    ) -> Self {
+        let Setup { author, genesis, config, .. } = setup;
+        let Membership { epoch, committee, former } = &*membership;
+        let epoch = *epoch;
+        let mut windows = Windows::new(author, epoch, committee, genesis.parameters.grace());
+        windows.on_epoch(epoch, committee, former.iter().map(|former| &former.committee));
         let parameters = genesis.parameters;
         let chain = genesis.chain_id();
         let limits = AdmissionLimits {
@@ -172,34 +258,60 @@ impl Sequencer {
         // Longer than any own batch they ordered: the store tells ordered batches from open ones by
         // the commits it keeps.
         let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
+        let bounds = Bounds {
+            window: config.subscriber_window,
+            lag_bytes_max: config.subscriber_lag_bytes_max.as_u64(),
+            lag_max: config.subscriber_lag_max,
+        };
         Self {
             generator: BatchGenerator::new(&identity, parameters, config.clone(), reserved),
-            coordinator: BatchCoordinator::new(epoch, &committee, limits),
+            coordinator: BatchCoordinator::new(epoch, committee, limits),
             proofs: ProofCoordinator::new(config.resend_interval),
             manager: ProofManager::default(),
-            windows: Windows::new(author, &committee, parameters.grace()),
+            windows,
             payloads: Payloads::new(config.unasked_payloads_max),
-            commits: CommitLog::new(chain, &genesis.header(), kept),
+            commits: CommitLog::new(chain, &genesis.header(), kept, bounds),
             retention: Retention::new(parameters.grace()),
             fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
             released: Released::default(),
+            stepped: now.monotonic,
+            tripwire: Tripwire::default(),
+            input: "recovery",
             author,
             chain,
-            epoch,
-            committee,
+            membership,
+            ends: Ends::new(),
             parameters,
             config,
         }
     }
 
-    fn recover_commits(&mut self, sorted: &mut Sorted) -> Result<(), RecoverError> {
-        for (subscriber, next) in std::mem::take(&mut sorted.cursors) {
-            self.commits.on_recovered_cursor(subscriber, next);
+    /// Where the epoch stood. A fence is before, a receipt after the end of the epoch it names.
+    fn recover_epoch(&mut self, sorted: &mut Sorted) {
+        let epoch = self.epoch();
+        if let Some((_, final_index)) = sorted.fence.filter(|(fenced, _)| *fenced == epoch) {
+            self.ends.phase = Phase::Closing { final_index };
+            self.coordinator.on_fence();
+        }
+        self.ends.receipt = sorted.closed.take();
+        if self.ends.receipt.as_ref().is_some_and(|receipt| receipt.epoch == epoch) {
+            self.ends.phase = Phase::Closed;
+            self.coordinator.on_fence();
+        }
+    }
+
+    fn recover_commits(&mut self, now: Now, sorted: &mut Sorted) -> Result<(), RecoverError> {
+        for (name, next, lagged) in std::mem::take(&mut sorted.subscribers) {
+            self.commits.subscribers.on_recovered(name, next, lagged);
+        }
+        self.retention.on_lowest(self.commits.subscribers.lowest());
+        if let Some((from, header)) = &sorted.skipped {
+            self.commits.on_recovered_skip(*from, header);
         }
         for commit in &sorted.commits {
-            if !self.commits.on_recovered(*commit) {
+            if !self.commits.on_recovered(now.monotonic, *commit) {
                 return Err(RecoverError::Gap(commit.index));
             }
         }
@@ -211,7 +323,7 @@ impl Sequencer {
         // Also where the payload is not here: it may still arrive.
         for commit in &sorted.commits {
             let digest = commit.header.digest(&self.chain);
-            self.commits.pin(&mut self.retention, commit.index, &[digest]);
+            self.retention.on_ordered(digest, commit.index);
         }
         Ok(())
     }
@@ -258,6 +370,7 @@ impl Sequencer {
             .iter()
             .map(|commit| (commit.header.digest(&self.chain), commit.index))
             .collect();
+        let mut bytes: BTreeMap<CommitIndex, u64> = BTreeMap::new();
         for (digest, payload, batches, expiration) in std::mem::take(&mut sorted.payloads) {
             if self.retention.get(&digest).is_some() {
                 return Err(RecoverError::Twice(digest));
@@ -266,33 +379,29 @@ impl Sequencer {
             if let Some(index) = by_index.get(&digest)
                 && *index <= applied
             {
-                self.commits.pin(&mut self.retention, *index, &batches);
-                self.settle_ordered(sorted, &payload, &batches);
+                let infos = payload.content.batches().copied();
+                let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
+                bytes.insert(*index, ordered.iter().map(|(_, info)| info.charge()).sum());
+                for (batch, _) in &ordered {
+                    self.retention.on_ordered(*batch, *index);
+                }
+                self.settle_ordered(&ordered);
+                sorted.settle(&payload.header, &ordered);
             }
             self.payloads.on_stored(digest, Content { payload, batches });
+        }
+        for (index, bytes) in bytes {
+            self.commits.on_recovered_bytes(index, bytes);
         }
         self.payloads.on_applied(applied);
         Ok(())
     }
 
-    /// What an applied commit ordered is neither collected nor proposed again.
-    fn settle_ordered(&mut self, sorted: &mut Sorted, payload: &Payload, batches: &[Digest]) {
-        let infos = payload.content.batches().copied();
-        let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
-        self.manager.on_commit(&ordered, Timestamp(0));
-        for (digest, info) in &ordered {
-            if info.expiration >= payload.header.block_timestamp
-                && let Some(batch) = sorted.batches.get_mut(digest)
-            {
-                batch.own = None;
-            }
-        }
-    }
-
     fn recover_proofs(&mut self, now: Now, sorted: &Sorted) {
         let clock: Clock = self.clock(now);
+        let is_over = self.ends.phase == Phase::Closed;
         for (digest, proof) in &sorted.proofs {
-            if proof.info.epoch == self.epoch {
+            if proof.info.epoch == self.epoch() && !is_over {
                 self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
             }
         }
@@ -300,20 +409,30 @@ impl Sequencer {
         own.sort_unstable_by_key(|batch| batch.info.batch_id);
         for batch in own {
             let BatchRecord { digest, info, body, own: Some(metas), .. } = batch else { continue };
-            if info.epoch != self.epoch {
+            let (metas, body) = (Arc::clone(metas), body.clone());
+            if info.epoch < self.epoch() || is_over {
+                // It was to be offered again when the last life ended.
+                let outbox = &mut self.outbox;
+                let generator = &mut self.generator;
+                generator.on_recovered_unordered(outbox, &clock, *digest, *info, metas, body);
                 continue;
             }
-            self.generator.on_recovered(*digest, *info, Arc::clone(metas), body.clone());
+            if info.epoch > self.epoch() {
+                continue;
+            }
+            self.generator.on_recovered(*digest, *info, metas, body);
             if info.expiration < clock.consensus {
                 // The next commit has it batched again.
                 continue;
             }
             let proof = sorted.proofs.get(digest).cloned();
-            if proof.is_none() {
-                let stored = StoredBatch { digest: *digest, author: self.author };
+            if proof.is_none() && self.ends.phase == Phase::Open {
+                let (author, epoch) = (self.author, info.epoch);
+                let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));
             }
             self.proofs.on_recovered(&clock, *digest, *info, proof);
         }
+        self.record_settled();
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Content goes when its expiration plus grace lies below consensus time and nothing pins it;
 //! never at commit, because a faulty leader may order a committed batch again and honest
-//! validators must still hold it. Pins are logged commits at or above the lowest subscriber
-//! cursor. Deletion is a record like any other.
+//! validators must still hold it. Pinned is what a commit at or above the lowest subscriber cursor
+//! named; when its time is over it is parked until that cursor has passed, and counted: that is
+//! what subscribers cost. Deletion is a record like any other.
 //!
 //! Node-scoped: an epoch's end does not touch it.
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::outbox::{Clock, Outbox};
 use super::port::Record;
-use crate::types::{BatchInfo, Digest, Timestamp};
+use crate::types::{BatchInfo, CommitIndex, Digest, Epoch, Timestamp};
 
 /// Most contents deleted in one step: a jump of consensus time must not fill a group.
 const DROPS_PER_STEP: usize = 1024;
@@ -35,6 +36,13 @@ pub(super) enum Held {
 }
 
 impl Held {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Batch { info, .. } => info.charge(),
+            Self::Payload { .. } => 0,
+        }
+    }
+
     fn expiration(&self) -> Timestamp {
         match self {
             Self::Batch { info, .. } => info.expiration,
@@ -48,7 +56,8 @@ struct Entry {
     held: Held,
     /// The group that made it, or makes it, durable.
     group: u64,
-    pins: u32,
+    /// The highest commit that named it.
+    ordered: Option<CommitIndex>,
     /// True until its time is over: while it counts against its author's window.
     counted: bool,
 }
@@ -71,10 +80,16 @@ pub(super) struct Overdue {
 pub(super) struct Retention {
     grace: Duration,
     contents: BTreeMap<Digest, Entry>,
-    /// Contents by the time they may go; pinned ones leave it when that time has come.
+    /// Contents by the time they may go, without the parked ones.
     order: BTreeSet<(Timestamp, Digest)>,
-    /// Pins of digests, also of content that is not here.
-    pins: BTreeMap<Digest, u32>,
+    /// Contents whose time is over and that a subscriber needs, by the commit that named them.
+    parked: BTreeSet<(CommitIndex, Digest)>,
+    parked_bytes: u64,
+    /// Commits at or above this pin what they named; none do while nobody subscribes.
+    lowest: Option<CommitIndex>,
+    /// What a pinning commit named and is not here, both ways.
+    absent: BTreeMap<Digest, CommitIndex>,
+    absent_order: BTreeSet<(CommitIndex, Digest)>,
     /// Bytes of batches outside their author's window.
     recovered_bytes: u64,
     /// Sequence of the last group known to be durable.
@@ -87,7 +102,11 @@ impl Retention {
             grace,
             contents: BTreeMap::new(),
             order: BTreeSet::new(),
-            pins: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            parked_bytes: 0,
+            lowest: None,
+            absent: BTreeMap::new(),
+            absent_order: BTreeSet::new(),
             recovered_bytes: 0,
             durable: 0,
         }
@@ -98,8 +117,11 @@ impl Retention {
         if let Held::Batch { info, in_slot: false } = held {
             self.recovered_bytes += info.charge();
         }
-        let pins = self.pins.get(&digest).copied().unwrap_or(0);
-        let known = self.contents.insert(digest, Entry { held, group, pins, counted: true });
+        let ordered = self.absent.remove(&digest);
+        if let Some(index) = ordered {
+            self.absent_order.remove(&(index, digest));
+        }
+        let known = self.contents.insert(digest, Entry { held, group, ordered, counted: true });
         assert!(known.is_none(), "content {digest:?} is held already");
         self.order.insert((held.expiration(), digest));
     }
@@ -141,29 +163,71 @@ impl Retention {
         self.recovered_bytes
     }
 
-    /// Keeps a content, here or not, until it is unpinned as often.
-    pub fn pin(&mut self, digest: Digest) {
-        *self.pins.entry(digest).or_default() += 1;
+    /// A commit names a content, here or not.
+    pub fn on_ordered(&mut self, digest: Digest, index: CommitIndex) {
         if let Some(entry) = self.contents.get_mut(&digest) {
-            entry.pins += 1;
+            let before = entry.ordered;
+            let after = before.max(Some(index));
+            entry.ordered = after;
+            if let (Some(before), Some(after)) = (before, after)
+                && self.parked.remove(&(before, digest))
+            {
+                self.parked.insert((after, digest));
+            }
+            return;
+        }
+        if !self.pins(index) {
+            return;
+        }
+        let known = self.absent.insert(digest, index);
+        if let Some(known) = known {
+            self.absent_order.remove(&(known, digest));
+        }
+        self.absent_order.insert((index, digest));
+    }
+
+    fn pins(&self, index: CommitIndex) -> bool {
+        self.lowest.is_some_and(|lowest| index >= lowest)
+    }
+
+    /// The lowest cursor moved: what only commits below it named may go once its time is over.
+    pub fn on_lowest(&mut self, lowest: Option<CommitIndex>) {
+        if lowest == self.lowest {
+            return;
+        }
+        self.lowest = lowest;
+        while let Some(&(index, digest)) = self.parked.first() {
+            if self.pins(index) {
+                break;
+            }
+            self.parked.remove(&(index, digest));
+            let Some(entry) = self.contents.get(&digest) else {
+                unreachable!("{digest:?} is parked and not held")
+            };
+            self.parked_bytes -= entry.held.bytes();
+            self.order.insert((entry.held.expiration(), digest));
+        }
+        while let Some(&(index, digest)) = self.absent_order.first() {
+            if self.pins(index) {
+                break;
+            }
+            self.absent_order.remove(&(index, digest));
+            self.absent.remove(&digest);
         }
     }
 
-    /// Takes one pin back.
-    pub fn unpin(&mut self, digest: &Digest) {
-        let Some(pins) = self.pins.get_mut(digest) else {
-            unreachable!("{digest:?} is unpinned more often than pinned")
-        };
-        *pins -= 1;
-        if *pins == 0 {
-            self.pins.remove(digest);
-        }
-        if let Some(entry) = self.contents.get_mut(digest) {
-            entry.pins -= 1;
-            if entry.pins == 0 {
-                self.order.insert((entry.held.expiration(), *digest));
-            }
-        }
+    /// Bytes of batches that are kept beyond their time because a subscriber needs them.
+    pub fn parked_bytes(&self) -> u64 {
+        self.parked_bytes
+    }
+
+    /// Until when the last batch of an epoch is kept, at least.
+    pub fn kept_until(&self, epoch: Epoch) -> Option<Timestamp> {
+        let of_epoch = self.contents.values().filter_map(|entry| match entry.held {
+            Held::Batch { info, .. } if info.epoch == epoch => Some(info.expiration),
+            _ => None,
+        });
+        of_epoch.max().map(|expiration| expiration.saturating_add(self.grace))
     }
 
     /// True if content with this expiration may no longer be held.
@@ -195,8 +259,13 @@ impl Retention {
             let Some(entry) = self.contents.get_mut(&digest) else {
                 unreachable!("{digest:?} is ordered for deletion and not held")
             };
-            // A pinned one is back in the order when its last pin goes.
-            let deleted = entry.pins == 0;
+            let parked =
+                entry.ordered.filter(|index| self.lowest.is_some_and(|lowest| *index >= lowest));
+            if let Some(index) = parked {
+                self.parked.insert((index, digest));
+                self.parked_bytes += entry.held.bytes();
+            }
+            let deleted = parked.is_none();
             match entry.held {
                 Held::Batch { info, in_slot } => {
                     let frees_window = in_slot && entry.counted;

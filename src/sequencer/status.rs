@@ -10,6 +10,12 @@ use crate::types::{Author, CommitIndex, Epoch, Timestamp, Usage};
 pub struct Status {
     /// The epoch that is served.
     pub epoch: Epoch,
+    /// `"open"`, `"closing"` or `"closed"`.
+    pub epoch_phase: &'static str,
+    /// The last commit of the epoch, once that is known.
+    pub final_index: Option<CommitIndex>,
+    /// Epochs that are over and whose content is still served.
+    pub epochs_served: Vec<Epoch>,
     /// The largest committed block timestamp, microseconds.
     pub consensus_time: Timestamp,
     /// The highest index logged.
@@ -38,8 +44,29 @@ pub struct Status {
     pub busy: Option<String>,
     /// Per validator.
     pub windows: Vec<WindowStatus>,
-    /// The next index each subscriber needs.
-    pub cursors: Vec<(String, CommitIndex)>,
+    /// Who follows the commits.
+    pub subscribers: Vec<SubscriberStatus>,
+    /// Bytes of batches kept beyond their time because a subscriber needs them.
+    pub held_bytes: u64,
+}
+
+/// How far a subscriber has come.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SubscriberStatus {
+    /// Its name.
+    pub name: String,
+    /// The next index it needs, as far as it told us.
+    pub next: CommitIndex,
+    /// True while it is attached.
+    pub attached: bool,
+    /// True once it held too much for too long: it holds nothing until it attaches again.
+    pub lagged: bool,
+    /// Applied commits that it has not acknowledged.
+    pub lag_commits: u64,
+    /// Bytes of their batches, as far as this life of the process knows them.
+    pub lag_bytes: u64,
+    /// How long ago the first of them was applied, or recovered; seconds.
+    pub lag_seconds: f64,
 }
 
 /// How two validators stand with each other.
@@ -49,6 +76,10 @@ pub struct WindowStatus {
     pub peer: Author,
     /// True if a link is up.
     pub linked: bool,
+    /// False if it left the committee and may only fetch.
+    pub member: bool,
+    /// The epoch it serves, as far as it told us.
+    pub epoch: Option<Epoch>,
     /// What it grants us.
     pub granted: Usage,
     /// What we have used of that.

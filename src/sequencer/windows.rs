@@ -9,12 +9,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::status::WindowStatus;
-use crate::types::{Announcement, Author, BatchInfo, Committee, Digest, Hello, Timestamp, Usage};
+use crate::types::{
+    Announcement, Author, BatchInfo, Committee, Digest, Epoch, Hello, Timestamp, Usage,
+};
+
+/// A peer is told of our epoch at most this often, whatever it sends.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One peer's window for us.
 #[derive(Debug, Default)]
 struct Peer {
     linked: bool,
+    /// False for members of a former epoch: they fetch and are fetched from.
+    member: bool,
+    /// The epoch it serves, as far as it told us.
+    epoch: Option<Epoch>,
+    /// When it was last told of ours.
+    answered: Option<Duration>,
     announcement: Announcement,
     used: Usage,
     /// What is counted: (expiration, digest, charge), in the order in which it is released.
@@ -31,16 +42,62 @@ struct Peer {
 /// The windows of all peers.
 #[derive(Debug)]
 pub(super) struct Windows {
+    me: Author,
+    epoch: Epoch,
     peers: BTreeMap<Author, Peer>,
     own_power: u64,
     grace: Duration,
 }
 
 impl Windows {
-    pub fn new(me: Author, committee: &Committee, grace: Duration) -> Self {
-        let others = committee.members().iter().filter(|member| member.author != me);
-        let peers = others.map(|member| (member.author, Peer::default())).collect();
-        Self { peers, own_power: committee.power_of(&me), grace }
+    pub fn new(me: Author, epoch: Epoch, committee: &Committee, grace: Duration) -> Self {
+        let (peers, own_power) = (BTreeMap::new(), 0);
+        let mut windows = Self { me, epoch, peers, own_power, grace };
+        windows.on_epoch(epoch, committee, std::iter::empty());
+        windows
+    }
+
+    /// An epoch opens, or the last one that still mattered is over. What was sent to those who stay
+    /// is still counted: they still store it.
+    pub fn on_epoch<'a>(
+        &mut self,
+        epoch: Epoch,
+        committee: &Committee,
+        former: impl Iterator<Item = &'a Committee>,
+    ) {
+        self.epoch = epoch;
+        self.own_power = committee.power_of(&self.me);
+        let of = |committee: &Committee| -> Vec<Author> {
+            committee.members().iter().map(|member| member.author).collect()
+        };
+        let stay: BTreeSet<_> = former.flat_map(of).chain(of(committee)).collect();
+        self.peers.retain(|author, _| stay.contains(author));
+        for author in stay.into_iter().filter(|author| *author != self.me) {
+            let peer = self.peers.entry(author).or_default();
+            peer.member = committee.index_of(&author).is_some();
+        }
+    }
+
+    /// A peer says which epoch it serves. True if it has come to ours just now.
+    pub fn on_serving(&mut self, author: Author, epoch: Epoch) -> bool {
+        let Some(peer) = self.peers.get_mut(&author) else { return false };
+        let before = peer.epoch.replace(epoch);
+        peer.member && epoch == self.epoch && before != Some(epoch)
+    }
+
+    /// True if a peer may be told of our epoch again.
+    pub fn may_answer(&mut self, author: Author, now: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(&author) else { return false };
+        let may = peer.answered.is_none_or(|last| last + ANSWER_INTERVAL <= now);
+        if may {
+            peer.answered = Some(now);
+        }
+        may
+    }
+
+    /// True if it takes part in the present epoch.
+    pub fn is_member(&self, author: &Author) -> bool {
+        self.peers.get(author).is_some_and(|peer| peer.member)
     }
 
     /// After a restart: nobody knows who was sent what, so everyone counts as having it.
@@ -57,6 +114,7 @@ impl Windows {
     pub fn on_link_up(&mut self, author: Author, hello: &Hello, consensus: Timestamp) {
         if let Some(peer) = self.peers.get_mut(&author) {
             peer.linked = true;
+            peer.epoch = Some(hello.epoch);
             let behind = hello.announcement.released < consensus;
             if !peer.met && behind && hello.holds != Usage::default() {
                 peer.former = Some((hello.holds, consensus));
@@ -90,7 +148,7 @@ impl Windows {
 
     /// True if validators of a quorum of power, ourselves included, have room for one more batch.
     pub fn quorum_has_room(&self, committee: &Committee, charge: u64) -> bool {
-        let with_room = self.peers.iter().filter(|(_, peer)| has_room(peer, charge));
+        let with_room = self.peers.iter().filter(|(_, peer)| has_room(peer, self.epoch, charge));
         let power: u64 = with_room.map(|(author, _)| committee.power_of(author)).sum();
         committee.is_quorum(power + self.own_power)
     }
@@ -106,11 +164,11 @@ impl Windows {
         let mut granted = Vec::new();
         for author in candidates {
             let Some(peer) = self.peers.get_mut(&author) else { continue };
-            if !peer.linked {
+            if !takes_part(peer, self.epoch) {
                 continue;
             }
             if !peer.sent.contains(&key) {
-                if !has_room(peer, info.charge()) {
+                if !has_room(peer, self.epoch, info.charge()) {
                     continue;
                 }
                 count(peer, digest, info);
@@ -128,12 +186,12 @@ impl Windows {
         granted
     }
 
-    /// Every other validator.
+    /// Every other validator, those of former epochs included.
     pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
         self.peers.keys().copied()
     }
 
-    /// Every other validator whose link is up.
+    /// Of those, the ones whose link is up.
     pub fn linked(&self) -> impl Iterator<Item = Author> + '_ {
         self.peers.iter().filter(|(_, peer)| peer.linked).map(|(author, _)| *author)
     }
@@ -143,6 +201,8 @@ impl Windows {
         let row = |(author, peer): (&Author, &Peer)| WindowStatus {
             peer: *author,
             linked: peer.linked,
+            member: peer.member,
+            epoch: peer.epoch,
             granted: peer.announcement.window,
             used: peer.used,
             stored: stored(author),
@@ -152,8 +212,13 @@ impl Windows {
     }
 }
 
-fn has_room(peer: &Peer, charge: u64) -> bool {
-    peer.linked && all_used(peer).has_room(charge, &peer.announcement.window)
+/// Whoever serves another epoch would not sign.
+fn takes_part(peer: &Peer, epoch: Epoch) -> bool {
+    peer.linked && peer.member && peer.epoch == Some(epoch)
+}
+
+fn has_room(peer: &Peer, epoch: Epoch, charge: u64) -> bool {
+    takes_part(peer, epoch) && all_used(peer).has_room(charge, &peer.announcement.window)
 }
 
 /// What a peer may count of ours, at most.

@@ -9,8 +9,9 @@
 //!   content, and each content somebody who names it;
 //! - a slot is claimed once, by a batch of that slot, and not at or below a floor unless its time
 //!   is over (a subscriber that lags keeps the batch, and with it the claim);
+//! - what is fenced or ended was served;
 //! - no counter of our own is at or above the reservation;
-//! - commits are gapless; a receipt has its commit, and one ack per component, in order.
+//! - commits are gapless, but for what state sync skipped; a receipt has its commit, and one ack per component, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -87,6 +88,7 @@ pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     };
     check.read_control()?;
     check.read_content();
+    check.epochs();
     check.claims();
     check.counters();
     check.commits();
@@ -99,11 +101,18 @@ struct Books {
     meta: Option<Meta>,
     reserved: u64,
     floors: BTreeMap<(Epoch, Author, Incarnation), u64>,
+    /// The epoch that is served; the last one fenced; the last one that ended.
+    epoch: Option<Epoch>,
+    fence: Option<Epoch>,
+    closed: Option<Epoch>,
     batches: BTreeMap<Digest, BatchEntry>,
     claims: BTreeMap<Digest, Slot>,
     payloads: BTreeMap<Digest, (Timestamp, Vec<Digest>)>,
     commits: BTreeMap<CommitIndex, Commit>,
     applied: BTreeMap<CommitIndex, CommitReceipt>,
+    subscribers: BTreeSet<String>,
+    /// First and last commit that state sync passed over.
+    skipped: Option<(CommitIndex, CommitIndex)>,
 }
 
 struct Check<'a> {
@@ -144,11 +153,19 @@ impl Check<'_> {
         report.count(entry.kind());
         match entry {
             Entry::Meta(meta) => books.meta = Some(meta),
-            Entry::Life(_) | Entry::Cursor { .. } => (),
+            Entry::Life(_) => (),
+            Entry::Cursor { subscriber, .. } | Entry::Lagged { subscriber, .. } => {
+                let once = books.subscribers.insert(subscriber);
+                report.require(once, key, "a subscriber that both lags and does not");
+            }
+            Entry::Skipped { from, header } => books.skipped = Some((from, header.height)),
             Entry::Reserved(until) => books.reserved = until,
             Entry::Floor(Slot { epoch, author, batch_id }) => {
                 books.floors.insert((epoch, author, batch_id.incarnation), batch_id.counter);
             }
+            Entry::Epoch(membership) => books.epoch = Some(membership.epoch),
+            Entry::Fence(epoch, _) => books.fence = Some(epoch),
+            Entry::Closed(receipt) => books.closed = Some(receipt.epoch),
             Entry::Batch { digest, entry } => {
                 let named = entry.info.digest(&chain) == digest;
                 report.require(named, key, "the batch info is not what its digest names");
@@ -249,6 +266,18 @@ impl Check<'_> {
         }
     }
 
+    fn epochs(&mut self) {
+        let Self { report, books, .. } = self;
+        let known = books.epoch;
+        for (of, what) in [(books.fence, "fenced"), (books.closed, "closed")] {
+            let sound = of.is_none_or(|of| known.is_some_and(|epoch| of <= epoch));
+            report.require(sound, &[], format!("an epoch was {what} that was never served"));
+        }
+        let beyond = |floor: &&(Epoch, Author, Incarnation)| known.is_some_and(|k| floor.0 > k);
+        let beyond = books.floors.keys().find(beyond).is_some();
+        report.require(!beyond, &[], "a floor of an epoch that was never served");
+    }
+
     fn claims(&mut self) {
         let Self { report, books, .. } = self;
         let mut slots = BTreeMap::new();
@@ -290,9 +319,17 @@ impl Check<'_> {
     fn commits(&mut self) {
         let Self { report, books, .. } = self;
         let indices = books.commits.keys();
-        for (lower, upper) in indices.clone().zip(indices.skip(1)) {
+        let jumped = |lower: &CommitIndex, upper: &CommitIndex| {
+            books.skipped.is_some_and(|(from, to)| lower.next() == from && to.next() == *upper)
+        };
+        for (lower, upper) in indices.clone().zip(indices.clone().skip(1)) {
             let what = format!("commits {} and {} leave a gap", lower.0, upper.0);
-            report.require(lower.0.checked_add(1) == Some(upper.0), &[], what);
+            let gapless = lower.0.checked_add(1) == Some(upper.0) || jumped(lower, upper);
+            report.require(gapless, &[], what);
+        }
+        for index in indices {
+            let passed = books.skipped.is_some_and(|(from, to)| (from..=to).contains(index));
+            report.require(!passed, &[], format!("commit {} was skipped and is there", index.0));
         }
         for (index, receipt) in &books.applied {
             let key = schema::applied_key(*index);

@@ -138,6 +138,9 @@ impl Index {
                 self.remove_content(digest, ContentKind::Payload, *expiration);
             }
             Record::DropCommits { below } => self.commits = self.commits.split_off(below),
+            Record::Skipped { from, header } => {
+                self.commits.retain(|index| !(*from..=header.height).contains(index));
+            }
             _ => (),
         }
     }

@@ -98,7 +98,7 @@ pub use group::{Durable, Group, Persisted, Released};
 pub use schema::StoreIdentity;
 
 use crate::sequencer::port::Record;
-use crate::types::{Author, Batch, Digest, Incarnation, Payload, ProofOfStore};
+use crate::types::{Author, Batch, Digest, Epoch, Incarnation, Payload, ProofOfStore};
 
 pub(crate) mod sealed {
     /// Only this crate vouches for fsync.
@@ -112,6 +112,8 @@ pub struct StoredBatch {
     pub digest: Digest,
     /// Its author, who is sent the signature.
     pub author: Author,
+    /// Its epoch: the scope of the signature.
+    pub epoch: Epoch,
 }
 
 /// What committing one group took.
@@ -130,7 +132,8 @@ pub struct CommitStats {
 /// A store of groups. Sealed: see the module docs.
 pub trait Store: sealed::Sealed + Send + 'static {
     /// Everything that survived, after the opening barrier: what is returned is durable again,
-    /// although the process that wrote it may have died between write and fsync. Called once.
+    /// although the process that wrote it may have died between write and fsync. Called at the
+    /// start of each life of the sequencer: it trusts nothing that is in memory.
     fn recover(&mut self) -> Result<Recovered, StoreError>;
 
     /// Makes all records durable in one atomic write and one fsync.

@@ -1,8 +1,8 @@
 //! From entries back to records, the same for every store: the inverse of [`schema::encode`].
 //!
 //! **What is returned.** Every record in force, in the order of kinds of the control table:
-//! reservation, floors, batches, claims, proofs, payloads, commits, receipts, cursors; inside a
-//! kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
+//! reservation, floors, epoch, fence, receipt of an epoch, batches, claims, proofs, payloads, commits, receipts, cursors, subscribers
+//! that lagged, the last jump of state sync; inside a kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
 //! batch claims its slot if a claim for its digest is there; a claim on its own is returned only
 //! where its batch is not.
 //!
@@ -65,13 +65,16 @@ struct Found {
     life: u64,
     reserved: Option<u64>,
     floors: Vec<Slot>,
+    /// The epoch, a fence, a receipt: as they are returned.
+    epochs: Vec<Record>,
     batches: Vec<(Digest, BatchEntry)>,
     claims: BTreeMap<Digest, Slot>,
     proofs: Vec<(Digest, Arc<ProofOfStore>)>,
     payloads: Vec<(Digest, Timestamp, Vec<Digest>)>,
     commits: Vec<Commit>,
     applied: Vec<CommitReceipt>,
-    cursors: Vec<(String, CommitIndex)>,
+    /// Cursors, subscribers that lagged, a jump: as they are returned.
+    rest: Vec<Record>,
 }
 
 impl Found {
@@ -85,6 +88,11 @@ impl Found {
             Entry::Life(life) => self.life = life,
             Entry::Reserved(until) => self.reserved = Some(until),
             Entry::Floor(slot) => self.floors.push(slot),
+            Entry::Epoch(membership) => self.epochs.push(Record::Epoch(membership)),
+            Entry::Fence(epoch, final_index) => {
+                self.epochs.push(Record::Fence { epoch, final_index });
+            }
+            Entry::Closed(receipt) => self.epochs.push(Record::Closed(receipt)),
             Entry::Batch { digest, entry } => {
                 named(&entry.info, &digest)?;
                 self.batches.push((digest, entry));
@@ -99,7 +107,13 @@ impl Found {
             }
             Entry::Commit(commit) => self.commits.push(commit),
             Entry::Applied(receipt) => self.applied.push(receipt),
-            Entry::Cursor { subscriber, next } => self.cursors.push((subscriber, next)),
+            Entry::Cursor { subscriber, next } => {
+                self.rest.push(Record::Cursor { subscriber, next });
+            }
+            Entry::Lagged { subscriber, next } => {
+                self.rest.push(Record::Lagged { subscriber, next });
+            }
+            Entry::Skipped { from, header } => self.rest.push(Record::Skipped { from, header }),
         }
         Ok(())
     }
@@ -115,6 +129,7 @@ impl Found {
         };
         stage.records.extend(self.reserved.map(|until| Record::Reserved { until }));
         stage.records.extend(self.floors.into_iter().map(|slot| Record::Floor { slot }));
+        stage.records.extend(self.epochs);
         for (digest, entry) in self.batches {
             if self.claims.get(&digest).is_some_and(|slot| *slot != entry.info.slot()) {
                 let what = format!("batch {digest} claims the slot of another batch");
@@ -145,8 +160,7 @@ impl Found {
         let Some(life) = self.life.checked_add(1) else {
             return Err(StoreError::Damaged { what: "more lives than a store can have".into() });
         };
-        let cursors = self.cursors.into_iter();
-        stage.records.extend(cursors.map(|(subscriber, next)| Record::Cursor { subscriber, next }));
+        stage.records.extend(self.rest);
         Ok(Image {
             recovered: Recovered { incarnation: meta.incarnation, records: stage.records },
             index: stage.index,

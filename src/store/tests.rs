@@ -9,8 +9,9 @@ use super::schema::{self, StoreIdentity, Write};
 use super::{Store, StoreError, StoreReader};
 use crate::sequencer::port::{BatchRecord, Record, TransactionMeta};
 use crate::types::{
-    Ack, Author, Batch, ChainId, Commit, CommitIndex, CommitReceipt, Component, Digest, Epoch,
-    Incarnation, Payload, PayloadContent, PayloadHeader, ProofOfStore, Timestamp, samples,
+    Ack, Author, Batch, ChainId, Commit, CommitIndex, CommitReceipt, Committee, Component, Digest,
+    Epoch, EpochReceipt, FormerEpoch, Incarnation, Member, Membership, Payload, PayloadContent,
+    PayloadHeader, ProofOfStore, Timestamp, samples,
 };
 
 pub(crate) const CHAIN: ChainId = ChainId([5; 32]);
@@ -84,6 +85,40 @@ pub(crate) fn receipt(payload: &Payload) -> CommitReceipt {
     CommitReceipt { index, block_timestamp: payload.header.block_timestamp, acks }
 }
 
+fn lagged() -> Record {
+    Record::Lagged { subscriber: "indexer".into(), next: CommitIndex(1) }
+}
+
+/// An epoch, served after one that was fenced and closed.
+fn epochs() -> Vec<Record> {
+    let member = Member { author: OWN.author, power: 5 };
+    let committee = Committee::new(vec![member]).unwrap();
+    let (epoch, final_index) = (Epoch(0), CommitIndex(1));
+    let former =
+        vec![FormerEpoch { epoch, committee: committee.clone(), served_until: Timestamp(9) }];
+    let membership = Membership { epoch: Epoch(1), committee, former };
+    let receipt = EpochReceipt {
+        epoch,
+        final_index,
+        block_timestamp: Timestamp(50),
+        acks: receipt(&payload(1, 50, &[])).acks,
+        handed_over_batches: 1,
+        handed_over_transactions: 2,
+        served_until: Timestamp(9),
+        behind: vec!["n".repeat(64); 64],
+    };
+    vec![
+        Record::Epoch(Arc::new(membership)),
+        Record::Fence { epoch, final_index },
+        Record::Closed(receipt),
+    ]
+}
+
+/// A jump above the one commit of the sample.
+fn skipped() -> Record {
+    Record::Skipped { from: CommitIndex(2), header: payload(9, 60, &[]).header }
+}
+
 /// Everything that two records can differ in, as bytes.
 pub(crate) fn plain(records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
     fn bcs(value: impl serde::Serialize) -> Vec<u8> {
@@ -103,9 +138,17 @@ pub(crate) fn plain(records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
         Record::Cursor { subscriber, next } => ("cursor", bcs((subscriber, next))),
         Record::Reserved { until } => ("reserved", bcs(until)),
         Record::Floor { slot } => ("floor", bcs(slot)),
-        Record::DropBatch { .. } | Record::DropPayload { .. } | Record::DropCommits { .. } => {
-            panic!("a deletion is never recovered")
-        }
+        Record::Lagged { subscriber, next } => ("lagged", bcs((subscriber, next))),
+        Record::Skipped { from, header } => ("skipped", bcs((from, header))),
+        Record::Epoch(membership) => ("epoch", bcs(&**membership)),
+        Record::Fence { epoch, final_index } => ("fence", bcs((epoch, final_index))),
+        Record::Closed(receipt) => ("closed", bcs(receipt)),
+        Record::Unsubscribed { .. }
+        | Record::DropFloors { .. }
+        | Record::Settled { .. }
+        | Record::DropBatch { .. }
+        | Record::DropPayload { .. }
+        | Record::DropCommits { .. } => panic!("a deletion is never recovered"),
     };
     records.iter().map(plain).collect()
 }
@@ -132,6 +175,8 @@ pub(crate) fn sample() -> Sample {
         vec![batch_record(&own, true), batch_record(&ordered, true), batch_record(&peer, false)],
         vec![claim, proof_record(&peer), proof_record(&ordered), payload_record(&payload, 850)],
         vec![Record::Commit(commit(&payload)), Record::Applied(receipt(&payload))],
+        vec![lagged(), skipped()],
+        epochs(),
     ];
     Sample { own, ordered, peer, payload, groups }
 }
@@ -148,6 +193,9 @@ impl Sample {
         vec![
             Record::Reserved { until: 6 },
             Record::Floor { slot: batch(2, 2, 1, 1).info.slot() },
+            epochs()[0].clone(),
+            epochs()[1].clone(),
+            epochs()[2].clone(),
             without_body(&self.peer),
             without_body(&self.ordered),
             batch_record(&self.own, true),
@@ -157,6 +205,8 @@ impl Sample {
             Record::Commit(commit(&self.payload)),
             Record::Applied(receipt(&self.payload)),
             Record::Cursor { subscriber: "executor".into(), next: CommitIndex(1) },
+            lagged(),
+            skipped(),
         ]
     }
 
@@ -246,6 +296,50 @@ fn commits_are_dropped_also_inside_the_group_that_made_them() {
     store.commit(&group).unwrap();
     let records = store.recover().unwrap().records;
     assert_eq!(plain(&records), plain(&[Record::Commit(commit(&payloads[3]))]));
+}
+
+#[test]
+fn skipped_commits_go_also_inside_the_group_that_logged_them_and_a_name_has_one_state() {
+    let payloads: Vec<Payload> = (1..=4).map(|height| payload(height, height, &[])).collect();
+    let mut store = memory();
+    store
+        .commit(&[Record::Commit(commit(&payloads[0])), Record::Commit(commit(&payloads[1]))])
+        .unwrap();
+    let skipped = Record::Skipped { from: CommitIndex(2), header: payloads[2].header };
+    let cursor = Record::Cursor { subscriber: "indexer".into(), next: CommitIndex(1) };
+    let group = [
+        Record::Commit(commit(&payloads[2])),
+        skipped.clone(),
+        Record::Commit(commit(&payloads[3])),
+        cursor.clone(),
+        lagged(),
+    ];
+    store.commit(&group).unwrap();
+    let kept = [commit(&payloads[0]), commit(&payloads[3])].map(Record::Commit);
+    let expected = |last: Vec<Record>| [kept.to_vec(), last].concat();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![lagged(), skipped.clone()])));
+    store.commit(std::slice::from_ref(&cursor)).unwrap();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![cursor, skipped.clone()])));
+    store.commit(&[Record::Unsubscribed { subscriber: "indexer".into() }]).unwrap();
+    let records = store.recover().unwrap().records;
+    assert_eq!(plain(&records), plain(&expected(vec![skipped])));
+}
+
+#[test]
+fn a_settled_batch_keeps_its_content_and_floors_of_a_former_epoch_go() {
+    let own = batch(OWN_BYTE, 5, 900, 30);
+    let slot = batch(2, 2, 1, 1).info.slot();
+    let mut store = memory();
+    store.commit(&[batch_record(&own, true), Record::Floor { slot }]).unwrap();
+    let floors = vec![(slot.author, slot.batch_id.incarnation)];
+    let settled = Record::Settled { digest: digest(&own), info: own.info };
+    store.commit(&[settled, Record::DropFloors { epoch: slot.epoch, floors }]).unwrap();
+    let records = store.recover().unwrap().records;
+    let [Record::Batch(record)] = &records[..] else { panic!("{records:?}") };
+    assert!(record.own.is_none() && record.claims_slot);
+    assert_eq!(store.reader().batch(&digest(&own)).unwrap(), Some(own));
 }
 
 #[test]

@@ -124,7 +124,18 @@ impl Checker {
                 self.check_drop(node, digest, expiration.0);
                 self.books[node].payloads.remove(digest);
             }
-            Record::Claim { .. } | Record::Floor { .. } | Record::DropCommits { .. } => {}
+            // From then on it pins nothing.
+            Record::Lagged { .. } => self.books[node].cursor = u64::MAX,
+            Record::Claim { .. }
+            | Record::Floor { .. }
+            | Record::Epoch(_)
+            | Record::Fence { .. }
+            | Record::Closed(_)
+            | Record::DropFloors { .. }
+            | Record::Settled { .. }
+            | Record::Unsubscribed { .. }
+            | Record::Skipped { .. }
+            | Record::DropCommits { .. } => {}
         }
     }
 

@@ -64,6 +64,7 @@ impl Ingress<'_> {
                 if inputs.is_empty() { Judged::Invalid } else { Judged::Inputs(inputs) }
             }
             Message::Payload(payload) => self.payload(from, *payload),
+            Message::Serving(epoch) => Judged::Inputs(vec![Input::Serving { from, epoch }]),
             Message::Announce(announcement) => {
                 Judged::Inputs(vec![Input::Announce { from, announcement }])
             }

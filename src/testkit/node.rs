@@ -253,6 +253,7 @@ impl Cluster {
             Told::Certified { .. } => "batch certified",
             Told::Rebatched { .. } => "transactions batched again",
             Told::Expired { .. } => "transactions expired",
+            Told::Returned { .. } => "transactions returned",
         });
     }
 
@@ -294,6 +295,8 @@ impl Cluster {
             }
             Released::Other(Promise::Reply { id, reply }) => self.on_reply(node, id, reply),
             Released::Other(Promise::Event(event)) => self.on_event(&event),
+            // Nobody subscribes here yet.
+            Released::Other(Promise::Deliver { .. } | Promise::EndSubscription { .. }) => {}
             Released::Other(Promise::Sign(_)) => unreachable!("released as a token"),
         }
     }
@@ -375,6 +378,15 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),
         Input::Fetch { digest, .. } => ("fetch", of(digest)),
+        Input::Close { final_index, .. } => ("close", final_index.0),
+        Input::OpenEpoch { epoch, .. } => ("open epoch", epoch.0),
+        Input::Serving { epoch, .. } => ("serving", epoch.0),
+        Input::Ahead { .. } => ("ahead", 0),
+        Input::SkipTo { header, .. } => ("skip to", header.height.0),
+        Input::Subscribe { next, .. } => ("subscribe", next.0),
+        Input::Delivered { next, .. } => ("delivered", next.0),
+        Input::Detach { subscription } => ("detach", subscription.0),
+        Input::Unsubscribe { id, .. } => ("unsubscribe", id.0),
         Input::Acknowledge { next, .. } => ("acknowledge", next.0),
         Input::Cancel(id) => ("cancel", id.0),
         Input::Durable { sequence } => ("durable", *sequence),

@@ -152,6 +152,7 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         fetches_max: *pick(rng, &[2, 4096]),
         recovered_bytes_max: ByteSize(largest * *pick(rng, &[1, 1000])),
         announce_interval: millis(rng, 500..1000),
+        ..SequencerConfig::default()
     }
 }
 

@@ -38,6 +38,9 @@ pub enum Refusal {
     /// The hello or its acceptance did not arrive in time.
     #[error("the handshake took too long")]
     Timeout,
+    /// It is being rebuilt inside its process: dial again.
+    #[error("it restarts")]
+    Restarted,
     /// A code that this version does not know.
     #[error("unknown code {0}")]
     Unknown(u32),
@@ -56,6 +59,7 @@ impl From<Refusal> for u32 {
             Refusal::Oversized => 8,
             Refusal::WrongDirection => 9,
             Refusal::Timeout => 10,
+            Refusal::Restarted => 11,
             Refusal::Unknown(code) => code,
         }
     }
@@ -74,6 +78,7 @@ impl From<u32> for Refusal {
             8 => Self::Oversized,
             9 => Self::WrongDirection,
             10 => Self::Timeout,
+            11 => Self::Restarted,
             code => Self::Unknown(code),
         }
     }

@@ -1,8 +1,9 @@
-//! A commit: consensus ordered a payload; and what the components answered.
+//! A commit: consensus ordered a payload; what the components answered; how an epoch ended.
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{CommitIndex, Timestamp};
+use super::committee::Committee;
+use super::ids::{CommitIndex, Epoch, Timestamp};
 use super::payload::PayloadHeader;
 
 /// A finalised block, as the host tells it.
@@ -66,4 +67,47 @@ pub struct CommitReceipt {
     pub block_timestamp: Timestamp,
     /// One per component, in the order of [`Component::ALL`].
     pub acks: [Ack; 4],
+}
+
+/// How an epoch ended at this validator: returned once all of it is durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochReceipt {
+    /// The epoch that is over.
+    pub epoch: Epoch,
+    /// Its last commit; or the one to which state sync led, if that lies beyond it.
+    pub final_index: CommitIndex,
+    /// Consensus time at its end.
+    pub block_timestamp: Timestamp,
+    /// One per component, in the order of [`Component::ALL`]: what it let go with the epoch.
+    pub acks: [Ack; 4],
+    /// Own batches of the epoch that are in no commit.
+    pub handed_over_batches: u64,
+    /// Their transactions that may still be executed: offered again in the next epoch.
+    pub handed_over_transactions: u64,
+    /// Content of the epoch is kept and served until consensus time has passed this.
+    pub served_until: Timestamp,
+    /// Subscribers that had not acknowledged the last commit: they go on in the next epoch.
+    pub behind: Vec<String>,
+}
+
+/// An epoch that is over and whose content is still served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerEpoch {
+    /// Which.
+    pub epoch: Epoch,
+    /// Its committee: its members may fetch, and are fetched from.
+    pub committee: Committee,
+    /// Until consensus time has passed this.
+    pub served_until: Timestamp,
+}
+
+/// The epoch that is served, and those before it that still matter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its committee.
+    pub committee: Committee,
+    /// The newest last.
+    pub former: Vec<FormerEpoch>,
 }

@@ -145,6 +145,9 @@ pub enum Message {
         /// The answer.
         content: FetchedContent,
     },
+    /// The epoch that the sender serves: told when it opens one, and the answer to a message of
+    /// an epoch that it has not reached.
+    Serving(Epoch),
 }
 
 mod kind {
@@ -157,6 +160,7 @@ mod kind {
     pub const FETCH_MISSING: u8 = 7;
     pub const FETCH_BATCH: u8 = 8;
     pub const FETCH_PAYLOAD: u8 = 9;
+    pub const SERVING: u8 = 10;
 }
 
 /// An encoded message: a head of its own, and a body that is shared, not copied.
@@ -189,6 +193,7 @@ impl Message {
             Self::Announce(_) => "announce",
             Self::FetchRequest(_) => "fetch_request",
             Self::FetchReply { .. } => "fetch_reply",
+            Self::Serving(_) => "serving",
         }
     }
 
@@ -206,6 +211,7 @@ impl Message {
             Self::Payload(payload) => head(kind::PAYLOAD, payload),
             Self::Announce(announcement) => head(kind::ANNOUNCE, announcement),
             Self::FetchRequest(digests) => head(kind::FETCH_REQUEST, digests),
+            Self::Serving(epoch) => head(kind::SERVING, epoch),
             Self::FetchReply { digest, content } => match content {
                 FetchedContent::Missing => head(kind::FETCH_MISSING, digest),
                 FetchedContent::Batch(batch) => {
@@ -266,6 +272,7 @@ impl Message {
                 let (digest, payload) = codec::decode("fetch reply", &rest, BULK_FRAME_BYTES_MAX)?;
                 Ok(Self::FetchReply { digest, content: FetchedContent::Payload(payload) })
             }
+            kind::SERVING => Ok(Self::Serving(codec::decode("serving", &rest, 8)?)),
             unknown => Err(DecodeError::Kind(unknown)),
         }
     }

@@ -25,7 +25,7 @@ pub(crate) mod samples;
 
 pub use batch::{Batch, BatchBody, BatchInfo, BodyBuilder, InvalidBatch};
 pub use codec::DecodeError;
-pub use commit::{Ack, Commit, CommitReceipt, Component};
+pub use commit::{Ack, Commit, CommitReceipt, Component, EpochReceipt, FormerEpoch, Membership};
 pub use committee::{Committee, CommitteeError, Member};
 pub use genesis::{ChainParameters, Genesis, ParameterError};
 pub use ids::{

@@ -161,6 +161,12 @@ pub enum InvalidPayload {
         /// Where it was proposed.
         expected: Epoch,
     },
+    /// Above the last block of its epoch.
+    #[error("the epoch ends with block {}", final_index.0)]
+    EpochOver {
+        /// The last block of the epoch.
+        final_index: CommitIndex,
+    },
     /// Not built on the parent it was proposed on.
     #[error("the parent or height is not that of the proposal")]
     Parent,

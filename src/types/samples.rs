@@ -67,5 +67,6 @@ pub(crate) fn messages() -> Vec<Message> {
         Message::FetchReply { digest, content: FetchedContent::Missing },
         Message::FetchReply { digest, content: FetchedContent::Batch(batch) },
         Message::FetchReply { digest, content: FetchedContent::Payload(Box::new(payload())) },
+        Message::Serving(Epoch(3)),
     ]
 }

@@ -29,17 +29,25 @@ pub fn signer(index: u8) -> Ed25519Signer {
 }
 
 pub fn genesis(nonce: u8) -> Genesis {
-    let members = (0..4).map(|i| Member { author: signer(i).author(), power: 1 }).collect();
     Genesis {
         nonce: Digest([nonce; 32]),
         parameters: ChainParameters::default(),
-        committee: Committee::new(members).unwrap(),
+        committee: committee(0..4),
     }
 }
 
 pub fn peers() -> Vec<Peer> {
+    peers_of(0..4)
+}
+
+pub fn peers_of(indices: std::ops::Range<u8>) -> Vec<Peer> {
     let address = "127.0.0.1:1".parse().unwrap();
-    (0..4).map(|index| Peer { key: signer(index).author(), address }).collect()
+    indices.map(|index| Peer { key: signer(index).author(), address }).collect()
+}
+
+pub fn committee(indices: impl IntoIterator<Item = u8>) -> Committee {
+    let member = |index| Member { author: signer(index).author(), power: 1 };
+    Committee::new(indices.into_iter().map(member).collect()).unwrap()
 }
 
 pub fn now() -> Timestamp {
@@ -73,18 +81,33 @@ pub async fn node_with(
     store: Box<dyn Store>,
     registry: &Registry,
 ) -> QuorumStore {
-    let signer = signer(index);
-    let author = signer.author();
-    let config = NodeConfig {
+    node_from(config(genesis), index, network, store, registry, peers()).await
+}
+
+pub fn config(genesis: &Genesis) -> NodeConfig {
+    NodeConfig {
         genesis: genesis.clone(),
         epoch: Epoch(0),
         committee: genesis.committee.clone(),
         sequencer: SequencerConfig::default(),
         engine: EngineConfig { invalid_per_minute_max: 5, ..EngineConfig::default() },
-    };
+    }
+}
+
+/// The same, from any config and with any peers.
+pub async fn node_from(
+    config: NodeConfig,
+    index: u8,
+    network: &MemoryNetwork,
+    store: Box<dyn Store>,
+    registry: &Registry,
+    peers: Vec<Peer>,
+) -> QuorumStore {
+    let signer = signer(index);
+    let author = signer.author();
     let network = network.clone();
     let start = |handshake, events| {
-        let transport = network.join(author, handshake, &peers(), events);
+        let transport = network.join(author, handshake, &peers, events);
         Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
     };
     QuorumStore::start(config, store, Arc::new(signer), start, registry).await.unwrap()
@@ -160,10 +183,10 @@ pub async fn certify(node: &QuorumStore, text: &str) -> Digest {
 }
 
 /// What a leader asks for.
-pub fn pull_request(height: u64, parent: Digest) -> PullRequest {
+pub fn pull_request(epoch: Epoch, height: u64, parent: Digest) -> PullRequest {
     let limits =
         PayloadLimits { transactions_max: 10_000, batch_bytes_max: 8 << 20, batches_max: 100 };
-    let (epoch, height) = (Epoch(0), CommitIndex(height));
+    let height = CommitIndex(height);
     PullRequest { epoch, height, parent, block_timestamp: now(), limits, exclude: Vec::new() }
 }
 
@@ -174,7 +197,9 @@ pub async fn block(
     height: u64,
     parent: ParentOf,
 ) -> (Arc<Payload>, Commit) {
-    let payload = nodes[0].pull(pull_request(height, parent.digest)).await.unwrap();
+    let epoch = nodes[0].membership().epoch;
+    let request = pull_request(epoch, height, parent.digest);
+    let payload = nodes[0].pull(request).await.unwrap();
     let digest = payload.digest(&genesis.chain_id());
     nodes[0].announce(&payload);
     let responders: Vec<Author> = peers().iter().map(|peer| peer.key).collect();

@@ -11,8 +11,8 @@ use quorum_store::transport::{
     Class, Frame, Handshake, LinkDown, LinkEvent, LinkStatus, Refusal, Transport,
 };
 use quorum_store::types::{
-    Announcement, Author, Batch, BatchBody, BatchId, BatchInfo, Digest, Epoch, Genesis, Hello,
-    Incarnation, Message, ProofOfStore, Signature, Usage, Vote, WIRE_VERSION,
+    Announcement, Author, Batch, BatchBody, BatchId, BatchInfo, CommitIndex, Digest, Epoch,
+    Genesis, Hello, Incarnation, Message, ProofOfStore, Signature, Usage, Vote, WIRE_VERSION,
 };
 use tokio::sync::mpsc;
 
@@ -183,7 +183,6 @@ async fn a_hello_of_another_committee_version_or_no_hello_at_all_is_refused() {
     committee.committee.0[0] ^= 1;
     let cases = [
         (committee.encode(), Refusal::CommitteeMismatch),
-        (Hello { epoch: Epoch(9), ..good }.encode(), Refusal::CommitteeMismatch),
         (other_version.into(), Refusal::Version),
         (trailing.into(), Refusal::Malformed),
         (Bytes::from_static(b"\x01"), Refusal::Malformed),
@@ -196,4 +195,37 @@ async fn a_hello_of_another_committee_version_or_no_hello_at_all_is_refused() {
         honest.shutdown().await;
         liar.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_may_be_an_epoch_ahead_and_is_judged_again_once_we_are_there() {
+    let genesis = genesis(27);
+    let mut ahead = Hello { epoch: Epoch(1), ..hello(&genesis) };
+    ahead.committee.0[0] ^= 1;
+    let (honest, liar, _events) = with_liar(&genesis, ahead.encode()).await;
+    up(&liar, 1).await;
+    // What it sends of its epoch is answered, and is no offence.
+    let mut batch = forged_batch(signer(3).author());
+    batch.info.epoch = Epoch(1);
+    batch.info.expiration = now().saturating_add(Duration::from_secs(20));
+    for _ in 0..20 {
+        let encoded = Message::Batch(batch.clone()).encode();
+        let frame = Frame { head: encoded.head, body: encoded.body };
+        liar.send(signer(0).author(), Class::Bulk, frame).unwrap();
+    }
+    let refused = || {
+        honest
+            .statistics()
+            .refused
+            .iter()
+            .any(|(reason, count)| reason == "not_yet" && *count == 20)
+    };
+    until(refused).await;
+    assert!(honest.links().iter().any(|link| link.up));
+    honest.close(Epoch(0), CommitIndex(0), PATIENCE).await.unwrap();
+    honest.open_epoch(Epoch(1), committee(0..4), peers()).await.unwrap();
+    let mismatch = LinkDown::RefusedByPeer(Refusal::CommitteeMismatch);
+    until(|| refusal_seen(&liar) == Some(mismatch.clone())).await;
+    honest.shutdown().await;
+    liar.shutdown().await;
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 mod cluster;
+mod epochs;
 mod hostile;
 mod metrics;
+mod subscriptions;
 
 use std::time::Duration;
 

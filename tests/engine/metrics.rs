@@ -61,8 +61,10 @@ async fn a_node_shows_exactly_the_listed_metrics() {
     certify(&nodes[0], "one").await;
     until(|| *nodes[0].proposable().borrow() == 1).await;
     let _ = block(&nodes, &genesis, 1, genesis_parent(&genesis)).await;
-    // Cursors have a series once somebody subscribes.
-    nodes[0].acknowledge("executor", CommitIndex(2)).await.unwrap();
+    // Subscribers have series once somebody subscribes.
+    let mut executor = nodes[0].subscribe("executor", CommitIndex(1)).await.unwrap();
+    let delivery = executor.next().await.unwrap();
+    executor.acknowledge(delivery.last()).await.unwrap();
     let gathered = || {
         let families = registry.gather();
         let one = |family: &prometheus::proto::MetricFamily| {
@@ -114,6 +116,8 @@ async fn a_node_shows_exactly_the_listed_metrics() {
         "link_sent_bytes_total",
         "disk_free_bytes",
         "subscriber_cursor",
+        "subscriber_attached",
+        "deliveries_total",
     ] {
         let name = format!("quorum_store_{name}");
         let waiting = tokio::time::timeout(PATIENCE / 4, async {

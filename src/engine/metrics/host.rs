@@ -10,7 +10,7 @@ use crate::sequencer::port::{Accepted, BusyReason, Event, FetchError, SubmitErro
 /// The calls that are timed.
 const CALLS: &[&str] = &["submit", "pull", "verify", "notify_commit", "materialize"];
 pub(super) const FETCH_OUTCOMES: &[&str] = &["found", "timed_out", "busy", "cancelled"];
-const RESULTS: [&str; 8] = [
+const RESULTS: [&str; 10] = [
     "accepted",
     "empty",
     "too_large",
@@ -19,6 +19,8 @@ const RESULTS: [&str; 8] = [
     "busy_commits",
     "busy_windows",
     "busy_disk",
+    "epoch_closed",
+    "not_a_member",
 ];
 
 pub(in crate::engine) struct Host {
@@ -26,6 +28,7 @@ pub(in crate::engine) struct Host {
     submitted: IntCounterVec,
     rebatched: IntCounter,
     expired: IntCounter,
+    returned: IntCounter,
     pub(super) certified: IntCounter,
     pub(super) commits: IntCounter,
     pub(super) fetches: IntCounterVec,
@@ -61,6 +64,10 @@ impl Host {
             expired: make.counter(
                 "expired_transactions_total",
                 "Transactions that expired in a batch without being ordered.",
+            )?,
+            returned: make.counter(
+                "returned_transactions_total",
+                "Transactions in no known commit that this validator does not offer again.",
             )?,
             certified: make.counter("certified_total", "Own batches that got a proof.")?,
             commits: make.counter("commits_total", "Commits applied and durable.")?,
@@ -103,6 +110,7 @@ impl Host {
             Event::Certified { .. } => self.certified.inc(),
             Event::Rebatched { moved, .. } => self.rebatched.inc_by(moved.len() as u64),
             Event::Expired { positions, .. } => self.expired.inc_by(positions.len() as u64),
+            Event::Returned { positions, .. } => self.returned.inc_by(positions.len() as u64),
         }
     }
 
@@ -124,6 +132,8 @@ fn result_index(result: &Result<Accepted, SubmitError>) -> usize {
             BusyReason::Windows => 6,
             BusyReason::Disk => 7,
         },
+        Err(SubmitError::EpochClosed { .. }) => 8,
+        Err(SubmitError::NotAMember) => 9,
     }
 }
 

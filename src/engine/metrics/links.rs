@@ -1,8 +1,9 @@
 //! Links and windows, one series per peer: the label is the first 8 hex digits of its key.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::instruments::{Register, raise, set};
 use crate::sequencer::status::WindowStatus;
@@ -27,43 +28,29 @@ struct Peer {
 
 pub(in crate::engine) struct Links {
     up: IntGauge,
-    refusals: IntCounterVec,
-    peers: BTreeMap<Author, Peer>,
+    families: Families,
+    peers: RwLock<BTreeMap<Author, Arc<Peer>>>,
 }
 
-impl Links {
-    pub fn new(
-        registry: &Registry,
-        peers: impl Iterator<Item = Author>,
-    ) -> Result<Self, prometheus::Error> {
-        let make = Register(registry);
+/// What each peer gets a series of.
+struct Families {
+    refusals: IntCounterVec,
+    up: IntGaugeVec,
+    ups: IntCounterVec,
+    second_links: IntCounterVec,
+    rtt: GaugeVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    queued: IntGaugeVec,
+    mtu: IntGaugeVec,
+    holes: IntCounterVec,
+    /// Granted, used, stored; bytes and batches of each.
+    windows: Vec<(IntGaugeVec, IntGaugeVec)>,
+}
+
+impl Families {
+    fn new(make: &Register<'_>) -> Result<Self, prometheus::Error> {
         let by_peer = &["peer"];
-        let refusals = make.counters_by(
-            "link_refusals_total",
-            "Links refused or closed for a reason, by us or by the peer.",
-            &["peer", "by", "reason"],
-        )?;
-        let up = make.gauges("link_up", "1 while the link to this peer is up.", by_peer)?;
-        let ups = make.counters_by("link_ups_total", "Times the link came up.", by_peer)?;
-        let second_links = make.counters_by(
-            "link_second_links_total",
-            "Links of this key refused because one was alive: two processes run with one key.",
-            by_peer,
-        )?;
-        let rtt = make.reals("link_rtt_seconds", "Smoothed round trip time.", "peer")?;
-        let sent = make.counters_by("link_sent_bytes_total", "Bytes written.", by_peer)?;
-        let received = make.counters_by("link_received_bytes_total", "Bytes read.", by_peer)?;
-        let queued = make.gauges(
-            "link_queue_bytes",
-            "Bytes that wait to be sent, by class.",
-            &["peer", "class"],
-        )?;
-        let mtu = make.gauges("link_mtu_bytes", "Size of datagrams; 0 without.", by_peer)?;
-        let holes = make.counters_by(
-            "link_black_holes_total",
-            "Times large datagrams were lost and small ones used instead.",
-            by_peer,
-        )?;
         let mut windows = Vec::new();
         for (name, what) in [
             ("granted", "What this peer grants us"),
@@ -76,50 +63,103 @@ impl Links {
             };
             windows.push((gauge("bytes")?, gauge("batches")?));
         }
-        let series = |peer: Author| {
-            let label = label(&peer);
-            let by = &[label.as_str()];
-            let window = |index: usize| {
-                let (bytes, batches) = &windows[index];
-                (bytes.with_label_values(by), batches.with_label_values(by))
-            };
-            let queue = |class: Class| {
-                let name = class.to_string();
-                (class, queued.with_label_values(&[label.as_str(), name.as_str()]))
-            };
-            // There from the start, so that alerts see it rise.
-            refusals.with_label_values(&[label.as_str(), "us", "abuse"]);
-            let series = Peer {
-                up: up.with_label_values(by),
-                ups: ups.with_label_values(by),
-                second_links: second_links.with_label_values(by),
-                rtt_seconds: rtt.with_label_values(by),
-                sent_bytes: sent.with_label_values(by),
-                received_bytes: received.with_label_values(by),
-                queue_bytes: Class::ALL.map(queue),
-                mtu_bytes: mtu.with_label_values(by),
-                black_holes: holes.with_label_values(by),
-                windows: [window(0), window(1), window(2)],
-                label: label.clone(),
-            };
-            (peer, series)
+        Ok(Self {
+            refusals: make.counters_by(
+                "link_refusals_total",
+                "Links refused or closed for a reason, by us or by the peer.",
+                &["peer", "by", "reason"],
+            )?,
+            up: make.gauges("link_up", "1 while the link to this peer is up.", by_peer)?,
+            ups: make.counters_by("link_ups_total", "Times the link came up.", by_peer)?,
+            second_links: make.counters_by(
+                "link_second_links_total",
+                "Links of this key refused because one was alive: two processes run with one key.",
+                by_peer,
+            )?,
+            rtt: make.reals("link_rtt_seconds", "Smoothed round trip time.", "peer")?,
+            sent: make.counters_by("link_sent_bytes_total", "Bytes written.", by_peer)?,
+            received: make.counters_by("link_received_bytes_total", "Bytes read.", by_peer)?,
+            queued: make.gauges(
+                "link_queue_bytes",
+                "Bytes that wait to be sent, by class.",
+                &["peer", "class"],
+            )?,
+            mtu: make.gauges("link_mtu_bytes", "Size of datagrams; 0 without.", by_peer)?,
+            holes: make.counters_by(
+                "link_black_holes_total",
+                "Times large datagrams were lost and small ones used instead.",
+                by_peer,
+            )?,
+            windows,
+        })
+    }
+
+    fn series(&self, peer: &Author) -> Peer {
+        let label = label(peer);
+        let by = &[label.as_str()];
+        let window = |index: usize| {
+            let (bytes, batches) = &self.windows[index];
+            (bytes.with_label_values(by), batches.with_label_values(by))
         };
-        let peers = peers.map(series).collect();
+        let queue = |class: Class| {
+            let name = class.to_string();
+            (class, self.queued.with_label_values(&[label.as_str(), name.as_str()]))
+        };
+        // There from the start, so that alerts see it rise.
+        self.refusals.with_label_values(&[label.as_str(), "us", "abuse"]);
+        Peer {
+            up: self.up.with_label_values(by),
+            ups: self.ups.with_label_values(by),
+            second_links: self.second_links.with_label_values(by),
+            rtt_seconds: self.rtt.with_label_values(by),
+            sent_bytes: self.sent.with_label_values(by),
+            received_bytes: self.received.with_label_values(by),
+            queue_bytes: Class::ALL.map(queue),
+            mtu_bytes: self.mtu.with_label_values(by),
+            black_holes: self.holes.with_label_values(by),
+            windows: [window(0), window(1), window(2)],
+            label: label.clone(),
+        }
+    }
+}
+
+impl Links {
+    pub fn new(
+        registry: &Registry,
+        peers: impl Iterator<Item = Author>,
+    ) -> Result<Self, prometheus::Error> {
+        let make = Register(registry);
+        let families = Families::new(&make)?;
         let up = make.gauge("links_up", "Links that are up.")?;
-        Ok(Self { up, refusals, peers })
+        let links = Self { up, families, peers: RwLock::default() };
+        links.know(peers);
+        Ok(links)
+    }
+
+    /// Peers of an epoch get series; those of former ones keep theirs.
+    pub fn know(&self, peers: impl Iterator<Item = Author>) {
+        let mut known = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        for peer in peers {
+            known.entry(peer).or_insert_with(|| Arc::new(self.families.series(&peer)));
+        }
+    }
+
+    fn peer(&self, peer: &Author) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
     }
 
     /// A link was refused or closed. Keys outside the committee get no series.
     pub fn refused(&self, peer: &Author, by_us: bool, reason: Refusal) {
-        if let Some(peer) = self.peers.get(peer) {
+        if let Some(peer) = self.peer(peer) {
             let by = if by_us { "us" } else { "peer" };
-            self.refusals.with_label_values(&[peer.label.as_str(), by, reason_name(reason)]).inc();
+            let labels = [peer.label.as_str(), by, reason_name(reason)];
+            self.families.refusals.with_label_values(&labels).inc();
         }
     }
 
     pub fn observe_links(&self, links: &[LinkStatus]) {
         for link in links {
-            let Some(peer) = self.peers.get(&link.peer) else { continue };
+            let Some(peer) = self.peer(&link.peer) else { continue };
             peer.up.set(i64::from(link.up));
             raise(&peer.ups, link.ups);
             raise(&peer.second_links, link.second_links);
@@ -137,7 +177,7 @@ impl Links {
     pub fn observe_windows(&self, windows: &[WindowStatus]) {
         set(&self.up, windows.iter().filter(|window| window.linked).count() as u64);
         for window in windows {
-            let Some(peer) = self.peers.get(&window.peer) else { continue };
+            let Some(peer) = self.peer(&window.peer) else { continue };
             let usages = [window.granted, window.used, window.stored];
             for ((bytes, batches), usage) in peer.windows.iter().zip(usages) {
                 set(bytes, usage.bytes);
@@ -165,6 +205,7 @@ const fn reason_name(reason: Refusal) -> &'static str {
         Refusal::Abuse => "abuse",
         Refusal::Oversized => "oversized",
         Refusal::WrongDirection => "wrong_direction",
+        Refusal::Restarted => "restarted",
         Refusal::Timeout => "timeout",
         Refusal::Unknown(_) => "unknown",
     }

@@ -11,7 +11,7 @@ use crate::transport::SendError;
 
 /// Kinds of messages, see `Message::kind_name`.
 const KINDS: &[&str] =
-    &["batch", "votes", "proofs", "payload", "announce", "fetch_request", "fetch_reply"];
+    &["batch", "votes", "proofs", "payload", "announce", "fetch_request", "fetch_reply", "serving"];
 /// Kinds with signatures or hashes to check.
 const VERIFIED: &[&str] = &["batch", "votes", "proofs", "payload"];
 const INVALID: &[&str] = &[

@@ -6,24 +6,30 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod epochs;
+mod followers;
 mod groups;
 mod host;
 mod instruments;
 mod links;
 mod messages;
+mod restarts;
 mod state;
 
 use prometheus::Registry;
 use serde::Serialize;
 
+use self::epochs::Epochs;
 use self::groups::Groups;
 use self::host::Host;
 use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
+use self::restarts::Restarts;
 use self::state::State;
 use crate::types::Author;
 
+pub(super) use self::followers::Followers;
 pub use self::instruments::Distribution;
 pub(super) use self::state::Queued;
 
@@ -37,6 +43,12 @@ pub(super) struct Metrics {
     pub links: Links,
     /// Of the sequencer.
     pub state: State,
+    /// Of those who follow the commits.
+    pub followers: Followers,
+    /// Of the ends of epochs.
+    pub epochs: Epochs,
+    /// Of the supervisor.
+    pub restarts: Restarts,
     /// Of the handle.
     pub host: Host,
 }
@@ -91,6 +103,9 @@ impl Metrics {
             messages: Messages::new(registry)?,
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
+            followers: Followers::new(registry)?,
+            epochs: Epochs::new(registry)?,
+            restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })
     }

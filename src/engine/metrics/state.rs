@@ -42,8 +42,6 @@ pub(in crate::engine) struct State {
     applied: IntGauge,
     lag: IntGauge,
     watermarks: IntGaugeVec,
-    cursors: IntGaugeVec,
-    cursor_lag: IntGaugeVec,
     busy: IntGaugeVec,
     inbox: IntGaugeVec,
     disk_free: IntGauge,
@@ -100,16 +98,6 @@ impl State {
                 "Highest commit acknowledged by each component, durably.",
                 &["component"],
             )?,
-            cursors: make.gauges(
-                "subscriber_cursor",
-                "The next commit that each subscriber needs.",
-                &["subscriber"],
-            )?,
-            cursor_lag: make.gauges(
-                "subscriber_lag",
-                "Applied commits that a subscriber has not acknowledged.",
-                &["subscriber"],
-            )?,
             busy: make.gauges("busy", "1 while this holds admission back.", &["reason"])?,
             inbox: make.gauges("inbox_entries", "Inputs that wait, by queue.", &["queue"])?,
             disk_free: make.gauge("disk_free_bytes", "Bytes free on the file system.")?,
@@ -162,12 +150,6 @@ impl State {
         set(&self.logged, status.logged.0);
         set(&self.applied, status.applied.0);
         set(&self.lag, status.logged.0.saturating_sub(status.applied.0));
-        for (subscriber, next) in &status.cursors {
-            let by = &[subscriber.as_str()];
-            set(&self.cursors.with_label_values(by), next.0);
-            let lag = (status.applied.0 + 1).saturating_sub(next.0);
-            set(&self.cursor_lag.with_label_values(by), lag);
-        }
         for (label, text) in BUSY {
             let busy = status.busy.as_deref() == Some(text);
             self.busy.with_label_values(&[label]).set(i64::from(busy));

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::sequencer::status::Status;
 use crate::types::{
-    Author, Batch, CommitIndex, CommitReceipt, Digest, Epoch, InvalidPayload, Payload,
-    PayloadHeader, Timestamp,
+    Author, Batch, Commit, CommitIndex, CommitReceipt, Digest, Epoch, EpochReceipt, InvalidPayload,
+    Payload, PayloadHeader, Timestamp,
 };
 
 /// A transaction as the host submits it: the bytes are opaque to this crate.
@@ -108,6 +108,15 @@ pub enum SubmitError {
     /// Its expiration has passed.
     #[error("the transaction has expired")]
     Expired,
+    /// The epoch is over and the next one is not open yet.
+    #[error("epoch {} is closed; try again once the next one is open", epoch.0)]
+    EpochClosed {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// This validator is not in the committee: nothing of it can be ordered.
+    #[error("this validator is not in the committee; submit to one that is")]
+    NotAMember,
     /// Back-pressure: nothing is wrong with it.
     #[error("no room now ({reason}); try again in {} ms", retry_after.as_millis())]
     Busy {
@@ -143,6 +152,12 @@ pub enum PullError {
     /// Not this epoch.
     #[error("epoch {0:?} is not served")]
     Epoch(Epoch),
+    /// Above the last block of its epoch.
+    #[error("epoch {} is closed", epoch.0)]
+    EpochClosed {
+        /// Which.
+        epoch: Epoch,
+    },
     /// What the proposal builds on is not here: have it verified first.
     #[error("ancestor {0:?} is not here; fetch it before proposing on it")]
     UnknownAncestor(Digest),
@@ -169,8 +184,8 @@ pub enum CommitError {
     /// Another header is known under this index.
     #[error("commit {0:?} is known with another header: consensus broke, or the host did")]
     Conflict(CommitIndex),
-    /// Its receipt is no longer kept.
-    #[error("commit {0:?} was applied and is no longer kept")]
+    /// It was applied, or passed over by state sync, and its receipt is not kept.
+    #[error("commit {0:?} was applied or skipped, and is no longer kept")]
     Pruned(CommitIndex),
     /// Time went back.
     #[error("commit {0:?} has a timestamp below the one before")]
@@ -178,6 +193,173 @@ pub enum CommitError {
     /// The header's height is not the index.
     #[error("commit {0:?} carries a header of another height")]
     Height(CommitIndex),
+    /// Above the last commit of its epoch.
+    #[error("epoch {} is closed", epoch.0)]
+    EpochClosed {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Of an epoch that is not open yet: close the one before, then open it.
+    #[error("epoch {} is not open yet", epoch.0)]
+    EpochNotOpen {
+        /// Which.
+        epoch: Epoch,
+    },
+}
+
+/// Why an epoch is not closed, or not yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// It is closed, or being closed, with another last commit.
+    #[error("the epoch ends with commit {}", known.0)]
+    Conflict {
+        /// Its last commit.
+        known: CommitIndex,
+    },
+    /// Commits above its last one are known.
+    #[error("commits up to {} are logged: the epoch cannot end below", logged.0)]
+    Passed {
+        /// The highest one.
+        logged: CommitIndex,
+    },
+    /// It was closed before the last one.
+    #[error("epoch {} is closed", epoch.0)]
+    EpochClosed {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// It was never open.
+    #[error("epoch {} is not open; epoch {} is", epoch.0, open.0)]
+    NotOpen {
+        /// Which.
+        epoch: Epoch,
+        /// The one that is.
+        open: Epoch,
+    },
+    /// The deadline passed. The fence stays; closing again waits again.
+    #[error("{}", late(*final_index, *logged, *applied, missing.as_ref()))]
+    Late {
+        /// The last commit of the epoch.
+        final_index: CommitIndex,
+        /// The highest commit that the host told of: below the last one, it is late.
+        logged: CommitIndex,
+        /// The highest commit applied.
+        applied: CommitIndex,
+        /// The payload that the next commit waits for: whoever should have it is late.
+        missing: Option<Digest>,
+    },
+}
+
+fn late(
+    final_index: CommitIndex,
+    logged: CommitIndex,
+    applied: CommitIndex,
+    missing: Option<&Digest>,
+) -> String {
+    let (last, logged, next) = (final_index.0, logged.0, applied.0 + 1);
+    match missing {
+        Some(digest) => format!("late: payload {digest} of commit {next} is missing everywhere"),
+        None => {
+            format!("late: ordering has told of commits up to {logged}, not of the last, {last}")
+        }
+    }
+}
+
+/// Why an epoch is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The one before is not closed.
+    #[error("epoch {} is open: close it first", open.0)]
+    NotClosed {
+        /// The one before.
+        open: Epoch,
+    },
+    /// Epochs only rise.
+    #[error("epoch {} is over or known with another committee", epoch.0)]
+    Conflict {
+        /// As asked for.
+        epoch: Epoch,
+    },
+}
+
+/// Why state sync may not go on from a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SkipError {
+    /// What is to be skipped was applied here.
+    #[error("commits up to {applied:?} are applied here already; there is nothing to skip")]
+    Behind {
+        /// The highest commit applied.
+        applied: CommitIndex,
+    },
+    /// Another header is known under this index.
+    #[error("commit {0:?} is known with another header: the state is of another chain")]
+    Conflict(CommitIndex),
+    /// Time would go back.
+    #[error("commit {0:?} has a timestamp below one that is known")]
+    TimeWentBack(CommitIndex),
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The next commit: applied here to all components, and durable.
+    Commit(Commit),
+    /// State sync passed over these: the only gap there is.
+    Skipped {
+        /// The first one.
+        from: CommitIndex,
+        /// The last one.
+        to: CommitIndex,
+    },
+}
+
+impl Delivery {
+    /// The last index that it covers.
+    pub const fn last(&self) -> CommitIndex {
+        match self {
+            Self::Commit(commit) => commit.index,
+            Self::Skipped { to, .. } => *to,
+        }
+    }
+}
+
+/// Why a subscriber cannot attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// What it needs is gone.
+    #[error(
+        "commits below {} are gone: take the state of another validator, then attach there",
+        first_kept.0
+    )]
+    Pruned {
+        /// The lowest commit that is kept.
+        first_kept: CommitIndex,
+    },
+    /// A name without letters, or too long.
+    #[error("a subscriber's name has 1 to 64 bytes")]
+    Name,
+    /// Too many names.
+    #[error("there are 64 subscribers already: unsubscribe those that are gone for good")]
+    TooMany,
+}
+
+/// Why nothing follows under a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriptionEnd {
+    /// It held commits or content beyond the bounds.
+    #[error("it lagged beyond `subscriber_lag_max` or `subscriber_lag_bytes_max`")]
+    Lagged,
+    /// The same name attached again.
+    #[error("the same subscriber attached again")]
+    Replaced,
+    /// The name was given up.
+    #[error("it was unsubscribed")]
+    Unsubscribed,
 }
 
 /// Why a fetch ended without content.
@@ -215,6 +397,16 @@ pub enum Reply {
     Verified(Result<PayloadHeader, InvalidPayload>),
     /// To `Commit`. An `Ok` is a promise.
     Committed(Result<CommitReceipt, CommitError>),
+    /// To `SkipTo`. An `Ok` is a promise.
+    SkippedTo(Result<CommitReceipt, SkipError>),
+    /// To `Close`. An `Ok` is a promise.
+    Closed(Result<EpochReceipt, CloseError>),
+    /// To `OpenEpoch`. An `Ok` is a promise.
+    Opened(Result<(), OpenError>),
+    /// To `Subscribe`. An `Ok` is a promise; deliveries follow it.
+    Subscribed(Result<(), SubscribeError>),
+    /// To `Unsubscribe`. A promise.
+    Unsubscribed,
     /// To `Fetch`.
     Fetched(Result<Content, FetchError>),
     /// To `Status`.
@@ -243,4 +435,23 @@ pub enum Event {
         /// Their positions in it.
         positions: Vec<u32>,
     },
+    /// Transactions of ours that this validator does not offer again, and knows in no commit.
+    Returned {
+        /// Their last batch.
+        batch: Digest,
+        /// Their positions in it.
+        positions: Vec<u32>,
+        /// Why.
+        reason: ReturnReason,
+    },
+}
+
+/// Why transactions are not offered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReturnReason {
+    /// This validator left the committee.
+    LeftCommittee,
+    /// State sync led past the end of their epoch: they may be in a commit that was skipped.
+    Unknown,
 }

@@ -12,14 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use host::{
-    Accepted, BusyReason, CommitError, Content, Event, FetchError, ParentOf, PayloadLimits,
-    PullError, PullRequest, Reply, SubmitError, Transaction, TransactionMeta, VerifyRequest,
+    Accepted, BusyReason, CloseError, CommitError, Content, Delivery, Event, FetchError, OpenError,
+    ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError, SubmitError,
+    SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
 };
 
 use crate::store::StoredBatch;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Hello,
-    InvalidPayload, Message, Payload, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
+    Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest,
+    Epoch, EpochReceipt, Hello, Incarnation, InvalidPayload, Membership, Message, Payload,
+    PayloadHeader, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
 };
 
 /// The time of a step: an argument, never read by the core.
@@ -144,7 +146,75 @@ pub enum Input {
         /// When to give up, on the monotonic clock.
         deadline: Duration,
     },
-    /// A subscriber needs no commit below `next`.
+    /// State sync: the host has the state after a finalised block, and needs none up to it.
+    SkipTo {
+        /// Answered with [`Reply::SkippedTo`].
+        id: RequestId,
+        /// The block.
+        header: PayloadHeader,
+    },
+    /// Ends the epoch with this commit. From now on nothing is signed or admitted for it.
+    Close {
+        /// Answered with [`Reply::Closed`], once the final commit is applied.
+        id: RequestId,
+        /// Which epoch.
+        epoch: Epoch,
+        /// Its last commit.
+        final_index: CommitIndex,
+        /// When to say who is late, on the monotonic clock.
+        deadline: Duration,
+    },
+    /// Starts the epoch after one that is closed.
+    OpenEpoch {
+        /// Answered with [`Reply::Opened`].
+        id: RequestId,
+        /// Its number: above the one that is closed.
+        epoch: Epoch,
+        /// Its committee.
+        committee: Committee,
+    },
+    /// A peer says which epoch it serves.
+    Serving {
+        /// Who.
+        from: Author,
+        /// Which.
+        epoch: Epoch,
+    },
+    /// A peer sent something of an epoch not reached here; it is not an offence.
+    Ahead {
+        /// Who.
+        from: Author,
+    },
+    /// A subscriber attaches: from then on commits come as [`Promise::Deliver`] under this id. A
+    /// former attachment of the same name ends.
+    Subscribe {
+        /// Answered with [`Reply::Subscribed`]; names the subscription.
+        id: RequestId,
+        /// Its name.
+        subscriber: String,
+        /// The next index that its own store needs.
+        next: CommitIndex,
+    },
+    /// Everything delivered under a subscription below `next` is in the subscriber's own store.
+    Delivered {
+        /// Which.
+        subscription: RequestId,
+        /// The next index it needs.
+        next: CommitIndex,
+    },
+    /// The host dropped a subscription. Its cursor stays.
+    Detach {
+        /// Which.
+        subscription: RequestId,
+    },
+    /// A subscriber is gone for good and holds nothing any more.
+    Unsubscribe {
+        /// Answered with [`Reply::Unsubscribed`].
+        id: RequestId,
+        /// Its name.
+        subscriber: String,
+    },
+    /// A subscriber that is not attached needs no commit below `next`.
     Acknowledge {
         /// Its name.
         subscriber: String,
@@ -167,6 +237,43 @@ pub enum Input {
     Status(RequestId),
     /// Time passed: a deadline that `step` returned is due.
     Tick,
+}
+
+impl Input {
+    /// Its name in logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::LinkUp { .. } => "link_up",
+            Self::LinkDown { .. } => "link_down",
+            Self::Batch { .. } => "batch",
+            Self::Vote(_) => "vote",
+            Self::Proof { .. } => "proof",
+            Self::Payload { .. } => "payload",
+            Self::Announce { .. } => "announce",
+            Self::FetchedBatch { .. } => "fetched_batch",
+            Self::FetchMissing { .. } => "fetch_missing",
+            Self::Submit { .. } => "submit",
+            Self::Pull { .. } => "pull",
+            Self::Verify { .. } => "verify",
+            Self::Commit { .. } => "commit",
+            Self::Fetch { .. } => "fetch",
+            Self::SkipTo { .. } => "skip_to",
+            Self::Close { .. } => "close",
+            Self::OpenEpoch { .. } => "open_epoch",
+            Self::Serving { .. } => "serving",
+            Self::Ahead { .. } => "ahead",
+            Self::Subscribe { .. } => "subscribe",
+            Self::Delivered { .. } => "delivered",
+            Self::Detach { .. } => "detach",
+            Self::Unsubscribe { .. } => "unsubscribe",
+            Self::Acknowledge { .. } => "acknowledge",
+            Self::Cancel(_) => "cancel",
+            Self::Durable { .. } => "durable",
+            Self::Space { .. } => "space",
+            Self::Status(_) => "status",
+            Self::Tick => "tick",
+        }
+    }
 }
 
 /// May leave at once, because it promises nothing.
@@ -310,6 +417,20 @@ pub enum Promise {
     },
     /// Tells the host.
     Event(Event),
+    /// Tells a subscriber: in order, without a gap, never more than its window without an ack.
+    Deliver {
+        /// Which.
+        subscription: RequestId,
+        /// What.
+        delivery: Delivery,
+    },
+    /// Nothing follows under this subscription.
+    EndSubscription {
+        /// Which.
+        subscription: RequestId,
+        /// Why.
+        end: SubscriptionEnd,
+    },
 }
 
 /// What must be on disk. See `store::schema` for the layout.
@@ -346,12 +467,56 @@ pub enum Record {
     Commit(Commit),
     /// A commit was applied to all four components.
     Applied(CommitReceipt),
+    /// The epoch that is served.
+    Epoch(Arc<Membership>),
+    /// Nothing is signed or admitted for this epoch any more.
+    Fence {
+        /// Which.
+        epoch: Epoch,
+        /// Its last commit.
+        final_index: CommitIndex,
+    },
+    /// An epoch is over.
+    Closed(EpochReceipt),
+    /// Floors of an epoch that is over.
+    DropFloors {
+        /// Which epoch.
+        epoch: Epoch,
+        /// Whose floors.
+        floors: Vec<(Author, Incarnation)>,
+    },
+    /// The transactions of an own batch are in other batches, or will not be offered again.
+    Settled {
+        /// The batch, still held.
+        digest: Digest,
+        /// Its info.
+        info: BatchInfo,
+    },
     /// The next index a subscriber needs.
     Cursor {
         /// Its name.
         subscriber: String,
         /// The next index.
         next: CommitIndex,
+    },
+    /// A subscriber held too much for too long, and holds nothing any more.
+    Lagged {
+        /// Its name.
+        subscriber: String,
+        /// The next index it needed.
+        next: CommitIndex,
+    },
+    /// A subscriber is gone for good.
+    Unsubscribed {
+        /// Its name.
+        subscriber: String,
+    },
+    /// State sync passed over the commits from `from` to the header's.
+    Skipped {
+        /// The first one passed over.
+        from: CommitIndex,
+        /// The block whose state the host has.
+        header: PayloadHeader,
     },
     /// Own counters below this may be in use.
     Reserved {

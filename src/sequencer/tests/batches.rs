@@ -169,7 +169,7 @@ fn a_window_is_enforced_here_and_respected_there() {
         assert!(node.refusals.is_empty(), "{:?}", node.refusals);
         assert!(node.sequencer.stored_of(&net.nodes[2].author).batches <= 16);
     }
-    let status = net.nodes[2].sequencer.status();
+    let status = net.status(2);
     assert_eq!(status.busy.as_deref(), Some("windows spent"));
     assert_eq!(status.outstanding_batches, 16);
     assert!(status.pool_transactions > 0);
@@ -182,10 +182,10 @@ fn silent_validators_are_asked_again_until_there_is_a_proof() {
     net.drops = |_, _, message| matches!(message, Message::Batch(_));
     let digest = net.batch(0, "one");
     net.pass(Duration::from_secs(3));
-    assert_eq!(net.nodes[0].sequencer.status().uncertified_batches, 1);
+    assert_eq!(net.status(0).uncertified_batches, 1);
     net.drops = |_, _, _| false;
     net.pass(Duration::from_secs(10));
-    assert_eq!(net.nodes[0].sequencer.status().uncertified_batches, 0);
+    assert_eq!(net.status(0).uncertified_batches, 0);
     assert!(net.nodes[0].events.contains(&Event::Certified { digest }));
 }
 

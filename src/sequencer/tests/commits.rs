@@ -88,18 +88,18 @@ fn commits_are_logged_while_their_payload_is_missing_and_applied_in_order_once_i
     net.drops = |_, _, message| matches!(message, Message::FetchRequest(_));
     let ids = [net.commit(3, first.header), net.commit(3, second.header)];
     net.settle();
-    assert_eq!(net.nodes[3].sequencer.status().logged, CommitIndex(2));
-    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(0));
+    assert_eq!(net.status(3).logged, CommitIndex(2));
+    assert_eq!(net.status(3).applied, CommitIndex(0));
     assert!(ids.iter().all(|id| net.receipt(3, *id).is_none()));
     // The second arrives first; then the first is fetched.
     net.give_payload(0, 3, &second);
     net.settle();
-    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(0));
+    assert_eq!(net.status(3).applied, CommitIndex(0));
     net.drops = |_, _, _| false;
     net.pass(Duration::from_secs(5));
-    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(2));
+    assert_eq!(net.status(3).applied, CommitIndex(2));
     assert!(ids.iter().all(|id| net.receipt(3, *id).is_some()));
-    assert_eq!(net.nodes[3].sequencer.status().fetches, 0);
+    assert_eq!(net.status(3).fetches, 0);
 }
 
 #[test]

@@ -3,5 +3,8 @@
 
 mod batches;
 mod commits;
+mod epochs;
+mod interleavings;
 mod net;
 mod recovery;
+mod subscribers;

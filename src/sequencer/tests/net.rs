@@ -1,5 +1,6 @@
 //! Four sequencers, their stores and the messages between them.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::config::SequencerConfig;
 use crate::crypto::Ed25519Signer;
 use crate::crypto::Signer;
 use crate::sequencer::port::*;
+use crate::sequencer::status::Status;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::memory::MemoryStore;
 #[cfg(miri)]
@@ -30,6 +32,9 @@ pub struct Node {
     /// While true, no group of this node is written.
     pub holds: bool,
     pub replies: BTreeMap<RequestId, Reply>,
+    /// What subscribers were told, in order, and not looked at yet.
+    pub deliveries: VecDeque<(RequestId, Delivery)>,
+    pub ended: BTreeMap<RequestId, SubscriptionEnd>,
     pub events: Vec<Event>,
     pub refusals: Vec<Refusal>,
     /// Every batch signature that left.
@@ -46,6 +51,10 @@ pub struct Net {
     pub wires: VecDeque<(usize, usize, Message)>,
     /// What does not arrive.
     pub drops: fn(usize, usize, &Message) -> bool,
+    /// Of each epoch.
+    pub committees: BTreeMap<Epoch, Committee>,
+    /// The epoch that an empty store starts with.
+    pub starts_at: Epoch,
     next_request: u64,
 }
 
@@ -94,6 +103,12 @@ impl Signer for FastSigner {
     }
 }
 
+/// The committee of these nodes.
+pub fn committee(indices: impl IntoIterator<Item = usize>) -> Committee {
+    let member = |index| Member { author: signer(index).author(), power: 1 };
+    Committee::new(indices.into_iter().map(member).collect()).unwrap()
+}
+
 pub fn signer(index: usize) -> TestSigner {
     TestSigner::new(&Zeroizing::new([index as u8 + 1; 32]))
 }
@@ -104,11 +119,10 @@ impl Net {
     }
 
     pub fn with(config: SequencerConfig) -> Self {
-        let members = (0..4).map(|i| Member { author: signer(i).author(), power: 1 }).collect();
         let genesis = Genesis {
             nonce: Digest([1; 32]),
             parameters: ChainParameters::default(),
-            committee: Committee::new(members).unwrap(),
+            committee: committee(0..4),
         };
         config.validate(&genesis.parameters).unwrap();
         let now = Now { monotonic: Duration::ZERO, wall: Timestamp(START) };
@@ -121,14 +135,13 @@ impl Net {
             now,
             wires: VecDeque::new(),
             drops: |_, _, _| false,
+            committees: BTreeMap::new(),
+            starts_at: Epoch(0),
             next_request: 0,
         };
-        for index in 0..4 {
-            let author = signer(index).author();
-            let incarnation = Incarnation(100 + index as u64);
-            let store = MemoryStore::new(author, net.scope.chain, incarnation);
-            let node = net.boot(index, store);
-            net.nodes.push(node);
+        net.committees.insert(Epoch(0), net.genesis.committee.clone());
+        for _ in 0..4 {
+            net.add_node();
         }
         for index in 0..4 {
             net.link_all(index);
@@ -137,13 +150,24 @@ impl Net {
         net
     }
 
+    /// One more, with an empty store and no links.
+    pub fn add_node(&mut self) -> usize {
+        let index = self.nodes.len();
+        let author = signer(index).author();
+        let incarnation = Incarnation(100 + index as u64);
+        let store = MemoryStore::new(author, self.scope.chain, incarnation);
+        let node = self.boot(index, store);
+        self.nodes.push(node);
+        index
+    }
+
     fn boot(&self, index: usize, mut store: MemoryStore) -> Node {
         let signer = signer(index);
         let setup = Setup {
             author: signer.author(),
             genesis: self.genesis.clone(),
-            epoch: Epoch(0),
-            committee: self.genesis.committee.clone(),
+            epoch: self.starts_at,
+            committee: self.committees[&self.starts_at].clone(),
             config: self.config.clone(),
         };
         let recovered = store.recover().unwrap();
@@ -154,6 +178,8 @@ impl Net {
             signer,
             holds: false,
             replies: BTreeMap::new(),
+            deliveries: VecDeque::new(),
+            ended: BTreeMap::new(),
             events: Vec::new(),
             refusals: Vec::new(),
             signed: Vec::new(),
@@ -165,7 +191,12 @@ impl Net {
         let store = self.nodes[index].store.clone_durable();
         self.nodes[index] = self.boot(index, store);
         self.wires.retain(|(from, to, _)| *from != index && *to != index);
-        for other in 0..4 {
+        self.link_both(index);
+    }
+
+    /// The links of a node come up, at both ends.
+    pub fn link_both(&mut self, index: usize) {
+        for other in 0..self.nodes.len() {
             if other != index {
                 self.link(other, index);
             }
@@ -174,7 +205,7 @@ impl Net {
     }
 
     fn link_all(&mut self, index: usize) {
-        for other in 0..4 {
+        for other in 0..self.nodes.len() {
             if other != index {
                 self.link(index, other);
             }
@@ -186,8 +217,8 @@ impl Net {
         let peer = &self.nodes[other];
         let hello = Hello {
             chain: self.scope.chain,
-            epoch: Epoch(0),
-            committee: self.scope.committee,
+            epoch: peer.sequencer.epoch(),
+            committee: peer.sequencer.membership().committee.hash(),
             announcement: peer.sequencer.announcement(),
             holds: peer.sequencer.stored_of(&self.nodes[index].author),
         };
@@ -195,8 +226,12 @@ impl Net {
         self.input(index, Input::LinkUp { peer, hello });
     }
 
-    pub fn scope(&self) -> Scope {
-        self.scope
+    pub fn scope(&self, epoch: Epoch) -> Scope {
+        if epoch == self.scope.epoch {
+            return self.scope;
+        }
+        let committee = self.committees[&epoch].hash();
+        Scope { epoch, committee, ..self.scope }
     }
 
     pub fn input(&mut self, index: usize, input: Input) {
@@ -205,7 +240,11 @@ impl Net {
         self.effects(index);
     }
 
-    fn request(&mut self, index: usize, input: impl FnOnce(RequestId) -> Input) -> RequestId {
+    pub fn status(&self, index: usize) -> Status {
+        self.nodes[index].sequencer.status()
+    }
+
+    pub fn request(&mut self, index: usize, input: impl FnOnce(RequestId) -> Input) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.input(index, input(id));
@@ -235,7 +274,9 @@ impl Net {
 
     fn send(&mut self, from: usize, to: &[Author], message: &Message) {
         for author in to {
-            let to = self.nodes.iter().position(|node| node.author == *author).unwrap();
+            // Somebody who has not been started yet.
+            let to = self.nodes.iter().position(|node| node.author == *author);
+            let Some(to) = to else { continue };
             if !(self.drops)(from, to, message) {
                 self.wires.push_back((from, to, message.clone()));
             }
@@ -248,9 +289,9 @@ impl Net {
         let persisted = group.persist(&mut self.nodes[index].store).unwrap();
         self.input(index, Input::Durable { sequence: persisted.sequence });
         for promise in persisted.promises {
-            let scope = self.scope();
             match promise.release() {
                 Released::Sign(batch) => {
+                    let scope = self.scope(batch.get().epoch);
                     let author = batch.get().author;
                     let node = &mut self.nodes[index];
                     let signed = node.signer.sign_batch(&scope, &batch);
@@ -274,6 +315,12 @@ impl Net {
                     self.nodes[index].replies.insert(id, reply);
                 }
                 Released::Other(Promise::Event(event)) => self.nodes[index].events.push(event),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    self.nodes[index].deliveries.push_back((subscription, delivery));
+                }
+                Released::Other(Promise::EndSubscription { subscription, end }) => {
+                    self.nodes[index].ended.insert(subscription, end);
+                }
                 Released::Other(Promise::Sign(_)) => unreachable!(),
             }
         }
@@ -295,15 +342,30 @@ impl Net {
                 self.input(to, Input::Announce { from: peer, announcement });
                 for Vote { digest, signature } in votes {
                     let vote = SignedBatchInfo { digest, signer: peer, signature };
-                    assert!(self.nodes[to].signer.verify_batch(&self.scope(), &vote));
-                    self.input(to, Input::Vote(vote));
+                    // A vote of a former epoch is no offence.
+                    let node = &self.nodes[to];
+                    let now = node.sequencer.epoch();
+                    let scopes = self.committees.keys().filter(|epoch| **epoch <= now);
+                    let signed = |epoch: &Epoch| {
+                        node.signer.verify_batch(&self.scope(*epoch), &vote).then_some(*epoch)
+                    };
+                    let epoch = scopes.copied().find_map(|epoch| signed(&epoch));
+                    if epoch.expect("a signature of some epoch") == now {
+                        self.input(to, Input::Vote(vote));
+                    }
                 }
             }
             Message::Proofs(proofs) => {
                 for proof in proofs {
-                    let committee = &self.genesis.committee;
+                    let (epoch, now) = (proof.info.epoch, self.nodes[to].sequencer.epoch());
+                    if epoch > now {
+                        self.input(to, Input::Ahead { from: peer });
+                        continue;
+                    }
+                    let committee = &self.committees[&epoch];
+                    let scope = self.scope(epoch);
                     let signer = &self.nodes[to].signer;
-                    crate::crypto::verify_proof(signer, &self.scope(), committee, &proof).unwrap();
+                    crate::crypto::verify_proof(signer, &scope, committee, &proof).unwrap();
                     let digest = proof.info.digest(&chain);
                     self.input(to, Input::Proof { digest, proof: Arc::new(proof) });
                 }
@@ -312,6 +374,7 @@ impl Net {
             Message::Announce(announcement) => {
                 self.input(to, Input::Announce { from: peer, announcement });
             }
+            Message::Serving(epoch) => self.input(to, Input::Serving { from: peer, epoch }),
             Message::FetchRequest(digests) => {
                 for digest in digests {
                     let reader = self.nodes[to].store.reader();
@@ -343,7 +406,13 @@ impl Net {
         let digest = payload.digest(&chain);
         let from = self.nodes[from].author;
         let payload = Arc::clone(payload);
-        self.input(to, Input::Payload { from, digest, payload, batches, verdict: Ok(()) });
+        let (found, expected) = (payload.header.epoch, self.nodes[to].sequencer.epoch());
+        let verdict = match found.cmp(&expected) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(InvalidPayload::Epoch { found, expected }),
+            Ordering::Greater => return self.input(to, Input::Ahead { from }),
+        };
+        self.input(to, Input::Payload { from, digest, payload, batches, verdict });
     }
 
     /// Delivers and writes until nothing moves.
@@ -353,7 +422,7 @@ impl Net {
             while self.deliver() {
                 moved = true;
             }
-            for index in 0..4 {
+            for index in 0..self.nodes.len() {
                 moved |= !self.nodes[index].holds && self.write(index);
             }
             if !moved {
@@ -381,7 +450,7 @@ impl Net {
             left -= step;
             self.now.monotonic += step;
             self.now.wall = self.now.wall.saturating_add(step);
-            for index in 0..4 {
+            for index in 0..self.nodes.len() {
                 let due = self.nodes[index].sequencer.next_deadline();
                 if due.is_some_and(|due| due <= self.now.monotonic) {
                     self.input(index, Input::Tick);
@@ -427,7 +496,7 @@ impl Net {
         let info = BatchInfo {
             author: self.nodes[author].author,
             batch_id: BatchId { incarnation: Incarnation(77), counter },
-            epoch: Epoch(0),
+            epoch: self.nodes[author].sequencer.epoch(),
             expiration: self.now.wall.saturating_add(lifetime),
             count: 1,
             bytes: body.bytes().len() as u32,
@@ -446,7 +515,7 @@ impl Net {
 
     pub fn pull_request(&self, height: u64, parent: Digest) -> PullRequest {
         PullRequest {
-            epoch: Epoch(0),
+            epoch: self.nodes[0].sequencer.epoch(),
             height: CommitIndex(height),
             parent,
             block_timestamp: self.now.wall,
@@ -491,16 +560,51 @@ impl Net {
         self.genesis.header().digest(&self.scope.chain)
     }
 
+    /// Asks a node to close its epoch.
+    pub fn close(&mut self, index: usize, epoch: u64, last: u64, patience: Duration) -> RequestId {
+        let (epoch, final_index) = (Epoch(epoch), CommitIndex(last));
+        let deadline = self.now.monotonic + patience;
+        self.request(index, |id| Input::Close { id, epoch, final_index, deadline })
+    }
+
+    pub fn closed(&mut self, index: usize, id: RequestId) -> Result<EpochReceipt, CloseError> {
+        match self.nodes[index].replies.remove(&id) {
+            Some(Reply::Closed(result)) => result,
+            other => panic!("not closed: {other:?}"),
+        }
+    }
+
+    /// Opens an epoch at a node.
+    pub fn open(&mut self, index: usize, epoch: u64, committee: &Committee) {
+        self.committees.insert(Epoch(epoch), committee.clone());
+        let (epoch, committee) = (Epoch(epoch), committee.clone());
+        let id = self.request(index, |id| Input::OpenEpoch { id, epoch, committee });
+        self.settle();
+        match self.nodes[index].replies.remove(&id) {
+            Some(Reply::Opened(Ok(()))) => {}
+            other => panic!("not opened: {other:?}"),
+        }
+    }
+
+    /// Every node closes its epoch with this commit, which is applied.
+    pub fn close_all(&mut self, epoch: u64, last: u64) -> Vec<EpochReceipt> {
+        let patience = Duration::from_secs(1);
+        let all = 0..self.nodes.len();
+        let ids: Vec<_> = all.clone().map(|i| self.close(i, epoch, last, patience)).collect();
+        self.settle();
+        all.zip(ids).map(|(index, id)| self.closed(index, id).unwrap()).collect()
+    }
+
     /// Proposes at node 0, verifies and commits everywhere. Returns the digest.
     pub fn block(&mut self, height: u64, parent: Digest) -> (Digest, Arc<Payload>) {
         let payload = self.pull(0, height, parent);
         let digest = payload.digest(&self.scope.chain);
-        for index in 1..4 {
+        for index in 1..self.nodes.len() {
             self.give_payload(0, index, &payload);
             self.verify(index, digest, None);
         }
         self.settle();
-        for index in 0..4 {
+        for index in 0..self.nodes.len() {
             let id = self.commit(index, payload.header);
             self.settle();
             assert!(self.receipt(index, id).is_some());

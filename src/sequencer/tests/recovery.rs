@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::net::*;
 use crate::sequencer::port::*;
+use crate::sequencer::status::Status;
 use crate::sequencer::{RecoverError, Sequencer, Setup};
 use crate::store::{Recovered, Store as _};
 use crate::types::*;
@@ -109,13 +110,16 @@ fn commits_receipts_cursors_and_payloads_are_where_they_were() {
     net.input(0, Input::Acknowledge { subscriber, next: CommitIndex(2) });
     let waiting = net.batch(0, "two");
     let open = net.pull(0, 2, first);
-    let before = net.nodes[0].sequencer.status();
+    let before = net.status(0);
     net.restart(0);
     net.settle();
-    let after = net.nodes[0].sequencer.status();
+    let after = net.status(0);
     assert_eq!(after.applied, CommitIndex(1));
     assert_eq!(after.logged, before.logged);
-    assert_eq!(after.cursors, before.cursors);
+    let cursors = |status: &Status| -> Vec<_> {
+        status.subscribers.iter().map(|s| (s.name.clone(), s.next)).collect()
+    };
+    assert_eq!(cursors(&after), cursors(&before));
     assert_eq!(after.consensus_time, before.consensus_time);
     assert_eq!(after.contents, before.contents);
     assert_eq!(after.proofs, 1, "what was ordered is not proposed again");
@@ -141,10 +145,10 @@ fn a_commit_that_was_logged_without_its_payload_is_applied_by_the_next_life() {
     net.commit(3, payload.header);
     net.settle();
     net.restart(3);
-    assert_eq!(net.nodes[3].sequencer.status().logged, CommitIndex(1));
+    assert_eq!(net.status(3).logged, CommitIndex(1));
     net.drops = |_, _, _| false;
     net.pass(Duration::from_secs(3));
-    assert_eq!(net.nodes[3].sequencer.status().applied, CommitIndex(1));
+    assert_eq!(net.status(3).applied, CommitIndex(1));
     let id = net.commit(3, payload.header);
     net.settle();
     assert!(net.receipt(3, id).is_some());
@@ -188,12 +192,12 @@ fn a_fetch_ends_at_its_deadline_and_a_cancelled_one_is_forgotten() {
     }
     net.input(0, Input::Cancel(RequestId(801)));
     net.pass(Duration::from_millis(990));
-    assert_eq!(net.nodes[0].sequencer.status().fetches, 1);
+    assert_eq!(net.status(0).fetches, 1);
     net.pass(Duration::from_millis(20));
     let reply = net.nodes[0].replies.remove(&RequestId(800));
     assert!(matches!(reply, Some(Reply::Fetched(Err(FetchError::TimedOut { .. })))));
     assert!(!net.nodes[0].replies.contains_key(&RequestId(801)));
-    assert_eq!(net.nodes[0].sequencer.status().fetches, 0);
+    assert_eq!(net.status(0).fetches, 0);
     // What nobody waits for is not taken.
     let batch = net.forge(1, 1, "x", Duration::from_secs(5));
     let digest = batch.info.digest(&net.genesis.chain_id());

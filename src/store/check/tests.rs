@@ -57,7 +57,7 @@ fn a_sound_store_is_sound_whether_in_the_log_or_in_files() {
     assert!(!bcs::to_bytes(&counts).unwrap().is_empty());
     // It changed nothing.
     let mut store = RocksStore::open(&place.path, OWN, &RocksConfig::default()).unwrap();
-    assert_eq!(store.recover().unwrap().records.len(), 11);
+    assert_eq!(store.recover().unwrap().records.len(), 16);
     drop(store);
     assert_eq!(check(&place.path).unwrap(), counts);
 }

@@ -97,7 +97,16 @@ fn everything_survives_and_drops_leave_nothing() {
     gone(&store);
     assert!(matches!(
         &records[..],
-        [Record::Reserved { until: 6 }, Record::Floor { .. }, Record::Cursor { .. }]
+        [
+            Record::Reserved { until: 6 },
+            Record::Floor { .. },
+            Record::Epoch(_),
+            Record::Fence { .. },
+            Record::Closed(_),
+            Record::Cursor { .. },
+            Record::Lagged { .. },
+            Record::Skipped { .. }
+        ]
     ));
     drop(store);
     let mut content = 0;

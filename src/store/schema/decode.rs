@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    APPLIED, BATCH, BatchEntry, CLAIM, COMMIT, CURSOR, FLOOR, LIFE, META, Meta, PAYLOAD, PROOF,
-    RESERVED, VALUE_VERSION,
+    APPLIED, BATCH, BatchEntry, CLAIM, CLOSED, COMMIT, CURSOR, EPOCH, FENCE, FLOOR, LAGGED, LIFE,
+    META, Meta, PAYLOAD, PROOF, RESERVED, SKIPPED, VALUE_VERSION,
 };
 use crate::types::genesis::PAYLOAD_BYTES_LIMIT;
 use crate::types::{
-    Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, Incarnation,
-    Payload, ProofOfStore, Slot, Timestamp, codec,
+    Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, EpochReceipt,
+    Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp, codec,
 };
 
 /// Bounds of encoded values: twice what the largest chain parameters allow.
@@ -29,6 +29,12 @@ pub enum Entry {
     Reserved(u64),
     /// The highest counter dropped.
     Floor(Slot),
+    /// The epoch that is served.
+    Epoch(Arc<Membership>),
+    /// The last commit of an epoch that was being closed.
+    Fence(Epoch, CommitIndex),
+    /// How the last epoch ended.
+    Closed(EpochReceipt),
     /// A batch.
     Batch {
         /// Its digest.
@@ -70,6 +76,20 @@ pub enum Entry {
         /// The next index.
         next: CommitIndex,
     },
+    /// A subscriber that held too much for too long.
+    Lagged {
+        /// Its name.
+        subscriber: String,
+        /// The next index it needed.
+        next: CommitIndex,
+    },
+    /// Commits that state sync passed over.
+    Skipped {
+        /// The first one.
+        from: CommitIndex,
+        /// The last one.
+        header: PayloadHeader,
+    },
 }
 
 /// Why bytes on disk are not an entry.
@@ -105,6 +125,12 @@ impl Entry {
                 let batch_id = BatchId { incarnation, counter: small(key.kind, value)? };
                 Self::Floor(Slot { epoch, author, batch_id })
             }
+            EPOCH => Self::Epoch(Arc::new(large(key.kind, value)?)),
+            FENCE => {
+                let (epoch, final_index) = small(key.kind, value)?;
+                Self::Fence(epoch, final_index)
+            }
+            CLOSED => Self::Closed(large(key.kind, value)?),
             BATCH => {
                 let (expiration, digest) = key.content()?;
                 let entry: BatchEntry = large(key.kind, value)?;
@@ -134,10 +160,11 @@ impl Entry {
                 key.agrees(receipt.index.0 == index)?;
                 Self::Applied(receipt)
             }
-            CURSOR => {
-                let name = std::str::from_utf8(std::mem::take(&mut key.rest));
-                let subscriber = name.map_err(|_| EntryError::Key(key.kind))?.to_owned();
-                Self::Cursor { subscriber, next: small(key.kind, value)? }
+            CURSOR => Self::Cursor { subscriber: key.name()?, next: small(key.kind, value)? },
+            LAGGED => Self::Lagged { subscriber: key.name()?, next: small(key.kind, value)? },
+            SKIPPED => {
+                let (from, header) = small(key.kind, value)?;
+                Self::Skipped { from, header }
             }
             _ => return Err(EntryError::Kind),
         };
@@ -151,6 +178,9 @@ impl Entry {
             Self::Life(_) => "life",
             Self::Reserved(_) => "reservation",
             Self::Floor(_) => "floor",
+            Self::Epoch(_) => "epoch",
+            Self::Fence(..) => "fence",
+            Self::Closed(_) => "closed",
             Self::Batch { .. } => "batch",
             Self::Claim { .. } => "claim",
             Self::Proof { .. } => "proof",
@@ -158,6 +188,8 @@ impl Entry {
             Self::Commit(_) => "commit",
             Self::Applied(_) => "applied",
             Self::Cursor { .. } => "cursor",
+            Self::Lagged { .. } => "lagged",
+            Self::Skipped { .. } => "skipped",
         }
     }
 }
@@ -209,6 +241,9 @@ fn kind_name(kind: u8) -> Option<&'static str> {
         LIFE => "life",
         RESERVED => "reservation",
         FLOOR => "floor",
+        EPOCH => "epoch",
+        FENCE => "fence",
+        CLOSED => "closed",
         BATCH => "batch",
         CLAIM => "claim",
         PROOF => "proof",
@@ -216,6 +251,8 @@ fn kind_name(kind: u8) -> Option<&'static str> {
         COMMIT => "commit",
         APPLIED => "applied",
         CURSOR => "cursor",
+        LAGGED => "lagged",
+        SKIPPED => "skipped",
         _ => return None,
     })
 }
@@ -238,6 +275,11 @@ impl KeyReader<'_> {
 
     fn bytes32(&mut self) -> Result<[u8; 32], EntryError> {
         self.take()
+    }
+
+    fn name(&mut self) -> Result<String, EntryError> {
+        let name = std::str::from_utf8(std::mem::take(&mut self.rest));
+        name.map(str::to_owned).map_err(|_| EntryError::Key(self.kind))
     }
 
     fn content(&mut self) -> Result<(Timestamp, Digest), EntryError> {

@@ -16,6 +16,9 @@
 //! | control | `0x02` life | | version, u64: lives of this store so far |
 //! | control | `0x10` reservation | | version, u64: one above the highest counter in use |
 //! | control | `0x11` floor | epoch, author, incarnation | version, u64: highest counter dropped |
+//! | control | `0x12` epoch | | version, [`Membership`] |
+//! | control | `0x13` fence | | version, epoch, index of its last commit |
+//! | control | `0x14` closed | | version, [`EpochReceipt`] of the last epoch that ended |
 //! | control | `0x20` batch | expiration, digest | version, [`BatchInfo`], own transactions' metas |
 //! | control | `0x21` claim | digest | version, [`Slot`] |
 //! | control | `0x22` proof | expiration, digest | version, [`ProofOfStore`] |
@@ -23,6 +26,8 @@
 //! | control | `0x30` commit | index | version, [`Commit`] |
 //! | control | `0x31` applied | index | version, [`CommitReceipt`] |
 //! | control | `0x32` cursor | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
+//! | control | `0x33` lagged | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
+//! | control | `0x34` skipped | | version, first index, [`PayloadHeader`] of the last |
 //!
 //! Integers in keys are big-endian, so that keys sort as their values do; values are BCS behind one
 //! version byte. A body has no version: it is opaque, and its batch entry names its length and root.
@@ -37,6 +42,9 @@
 //! [`Recovered::records`]: super::Recovered::records
 //! [`Payload`]: crate::types::Payload
 //! [`ProofOfStore`]: crate::types::ProofOfStore
+//! [`Membership`]: crate::types::Membership
+//! [`EpochReceipt`]: crate::types::EpochReceipt
+//! [`PayloadHeader`]: crate::types::PayloadHeader
 //! [`Commit`]: crate::types::Commit
 //! [`CommitReceipt`]: crate::types::CommitReceipt
 
@@ -52,7 +60,9 @@ use serde::{Deserialize, Serialize};
 pub use decode::{ContentKind, Entry, EntryError, decode_content_key, decode_payload};
 
 use crate::sequencer::port::{BatchRecord, Record, TransactionMeta};
-use crate::types::{Author, BatchInfo, ChainId, CommitIndex, Digest, Incarnation, Slot, Timestamp};
+use crate::types::{
+    Author, BatchId, BatchInfo, ChainId, CommitIndex, Digest, Incarnation, Slot, Timestamp,
+};
 
 /// Version of the directory and of the tables. A store of another version is not opened.
 pub const FORMAT_VERSION: u32 = 1;
@@ -63,6 +73,9 @@ const META: u8 = 0x01;
 const LIFE: u8 = 0x02;
 const RESERVED: u8 = 0x10;
 const FLOOR: u8 = 0x11;
+const EPOCH: u8 = 0x12;
+const FENCE: u8 = 0x13;
+const CLOSED: u8 = 0x14;
 const BATCH: u8 = 0x20;
 const CLAIM: u8 = 0x21;
 const PROOF: u8 = 0x22;
@@ -70,6 +83,8 @@ const PAYLOAD: u8 = 0x23;
 const COMMIT: u8 = 0x30;
 const APPLIED: u8 = 0x31;
 const CURSOR: u8 = 0x32;
+const LAGGED: u8 = 0x33;
+const SKIPPED: u8 = 0x34;
 
 /// Where an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,7 +174,7 @@ pub enum Write<'a> {
 }
 
 /// Turns the records of one group, in order, into writes. `kept` are the indices of commits in the
-/// store: dropping commits deletes each by name, because range deletions that all begin at zero
+/// store: dropping or skipping commits deletes each by name, because range deletions that all begin at zero
 /// pile up and slow down every later read.
 pub fn encode<'a>(
     records: &'a [Record],
@@ -177,6 +192,14 @@ pub fn encode<'a>(
                     write(delete(Table::Control, applied_key(*index)));
                 }
                 added = added.split_off(below);
+            }
+            Record::Skipped { from, header } => {
+                let passed = *from..=header.height;
+                for index in kept.range(passed.clone()).chain(added.range(passed.clone())) {
+                    write(delete(Table::Control, commit_key(*index)));
+                    write(delete(Table::Control, applied_key(*index)));
+                }
+                added.retain(|index| !passed.contains(index));
             }
             _ => (),
         }
@@ -207,7 +230,35 @@ fn encode_record<'a>(record: &'a Record, write: &mut impl FnMut(Write<'a>)) {
             put(Table::Control, applied_key(receipt.index), versioned(receipt));
         }
         Record::Cursor { subscriber, next } => {
-            put(Table::Control, tagged(CURSOR, &[subscriber.as_bytes()]), versioned(next));
+            put(Table::Control, subscriber_key(CURSOR, subscriber), versioned(next));
+            write(delete(Table::Control, subscriber_key(LAGGED, subscriber)));
+        }
+        Record::Lagged { subscriber, next } => {
+            put(Table::Control, subscriber_key(LAGGED, subscriber), versioned(next));
+            write(delete(Table::Control, subscriber_key(CURSOR, subscriber)));
+        }
+        Record::Unsubscribed { subscriber } => {
+            write(delete(Table::Control, subscriber_key(LAGGED, subscriber)));
+            write(delete(Table::Control, subscriber_key(CURSOR, subscriber)));
+        }
+        Record::Skipped { from, header } => {
+            put(Table::Control, vec![SKIPPED], versioned(&(from, header)));
+        }
+        Record::Epoch(membership) => put(Table::Control, vec![EPOCH], versioned(&**membership)),
+        Record::Fence { epoch, final_index } => {
+            put(Table::Control, vec![FENCE], versioned(&(epoch, final_index)));
+        }
+        Record::Closed(receipt) => put(Table::Control, vec![CLOSED], versioned(receipt)),
+        Record::DropFloors { epoch, floors } => {
+            for (author, incarnation) in floors {
+                let batch_id = BatchId { incarnation: *incarnation, counter: 0 };
+                let slot = Slot { epoch: *epoch, author: *author, batch_id };
+                write(delete(Table::Control, floor_key(&slot)));
+            }
+        }
+        Record::Settled { digest, info } => {
+            let key = batch_key(info.expiration, digest);
+            put(Table::Control, key, versioned(&BatchEntry { info: *info, own: None }));
         }
         Record::Reserved { until } => put(Table::Control, vec![RESERVED], versioned(until)),
         Record::Floor { slot } => {
@@ -282,6 +333,10 @@ fn commit_key(index: CommitIndex) -> Vec<u8> {
 
 fn claim_key(digest: &Digest) -> Vec<u8> {
     tagged(CLAIM, &[digest.as_bytes()])
+}
+
+fn subscriber_key(kind: u8, name: &str) -> Vec<u8> {
+    tagged(kind, &[name.as_bytes()])
 }
 
 fn floor_key(slot: &Slot) -> Vec<u8> {

@@ -81,6 +81,9 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.fetch_try_timeout" "duration" "400ms" "10ms to 10s" "a fetch goes to the next holder after this long";
     "sequencer.fetches_max" "fetches" "4096" "at least 1" "fetches under way at once";
     "sequencer.recovered_bytes_max" "size" "1.0 GiB" "" "fetched content kept beyond its author's window";
+    "sequencer.subscriber_window" "commits" "64" "1 to 65536" "commits delivered to a subscriber beyond what it acknowledged";
+    "sequencer.subscriber_lag_bytes_max" "size" "4.0 GiB" "at least 1MiB" "bytes kept beyond their time because a subscriber needs them";
+    "sequencer.subscriber_lag_max" "duration" "10m" "1s to 24h" "how long a subscriber may leave a commit unacknowledged";
     "sequencer.announce_interval" "duration" "500ms" "10ms to 1s" "what is granted is announced at least this often";
     "engine.ingress_workers" "threads" "2" "1 to 64" "threads that decode, hash and verify what arrives";
     "engine.link_queue" "messages" "1024" "16 to 2^20" "messages between links and those threads, beside their byte budgets";
@@ -94,6 +97,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "engine.disk_reserve" "size" "1.0 GiB" "16MiB to 1PiB" "below this much free space no batches are admitted";
     "engine.disk_check_interval" "duration" "1s" "10ms to 10s" "how often free space is looked at";
     "engine.invalid_per_minute_max" "messages" "100" "at least 1" "invalid messages of one validator that close its link";
+    "engine.restart_backoff" "duration" "100ms" "1ms to 10s" "pause before the core is rebuilt from the store after a panic; doubles, and the third within a minute is final";
     "engine.event_queue" "events" "65536" "16 to 2^24" "events kept for a slow listener";
     "storage.write_buffer_bytes" "bytes" "67108864" "1 MiB to 1 GiB" "one write buffer of the content table, in memory";
     "storage.write_buffers" "buffers" "4" "2 to 16" "write buffers of the content table";

@@ -223,7 +223,7 @@ impl Tracker {
             }
             Event::Rebatched { from, moved } => self.book().rebatched(from, moved),
             // The end is decided by executed blocks alone.
-            Event::Expired { .. } => {}
+            Event::Expired { .. } | Event::Returned { .. } => {}
         }
     }
 

@@ -1,0 +1,122 @@
+//! What consensus ordered, on its way through the core: each commit is applied to all four
+//! components within one step, or to none.
+//!
+//! Time is that of the commit which is applied, not of the newest one logged: while a payload is
+//! missing, nothing is deleted or batched again that a logged commit may still name.
+
+use super::Sequencer;
+use super::outbox::Clock;
+use super::port::{Effect, Measurement, Now, Reply, RequestId};
+use crate::types::{
+    Ack, BatchInfo, Commit, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
+};
+
+impl Sequencer {
+    /// The host tells of a finalised block.
+    pub(super) fn on_commit(&mut self, now: Now, id: RequestId, commit: Commit) {
+        if commit.index > self.commits.logged()
+            && let Err(error) = self.check_epoch(&commit)
+        {
+            return self.outbox.reply_now(id, Reply::Committed(Err(error)));
+        }
+        let outbox = &mut self.outbox;
+        if let Some(digest) = self.commits.on_commit(outbox, now.monotonic, id, commit) {
+            self.retention.on_ordered(digest, commit.index);
+            self.apply_commits(now);
+        }
+    }
+
+    /// Applies logged commits in order, each to all components in one step, as far as their
+    /// payloads are here; the first one that is missing is fetched.
+    pub(super) fn apply_commits(&mut self, now: Now) {
+        while let Some((commit, digest)) = self.commits.next_to_apply() {
+            self.store_arrived(digest);
+            let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
+            let Some(content) = content else {
+                let everyone: Vec<_> = self.windows.peers().collect();
+                self.fetcher.on_need(digest, &everyone, now.monotonic);
+                self.tick_fetcher(&self.clock(now));
+                break;
+            };
+            let infos = content.payload.content.batches().copied();
+            let ordered: Vec<(Digest, BatchInfo)> =
+                content.batches.iter().copied().zip(infos).collect();
+            let receipt = self.apply(now, &commit.header, &ordered);
+            let bytes = ordered.iter().map(|(_, info)| info.charge()).sum();
+            self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, bytes);
+            self.payloads.on_applied(commit.index);
+        }
+        self.commits.on_cursors(&mut self.outbox, &mut self.retention);
+        self.commits.on_time(&mut self.outbox, &mut self.retention, now.monotonic);
+        self.end_epoch_if_due(&self.clock(now));
+        self.forget_former();
+    }
+
+    fn apply(
+        &mut self,
+        now: Now,
+        header: &PayloadHeader,
+        ordered: &[(Digest, BatchInfo)],
+    ) -> CommitReceipt {
+        for (digest, _) in ordered {
+            self.retention.on_ordered(*digest, header.height);
+            if let Some(age) = self.proofs.age(digest, now.monotonic) {
+                self.outbox.effect(Effect::Measured(Measurement::Ordered(age)));
+            }
+        }
+        self.advance(now, header, ordered)
+    }
+
+    /// Every component takes one step of consensus time.
+    fn advance(
+        &mut self,
+        now: Now,
+        header: &PayloadHeader,
+        ordered: &[(Digest, BatchInfo)],
+    ) -> CommitReceipt {
+        let PayloadHeader { height: index, block_timestamp, .. } = *header;
+        let clock = Clock { now, consensus: block_timestamp };
+        self.enters(Component::BatchGenerator);
+        let outbox = &mut self.outbox;
+        let transactions = self.generator.on_commit(outbox, &clock, ordered, block_timestamp);
+        let overdue = self.retention.collect(outbox, &clock);
+        self.enters(Component::BatchCoordinator);
+        let deleted = self.coordinator.on_overdue(&mut self.outbox, &overdue);
+        self.enters(Component::ProofCoordinator);
+        let votes = self.proofs.on_commit(&clock, ordered);
+        self.enters(Component::ProofManager);
+        let queued = self.manager.on_commit(ordered, clock.consensus);
+        self.record_settled();
+        let ack = |component, freed| Ack { component, freed, watermark: index };
+        let acks = [
+            ack(Component::BatchGenerator, transactions),
+            ack(Component::BatchCoordinator, deleted),
+            ack(Component::ProofCoordinator, votes),
+            ack(Component::ProofManager, queued),
+        ];
+        CommitReceipt { index, block_timestamp, acks }
+    }
+
+    /// State sync: the log goes on above this block. Its components see the time that has passed
+    /// and no batches; own batches that the skipped commits ordered expire, or are ordered again
+    /// and dropped at execution.
+    pub(super) fn on_skip(&mut self, now: Now, id: RequestId, header: &PayloadHeader) {
+        let needless = match self.commits.on_skip(&mut self.outbox, header) {
+            Ok(needless) => needless,
+            Err(error) => return self.outbox.reply_now(id, Reply::SkippedTo(Err(error))),
+        };
+        for digest in needless.iter().flatten() {
+            self.fetcher.on_needless(digest);
+        }
+        let receipt = self.advance(now, header, &[]);
+        self.payloads.on_applied(header.height);
+        self.end_epoch_by_skip(header);
+        self.outbox.reply_durably(id, Reply::SkippedTo(Ok(receipt)));
+        self.apply_commits(now);
+    }
+
+    /// What an applied commit ordered is neither collected nor proposed again.
+    pub(super) fn settle_ordered(&mut self, ordered: &[(Digest, BatchInfo)]) {
+        self.manager.on_commit(ordered, Timestamp(0));
+    }
+}

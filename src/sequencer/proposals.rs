@@ -1,0 +1,174 @@
+//! Payloads on their way through the core: pulled, arrived, asked about, stored.
+
+use std::sync::Arc;
+
+use super::Sequencer;
+use super::outbox::Clock;
+use super::payloads::{self, Arrived, Content};
+use super::port::{
+    self, ParentOf, PullError, PullRequest, Record, Reply, RequestId, VerifyRequest,
+};
+use super::retention::Held;
+use crate::types::{
+    Author, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader, ProofOfStore,
+};
+
+impl Sequencer {
+    pub(super) fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
+        match self.build_payload(request) {
+            Ok((digest, content)) => {
+                let payload = Arc::clone(&content.payload);
+                self.store_payload(clock, digest, content);
+                self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
+            }
+            Err(error) => self.outbox.reply_now(id, Reply::Pulled(Err(error))),
+        }
+    }
+
+    fn build_payload(&self, request: &PullRequest) -> Result<(Digest, Content), PullError> {
+        if request.epoch != self.epoch() {
+            return Err(PullError::Epoch(request.epoch));
+        }
+        if self.is_beyond(request.height) {
+            return Err(PullError::EpochClosed { epoch: request.epoch });
+        }
+        let applied = self.commits.applied();
+        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
+        let (height, timestamp) = match self.payloads.stored(&request.parent) {
+            Some(parent) => (parent.header.height, parent.header.block_timestamp),
+            // Only what is applied needs no stored payload.
+            None => (applied.0, self.commits.consensus_time()),
+        };
+        let follows = request.height > height && request.height == height.next();
+        if !follows || request.block_timestamp < timestamp {
+            return Err(PullError::Parent);
+        }
+        excluded.extend(&request.exclude);
+        // Room for the header and the lists' lengths.
+        let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
+        self.enters(Component::ProofManager);
+        let proofs =
+            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
+        let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
+        let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
+        let content = PayloadContent { proofs, ..PayloadContent::default() };
+        let header = PayloadHeader {
+            epoch: request.epoch,
+            height: request.height,
+            parent: request.parent,
+            block_timestamp: request.block_timestamp,
+            content_root: content.root(),
+        };
+        let payload = Arc::new(Payload { header, content });
+        Ok((payload.digest(&self.chain), Content { payload, batches }))
+    }
+
+    pub(super) fn on_payload(
+        &mut self,
+        clock: &Clock,
+        from: Author,
+        digest: Digest,
+        arrived: Arrived,
+    ) {
+        let known = self.payloads.stored(&digest).is_some();
+        if known && !self.fetcher.is_wanted(&digest) {
+            return;
+        }
+        let content = port::Content::Payload(Arc::clone(&arrived.content.payload));
+        self.fetcher.on_content(&mut self.outbox, &digest, &content);
+        if known {
+            return;
+        }
+        let awaited = self.commits.awaits(&digest);
+        if self.is_stale(&arrived) && !awaited {
+            if self.payloads.is_waited_for(&digest) {
+                let everyone: Vec<_> = self.windows.peers().collect();
+                self.fetcher.on_need(digest, &everyone, clock.now.monotonic);
+            }
+            return;
+        }
+        let waiting = self.payloads.take_waiting(&digest);
+        self.payloads.on_arrived(from, digest, arrived);
+        if awaited {
+            // Consensus ordered it: whatever anybody thinks of it, this is the content.
+            self.store_arrived(digest);
+            self.apply_commits(clock.now);
+        }
+        for (id, parent) in waiting {
+            self.decide(id, digest, parent);
+        }
+    }
+
+    pub(super) fn on_verify(&mut self, clock: &Clock, id: RequestId, request: &VerifyRequest) {
+        let VerifyRequest { digest, parent, responders } = request;
+        if !self.decide(id, *digest, *parent) {
+            self.payloads.wait(*digest, id, *parent);
+            let due = clock.now.monotonic + self.config.payload_patience;
+            self.fetcher.on_need(*digest, responders, due);
+        }
+    }
+
+    /// True if a payload of this epoch was judged before the epoch was opened.
+    fn is_stale(&self, arrived: &Arrived) -> bool {
+        matches!(arrived.verdict, Err(InvalidPayload::Epoch { .. }))
+            && arrived.content.payload.header.epoch == self.epoch()
+    }
+
+    /// Answers one question about a payload, if it is here.
+    fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
+        if let Some(stored) = self.payloads.stored(&digest) {
+            let header = stored.header;
+            match payloads::check_parent(&header, parent) {
+                Ok(()) => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
+                Err(error) => self.outbox.reply_now(id, Reply::Verified(Err(error))),
+            }
+            return true;
+        }
+        let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
+        if self.is_stale(&arrived) {
+            return false;
+        }
+        let header = arrived.content.payload.header;
+        let checked = arrived
+            .verdict
+            .clone()
+            .and_then(|()| self.check_header(&header))
+            .and_then(|()| payloads::check_parent(&header, parent));
+        match checked {
+            Ok(()) => {
+                self.store_content(digest, arrived.content);
+                self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
+            }
+            Err(error) => {
+                // Kept, so that the next question gets the same answer.
+                self.payloads.on_arrived(self.author, digest, arrived);
+                self.outbox.reply_now(id, Reply::Verified(Err(error)));
+            }
+        }
+        true
+    }
+
+    pub(super) fn store_arrived(&mut self, digest: Digest) {
+        if let Some(arrived) = self.payloads.take_arrived(&digest) {
+            self.store_content(digest, arrived.content);
+        }
+    }
+
+    fn store_payload(&mut self, clock: &Clock, digest: Digest, content: Content) {
+        self.store_content(digest, content);
+        self.apply_commits(clock.now);
+    }
+
+    /// Records a payload, unless it is on disk already.
+    fn store_content(&mut self, digest: Digest, content: Content) {
+        if self.retention.get(&digest).is_none() {
+            let payload = Arc::clone(&content.payload);
+            let expiration = payload.expiration(&self.parameters);
+            let batches = content.batches.clone();
+            self.outbox.record(Record::Payload { digest, payload, batches, expiration });
+            self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
+        }
+        self.payloads.on_stored(digest, content);
+        self.fetcher.on_needless(&digest);
+    }
+}
