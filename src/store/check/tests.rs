@@ -149,7 +149,7 @@ fn a_batch_that_a_subscriber_keeps_beyond_its_time_may_lie_below_a_floor() {
     let (place, twin) = (sound(), batch(2, 3, 700, 9));
     force(&place, &[Record::Floor { slot: twin.info.slot() }]);
     // Consensus time is beyond the 700 at which it expired.
-    let later = payload(2, 701, &[]);
+    let later = payload(10, 701, &[]);
     let records = [payload_record(&later, 900), Record::Commit(commit(&later))];
     force(&place, &records);
     assert_eq!(problems(&place), Vec::<String>::new());
