@@ -289,8 +289,8 @@ impl Cluster {
             self.trace.count("content fetched for execution");
             for proof in missing {
                 let digest = proof.info.digest(&self.scope.chain);
-                let committee = self.committee.clone();
-                let responders = proof.signers(&committee).collect();
+                let mut responders: Vec<_> = proof.signers(&self.committee).collect();
+                self.rng.shuffle(&mut responders);
                 self.fetch(node, digest, responders);
             }
             return false;

@@ -10,6 +10,8 @@ fn survive(lie: Lie, validators: usize) {
         options.duration = Duration::from_secs(80);
         options.quiet = Duration::from_secs(45);
         options.fault_interval = Duration::from_secs(6);
+        // Some batches have to be fetched, from liars too.
+        options.lost_per_mille = 50;
         options.parameters.batch_lifetime_micros = 8_000_000;
         options.liars = vec![lie; (validators - 1) / 3];
         let outcome = testkit::simulate(&options)
