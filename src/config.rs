@@ -79,8 +79,8 @@ pub struct SequencerConfig {
     /// Bytes of batches kept beyond their time because a subscriber needs them; beyond it the
     /// slowest one is detached. Default 4 GiB; at least 1 MiB.
     pub subscriber_lag_bytes_max: ByteSize,
-    /// A subscriber is detached when the oldest commit that it has not acknowledged was applied
-    /// this long ago. Default 10 min; 1 s to 24 h.
+    /// A subscriber is detached when there is a commit for it and it has not attached or come
+    /// further for this long. Default 10 min; 1 s to 24 h.
     #[serde(with = "humantime_serde")]
     pub subscriber_lag_max: Duration,
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.

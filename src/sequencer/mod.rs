@@ -309,11 +309,13 @@ impl Sequencer {
             }
             Input::Subscribe { id, subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                self.commits.on_subscribe(outbox, retention, id, subscriber, next);
+                let now = clock.now.monotonic;
+                self.commits.on_subscribe(outbox, retention, now, id, subscriber, next);
             }
             Input::Delivered { subscription, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                self.commits.on_delivered(outbox, retention, subscription, next);
+                let now = clock.now.monotonic;
+                self.commits.on_delivered(outbox, retention, now, subscription, next);
             }
             Input::Detach { subscription } => self.commits.subscribers.on_detach(subscription),
             Input::Unsubscribe { id, subscriber } => {
@@ -322,7 +324,8 @@ impl Sequencer {
             }
             Input::Acknowledge { subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-                self.commits.on_acknowledge(outbox, retention, &subscriber, next);
+                let now = clock.now.monotonic;
+                self.commits.on_acknowledge(outbox, retention, now, &subscriber, next);
             }
             Input::Cancel(id) => {
                 self.commits.subscribers.on_detach(id);

@@ -304,7 +304,7 @@ impl Sequencer {
 
     fn recover_commits(&mut self, now: Now, sorted: &mut Sorted) -> Result<(), RecoverError> {
         for (name, next, lagged) in std::mem::take(&mut sorted.subscribers) {
-            self.commits.subscribers.on_recovered(name, next, lagged);
+            self.commits.subscribers.on_recovered(now.monotonic, name, next, lagged);
         }
         self.retention.on_lowest(self.commits.subscribers.lowest());
         if let Some((from, header)) = &sorted.skipped {

@@ -46,6 +46,9 @@ pub(super) struct Bounds {
 struct Subscriber {
     /// The next commit it needs, as far as it told us.
     cursor: CommitIndex,
+    /// When it last attached or came further. Whoever comes back with much to catch up is given
+    /// as long as anybody else.
+    moved_at: Duration,
     lagged: bool,
     attachment: Option<Attachment>,
 }
@@ -80,8 +83,9 @@ impl Subscribers {
     }
 
     /// Where a subscriber of an earlier life stood.
-    pub fn on_recovered(&mut self, name: String, cursor: CommitIndex, lagged: bool) {
-        self.by_name.insert(name, Subscriber { cursor, lagged, attachment: None });
+    pub fn on_recovered(&mut self, now: Duration, name: String, cursor: CommitIndex, lagged: bool) {
+        let subscriber = Subscriber { cursor, moved_at: now, lagged, attachment: None };
+        self.by_name.insert(name, subscriber);
     }
 
     /// The lowest index that somebody needs: everything from there on is kept.
@@ -137,6 +141,7 @@ impl CommitLog {
         &mut self,
         outbox: &mut Outbox,
         retention: &mut Retention,
+        now: Duration,
         id: RequestId,
         name: String,
         next: CommitIndex,
@@ -155,7 +160,7 @@ impl CommitLog {
         let unacknowledged = VecDeque::new();
         let attachment = Some(Attachment { subscription: id, next, unacknowledged });
         subscribers.by_subscription.insert(id, name.clone());
-        let subscriber = Subscriber { cursor: next, lagged: false, attachment };
+        let subscriber = Subscriber { cursor: next, moved_at: now, lagged: false, attachment };
         subscribers.by_name.insert(name.clone(), subscriber);
         // At once: a name that is not on disk yet would hold nothing after a crash.
         subscribers.moved.remove(&name);
@@ -186,6 +191,7 @@ impl CommitLog {
         &mut self,
         outbox: &mut Outbox,
         retention: &mut Retention,
+        now: Duration,
         subscription: RequestId,
         next: CommitIndex,
     ) {
@@ -193,7 +199,7 @@ impl CommitLog {
         let Some(name) = self.subscribers.by_subscription.get(&subscription).cloned() else {
             return;
         };
-        self.move_cursor(outbox, retention, &name, next);
+        self.move_cursor(outbox, retention, now, &name, next);
     }
 
     /// A subscriber that is not attached needs no commit below `next`; its first word makes it one.
@@ -201,15 +207,21 @@ impl CommitLog {
         &mut self,
         outbox: &mut Outbox,
         retention: &mut Retention,
+        now: Duration,
         name: &str,
         next: CommitIndex,
     ) {
         if self.subscribers.check(name).is_err() {
             return;
         }
-        let fresh = || Subscriber { cursor: CommitIndex(0), lagged: false, attachment: None };
+        let fresh = || Subscriber {
+            cursor: CommitIndex(0),
+            moved_at: now,
+            lagged: false,
+            attachment: None,
+        };
         self.subscribers.by_name.entry(name.to_owned()).or_insert_with(fresh);
-        self.move_cursor(outbox, retention, name, next);
+        self.move_cursor(outbox, retention, now, name, next);
     }
 
     /// Cursors of attachments only rise, and never beyond what was delivered.
@@ -217,6 +229,7 @@ impl CommitLog {
         &mut self,
         outbox: &mut Outbox,
         retention: &mut Retention,
+        now: Duration,
         name: &str,
         next: CommitIndex,
     ) {
@@ -228,6 +241,7 @@ impl CommitLog {
             return;
         }
         subscriber.cursor = next;
+        subscriber.moved_at = now;
         if let Some(attachment) = &mut subscriber.attachment {
             let open = &mut attachment.unacknowledged;
             while open.front().is_some_and(|last| *last < next) {
@@ -278,21 +292,21 @@ impl CommitLog {
 
     /// Detaches who holds too much, or holds it for too long.
     pub fn on_time(&mut self, outbox: &mut Outbox, retention: &mut Retention, now: Duration) {
-        let bounds = self.bounds();
-        loop {
-            let too_much = retention.parked_bytes() > bounds.lag_bytes_max;
-            let behind = self.subscribers.holding().min_by_key(|(_, s)| s.cursor);
-            let Some((name, since)) =
-                behind.and_then(|(name, s)| Some((name.clone(), self.applied_at(s.cursor)?)))
-            else {
-                return;
-            };
-            if !too_much && since + bounds.lag_max > now {
-                return;
-            }
+        while let Some(name) = self.lagging(retention, now) {
             self.detach_lagging(outbox, &name);
             self.on_cursors(outbox, retention);
         }
+    }
+
+    /// The slowest one if too much is held, else whoever has not come further for too long.
+    fn lagging(&self, retention: &Retention, now: Duration) -> Option<String> {
+        let holding = || self.subscribers.holding();
+        let late = holding()
+            .find(|(_, subscriber)| self.patience(subscriber).is_some_and(|end| end <= now));
+        let too_much = retention.parked_bytes() > self.bounds().lag_bytes_max;
+        let behind = holding().filter(|(_, s)| self.applied_at(s.cursor).is_some());
+        let slowest = behind.min_by_key(|(_, s)| s.cursor).filter(|_| too_much);
+        slowest.or(late).map(|(name, _)| name.clone())
     }
 
     fn detach_lagging(&mut self, outbox: &mut Outbox, name: &str) {
@@ -307,8 +321,13 @@ impl CommitLog {
 
     /// When somebody will have held commits for too long.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let since = self.applied_at(self.subscribers.lowest()?)?;
-        Some(since + self.bounds().lag_max)
+        self.subscribers.holding().filter_map(|(_, s)| self.patience(s)).min()
+    }
+
+    /// Until when a subscriber may hold what it has not acknowledged without coming further.
+    fn patience(&self, subscriber: &Subscriber) -> Option<Duration> {
+        let applied_at = self.applied_at(subscriber.cursor)?;
+        Some(applied_at.max(subscriber.moved_at) + self.bounds().lag_max)
     }
 
     fn bounds(&self) -> Bounds {

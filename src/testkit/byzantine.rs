@@ -229,8 +229,10 @@ impl Cluster {
         }
         // All by itself: its own signature under everybody's index.
         let mut alone = real;
-        let digest = alone.info.digest(&self.scope.chain);
-        let own = self.nodes[node].keys.sign(&self.scope.batch_stored_bytes(&digest));
+        let digest = alone.info.digest(&self.chain);
+        let own = self.nodes[node]
+            .keys
+            .sign(&self.plan.of(self.epoch_now()).scope.batch_stored_bytes(&digest));
         let every =
             (0..self.nodes.len() as u16).map(|signer| ProofSignature { signer, signature: own });
         alone.signatures = every.collect();
@@ -242,7 +244,9 @@ impl Cluster {
 
     fn spam(&mut self, node: usize) -> Vec<Message> {
         let digest = Digest(std::array::from_fn(|_| self.rng.u8(..)));
-        let signature = self.nodes[node].keys.sign(&self.scope.batch_stored_bytes(&digest));
+        let signature = self.nodes[node]
+            .keys
+            .sign(&self.plan.of(self.epoch_now()).scope.batch_stored_bytes(&digest));
         let announcement = self.false_grant();
         let header = self.genesis.header();
         let content = crate::types::PayloadContent::default();
@@ -255,7 +259,7 @@ impl Cluster {
         };
         let payload = Payload { header, content };
         let unasked = FetchedContent::Payload(Box::new(payload.clone()));
-        let unasked_digest = payload.digest(&self.scope.chain);
+        let unasked_digest = payload.digest(&self.chain);
         vec![
             Message::Votes { announcement, votes: vec![Vote { digest, signature }; 3] },
             Message::FetchRequest(vec![digest; 64]),
@@ -271,6 +275,7 @@ impl Cluster {
         let expiration =
             self.clock(node).wall.saturating_add(self.genesis.parameters.batch_lifetime());
         let author = self.nodes[node].keys.author();
+        let epoch = self.epoch_now();
         let Some(liar) = &mut self.liars[node] else { return Vec::new() };
         let mut messages = Vec::new();
         for _ in 0..8 {
@@ -281,7 +286,7 @@ impl Cluster {
             let info = BatchInfo {
                 author,
                 batch_id: BatchId { incarnation: Incarnation(666), counter: liar.counter },
-                epoch: Epoch(0),
+                epoch,
                 expiration,
                 count: 1,
                 bytes: body.bytes().len() as u32,
@@ -304,9 +309,9 @@ impl Cluster {
     }
 
     fn other_domain(&mut self, node: usize, vote: &Vote) -> Vote {
-        let mut scope: Scope = self.scope;
+        let mut scope: Scope = self.plan.of(self.epoch_now()).scope;
         if self.rng.bool() {
-            scope.epoch = Epoch(1);
+            scope.epoch = Epoch(scope.epoch.0 + 7);
         } else {
             scope.chain = ChainId([9; 32]);
         }

@@ -6,14 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::epochs::Plan;
+use super::followers::fold;
 use super::keys::Keys;
 use crate::crypto::Signer;
 use crate::sequencer::port::Record;
 use crate::sequencer::status::Status;
 use crate::store::StoredBatch;
 use crate::types::{
-    Author, BatchId, BatchInfo, Commit, CommitReceipt, Committee, Component, Digest, Genesis,
-    Payload, ProofOfStore, Scope, SignedBatchInfo, Slot,
+    Author, BatchId, BatchInfo, ChainId, Commit, CommitReceipt, Component, Digest, Epoch,
+    EpochReceipt, Genesis, Payload, ProofOfStore, Slot,
 };
 
 /// A property that did not hold.
@@ -27,18 +29,22 @@ pub struct Violation {
 
 /// What one honest validator has on disk and has said.
 #[derive(Debug, Default)]
-struct Books {
+pub(super) struct Books {
     batches: BTreeMap<Digest, BatchInfo>,
     payloads: BTreeSet<Digest>,
     signed: BTreeMap<Slot, Digest>,
     own: BTreeMap<BatchId, Digest>,
     authored: BTreeSet<Digest>,
     reserved: u64,
-    logged: u64,
-    applied: u64,
+    pub(super) logged: u64,
+    pub(super) applied: u64,
     receipts: BTreeMap<u64, CommitReceipt>,
-    cursor: u64,
-    consensus: u64,
+    cursors: BTreeMap<String, u64>,
+    pub(super) epoch: Epoch,
+    /// Epochs that are fenced or over.
+    pub(super) ended: BTreeSet<Epoch>,
+    pub(super) closed: BTreeMap<Epoch, EpochReceipt>,
+    pub(super) consensus: u64,
     /// The highest commit that orders a batch or payload.
     ordered: BTreeMap<Digest, u64>,
 }
@@ -46,30 +52,36 @@ struct Books {
 /// See the module docs.
 #[derive(Debug)]
 pub struct Checker {
-    genesis: Genesis,
-    scope: Scope,
-    keys: Keys,
-    books: Vec<Books>,
-    honest: Vec<bool>,
-    authors: Vec<Author>,
-    finalised: Vec<Commit>,
+    pub(super) genesis: Genesis,
+    pub(super) chain: ChainId,
+    pub(super) plan: Plan,
+    pub(super) keys: Keys,
+    pub(super) books: Vec<Books>,
+    pub(super) honest: Vec<bool>,
+    pub(super) authors: Vec<Author>,
+    pub(super) finalised: Vec<Commit>,
+    /// What an indexer that took every header has, before the first commit and after each.
+    pub(super) prefixes: Vec<u64>,
     contents: BTreeMap<Digest, Arc<Payload>>,
     states: BTreeMap<u64, u64>,
-    accepted: BTreeMap<u64, u64>,
+    /// Identifier to expiration, and at whom.
+    pub(super) accepted: BTreeMap<u64, (u64, usize)>,
     executed: BTreeSet<u64>,
     violation: Option<Violation>,
 }
 
 impl Checker {
-    pub(super) fn new(genesis: Genesis, scope: Scope, keys: &[Keys], honest: Vec<bool>) -> Self {
+    pub(super) fn new(genesis: Genesis, plan: Plan, keys: &[Keys], honest: Vec<bool>) -> Self {
         Self {
+            chain: genesis.chain_id(),
             genesis,
-            scope,
+            plan,
             books: keys.iter().map(|_| Books::default()).collect(),
             authors: keys.iter().map(Signer::author).collect(),
             keys: keys[0].clone(),
             honest,
             finalised: Vec::new(),
+            prefixes: vec![0],
             contents: BTreeMap::new(),
             states: BTreeMap::new(),
             accepted: BTreeMap::new(),
@@ -92,7 +104,12 @@ impl Checker {
         self.violation.get_or_insert(Violation { property, detail });
     }
 
-    fn require(&mut self, holds: bool, property: &'static str, detail: impl FnOnce() -> String) {
+    pub(super) fn require(
+        &mut self,
+        holds: bool,
+        property: &'static str,
+        detail: impl FnOnce() -> String,
+    ) {
         if !holds {
             self.fail(property, detail());
         }
@@ -114,7 +131,9 @@ impl Checker {
             Record::Payload { digest, .. } => drop(self.books[node].payloads.insert(*digest)),
             Record::Commit(commit) => self.on_commit(node, commit),
             Record::Applied(receipt) => self.on_applied(node, receipt),
-            Record::Cursor { next, .. } => self.books[node].cursor = next.0,
+            Record::Cursor { subscriber, next } => {
+                self.books[node].cursors.insert(subscriber.clone(), next.0);
+            }
             Record::Reserved { until } => self.books[node].reserved = *until,
             Record::DropBatch { digest, expiration } => {
                 self.check_drop(node, digest, expiration.0);
@@ -124,17 +143,18 @@ impl Checker {
                 self.check_drop(node, digest, expiration.0);
                 self.books[node].payloads.remove(digest);
             }
-            // From then on it pins nothing.
-            Record::Lagged { .. } => self.books[node].cursor = u64::MAX,
+            Record::Lagged { subscriber, .. } | Record::Unsubscribed { subscriber } => {
+                // From then on it pins nothing.
+                self.books[node].cursors.remove(subscriber);
+            }
+            Record::Fence { epoch, .. } => drop(self.books[node].ended.insert(*epoch)),
+            Record::Closed(receipt) => self.on_epoch_end(node, receipt),
+            Record::Epoch(membership) => self.on_epoch(node, membership),
+            Record::Skipped { header, .. } => self.on_skip(node, header),
             Record::Claim { .. }
             | Record::Floor { .. }
-            | Record::Epoch(_)
-            | Record::Fence { .. }
-            | Record::Closed(_)
             | Record::DropFloors { .. }
             | Record::Settled { .. }
-            | Record::Unsubscribed { .. }
-            | Record::Skipped { .. }
             | Record::DropCommits { .. } => {}
         }
     }
@@ -161,11 +181,11 @@ impl Checker {
         let (expected, consensus) = (books.logged + 1, books.consensus);
         books.logged = index;
         books.consensus = commit.header.block_timestamp.0;
-        let digest = commit.header.digest(&self.scope.chain);
+        let digest = commit.header.digest(&self.chain);
         books.ordered.insert(digest, index);
         if let Some(payload) = self.contents.get(&digest) {
             for info in payload.content.batches() {
-                books.ordered.insert(info.digest(&self.scope.chain), index);
+                books.ordered.insert(info.digest(&self.chain), index);
             }
         }
         let header = commit.header;
@@ -200,7 +220,8 @@ impl Checker {
     /// Expiration plus grace lies below consensus time, and no subscriber may still need it.
     fn check_drop(&mut self, node: usize, digest: &Digest, expiration: u64) {
         let books = &self.books[node];
-        let (consensus, cursor) = (books.consensus, books.cursor);
+        let cursor = books.cursors.values().min().copied().unwrap_or(u64::MAX);
+        let consensus = books.consensus;
         let pinned = books.ordered.get(digest).is_some_and(|index| *index >= cursor);
         let over = expiration + self.genesis.parameters.grace_micros < consensus;
         self.require(over, "content stays until its time is over", || {
@@ -221,6 +242,10 @@ impl Checker {
             self.fail("durable before signed", format!("node {node} signed {digest:?}"));
             return;
         };
+        let is_over = self.books[node].ended.contains(&info.epoch);
+        self.require(!is_over, "nothing is signed for an epoch that is fenced", || {
+            format!("node {node} signed {digest:?} of {:?}", info.epoch)
+        });
         let slot = Slot { epoch: info.epoch, author: info.author, batch_id: info.batch_id };
         let before = self.books[node].signed.insert(slot, digest);
         self.require(before.is_none_or(|b| b == digest), "one digest per slot is signed", || {
@@ -230,17 +255,16 @@ impl Checker {
 
     /// Distinct members with more than two thirds of the power, each signature real.
     fn check_proof(&mut self, node: usize, digest: &Digest, proof: &ProofOfStore) {
-        let named = proof.info.digest(&self.scope.chain) == *digest;
-        let valid = named && is_proof(&self.keys, &self.scope, &self.genesis.committee, proof);
+        let named = proof.info.digest(&self.chain) == *digest;
+        let valid = named && self.is_proof(proof);
         self.require(valid, "a proof is a quorum of real signatures", || {
             format!("node {node} took {digest:?}: {proof:?}")
         });
         let over = proof.info.expiration.0 + self.genesis.parameters.grace_micros;
         for part in &proof.signatures {
-            let Some(member) = self.genesis.committee.members().get(usize::from(part.signer))
-            else {
-                continue;
-            };
+            let planned = self.plan.get(proof.info.epoch);
+            let members = planned.map(|planned| planned.committee.members()).unwrap_or_default();
+            let Some(member) = members.get(usize::from(part.signer)) else { continue };
             let Some(signer) = self.authors.iter().position(|author| *author == member.author)
             else {
                 continue;
@@ -257,7 +281,7 @@ impl Checker {
 
     /// A quorum voted for this payload.
     pub(super) fn on_finalised(&mut self, commit: Commit, payload: Arc<Payload>, voters: &[usize]) {
-        let digest = payload.digest(&self.scope.chain);
+        let digest = payload.digest(&self.chain);
         for voter in voters.iter().filter(|voter| self.honest[**voter]).copied() {
             let held = self.books[voter].payloads.contains(&digest);
             self.violation = self.violation.take().or_else(|| {
@@ -269,14 +293,19 @@ impl Checker {
         }
         let mut seen = BTreeSet::new();
         for proof in &payload.content.proofs {
-            let batch = proof.info.digest(&self.scope.chain);
+            let batch = proof.info.digest(&self.chain);
             let valid = seen.insert(batch)
                 && proof.info.expiration >= payload.header.block_timestamp
-                && is_proof(&self.keys, &self.scope, &self.genesis.committee, proof);
+                && self.is_proof(proof);
             self.require(valid, "what is finalised is valid", || {
                 format!("{batch:?} in {digest:?}")
             });
         }
+        let ends = self.plan.at(commit.index.0) == commit.header.epoch;
+        self.require(ends, "blocks are of their epoch", || format!("{commit:?}"));
+        let before = self.prefixes.last().copied().unwrap_or_default();
+        let header = self.header_hash(&commit.header);
+        self.prefixes.push(fold(before, commit.index.0, header));
         self.finalised.push(commit);
         self.contents.insert(digest, payload);
     }
@@ -304,7 +333,7 @@ impl Checker {
         // Ever: a batch whose other transactions waited for long may be gone by now.
         let held = !self.honest[node] || self.books[node].authored.contains(batch);
         self.require(held, "accepted is durable", || format!("node {node}, {batch:?}"));
-        self.accepted.insert(id, expiration);
+        self.accepted.insert(id, (expiration, node));
     }
 
     /// What a crash left is what was promised.
@@ -354,7 +383,7 @@ impl Checker {
         let open = self
             .accepted
             .iter()
-            .filter(|(id, expiration)| **expiration >= consensus && !self.executed.contains(*id));
+            .filter(|(id, (end, _))| *end >= consensus && !self.executed.contains(*id));
         open.map(|(id, _)| *id).collect()
     }
 
@@ -376,21 +405,4 @@ pub(super) struct Bounds {
     pub pool_bytes: u64,
     pub outstanding_bytes: u64,
     pub batch_bytes: u64,
-}
-
-fn is_proof(keys: &Keys, scope: &Scope, committee: &Committee, proof: &ProofOfStore) -> bool {
-    let members = committee.members();
-    let digest = proof.info.digest(&scope.chain);
-    let signers: BTreeSet<u16> = proof.signatures.iter().map(|part| part.signer).collect();
-    let mut power = 0_u128;
-    for part in &proof.signatures {
-        let Some(member) = members.get(usize::from(part.signer)) else { return false };
-        let signed = SignedBatchInfo { digest, signer: member.author, signature: part.signature };
-        if !keys.verify_batch(scope, &signed) {
-            return false;
-        }
-        power += u128::from(member.power);
-    }
-    let total: u128 = members.iter().map(|member| u128::from(member.power)).sum();
-    signers.len() == proof.signatures.len() && power * 3 > total * 2
 }

@@ -17,6 +17,8 @@ use fastrand::Rng;
 
 use super::byzantine::Liar;
 use super::checker::{Bounds, Checker, Violation};
+use super::epochs::Plan;
+use super::followers::Which;
 use super::host::Ordering;
 use super::keys::Keys;
 use super::network::Network;
@@ -25,11 +27,10 @@ use super::options::Options;
 use super::store::{CrashStore, Tear};
 use super::trace::Trace;
 use crate::crypto::Signer;
-use crate::sequencer::port::Now;
+use crate::sequencer::port::{Now, RequestId};
 use crate::store::memory::MemoryStore;
 use crate::types::{
-    Author, Committee, Digest, Epoch, Genesis, Hello, Incarnation, Member, Message, Scope,
-    Timestamp,
+    Author, ChainId, Digest, Epoch, Genesis, Hello, Incarnation, Message, Timestamp,
 };
 
 /// Where wall clocks start: one hour after the Unix epoch, in microseconds.
@@ -49,6 +50,9 @@ pub(super) enum Event {
     Proposal { node: usize, life: u64, height: u64, attempt: u64, leader: usize, digest: Digest },
     Told { node: usize, life: u64 },
     Execute { node: usize, life: u64 },
+    Open { node: usize, life: u64, epoch: Epoch },
+    Attach { node: usize, life: u64, which: Which },
+    Acknowledge { node: usize, life: u64, id: RequestId },
     Lie { node: usize },
     Fault,
     Heal { what: super::faults::Healing },
@@ -99,8 +103,8 @@ pub struct Cluster {
     queue: BinaryHeap<Reverse<Queued>>,
     order: u64,
     pub(super) genesis: Genesis,
-    pub(super) committee: Committee,
-    pub(super) scope: Scope,
+    pub(super) chain: ChainId,
+    pub(super) plan: Plan,
     pub(super) nodes: Vec<Node>,
     pub(super) liars: Vec<Option<Liar>>,
     pub(super) network: Network,
@@ -120,21 +124,15 @@ impl Cluster {
         let count = options.validators;
         let keys: Vec<Keys> =
             (0..count).map(|i| Keys::new(options.real_signatures, options.seed, i)).collect();
-        let power = |index: usize| if options.uneven { index as u64 % 3 + 1 } else { 1 };
-        let member =
-            |(index, keys): (usize, &Keys)| Member { author: keys.author(), power: power(index) };
-        let committee = match Committee::new(keys.iter().enumerate().map(member).collect()) {
-            Ok(committee) => committee,
-            Err(error) => unreachable!("keys of distinct validators: {error}"),
-        };
+        let committee = super::epochs::members(&options, &keys, 0, None);
         let nonce = Digest([7; 32]);
         let parameters = options.parameters;
         let genesis = Genesis { nonce, parameters, committee: committee.clone() };
         let chain = genesis.chain_id();
-        let scope = Scope { chain, epoch: Epoch(0), committee: committee.hash() };
+        let plan = Plan::new(&options, &keys, &committee, chain);
         let first_liar = count - options.liars.len();
         let honest: Vec<bool> = (0..count).map(|index| index < first_liar).collect();
-        let checker = Checker::new(genesis.clone(), scope, &keys, honest);
+        let checker = Checker::new(genesis.clone(), plan.clone(), &keys, honest);
         let mut rng = Rng::with_seed(options.seed);
         let skew = options.skew_max.as_micros() as i64;
         let nodes = keys.into_iter().enumerate().map(|(index, keys)| {
@@ -161,8 +159,8 @@ impl Cluster {
             now: 0,
             queue: BinaryHeap::new(),
             order: 0,
-            committee,
-            scope,
+            chain,
+            plan,
             nodes,
             network: Network::new(count),
             ordering: Ordering::default(),
@@ -246,6 +244,9 @@ impl Cluster {
             }
             Event::Told { node, life } => self.on_told(node, life),
             Event::Execute { node, life } => self.on_execute(node, life),
+            Event::Open { node, life, epoch } => self.on_open(node, life, epoch),
+            Event::Attach { node, life, which } => self.on_attach(node, life, which),
+            Event::Acknowledge { node, life, id } => self.on_acknowledge(node, life, id),
             Event::Lie { node } => self.on_lie(node),
             Event::Fault => self.on_fault(),
             Event::Heal { what } => self.on_heal(&what),
@@ -303,7 +304,9 @@ impl Cluster {
     /// Liveness, after the quiet part: `None` if all is well.
     pub fn unfinished(&self) -> Option<Violation> {
         let finalised = self.checker.finalised().len() as u64;
-        for (index, node) in self.nodes.iter().enumerate().filter(|(i, _)| self.is_honest(*i)) {
+        // Whoever left may follow no longer than content is kept.
+        let bound = |index: &usize| self.is_honest(*index) && self.takes_part(*index);
+        for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| bound(index)) {
             let found = match &node.running {
                 None => Some("it is down".to_owned()),
                 Some(running) => {
@@ -311,12 +314,13 @@ impl Cluster {
                     let behind = finalised - node.host.executed;
                     let late = behind > 8;
                     let stuck = self.stuck(index);
-                    (late || stuck).then(|| {
+                    let found = (late || stuck).then(|| {
                         format!(
                             "{behind} commits behind, {} fetches, {} uncertified, busy {:?}",
                             status.fetches, status.uncertified_batches, status.busy
                         )
-                    })
+                    });
+                    found.or_else(|| self.indexers_behind(index))
                 }
             };
             if let Some(detail) = found {

@@ -14,6 +14,7 @@ pub(super) enum Healing {
     SlowLink(usize),
     SlowDisk(usize),
     Space(usize),
+    Follower(usize, usize),
 }
 
 impl Cluster {
@@ -25,7 +26,7 @@ impl Cluster {
         let micros = self.rng.u64(1..mean * 2);
         self.after(micros, Event::Fault);
         let node = self.rng.usize(..self.nodes.len());
-        match self.rng.u32(..12) {
+        match self.rng.u32(..14) {
             0..=2 => self.fault_crash(node),
             3 => self.fault_crash_all(),
             4 | 5 => self.fault_partition(node),
@@ -34,6 +35,7 @@ impl Cluster {
             8 => self.fault_slow_link(node),
             9 => self.fault_slow_disk(node),
             10 => self.fault_disk(node),
+            11 | 12 => self.fault_follower(node),
             _ => self.fault_space_or_clock(node),
         }
     }
@@ -141,6 +143,7 @@ impl Cluster {
                 }
             }
             Healing::SlowLink(node) => drop(self.network.slow.remove(node)),
+            Healing::Follower(node, which) => self.resume(*node, *which),
             Healing::SlowDisk(node) => self.nodes[*node].slow_disk = 0,
             Healing::Space(node) => {
                 self.input(*node, crate::sequencer::port::Input::Space { admits: true });

@@ -1,30 +1,26 @@
-//! What stands around each core: clients that submit, an ordering engine that finalises one payload
-//! per height once a quorum of power has it durably, and an executor with a disk of its own.
+//! What stands around each core: clients that submit, and an ordering engine that finalises one
+//! payload per height once a quorum of power has it durably.
 //!
 //! The ordering engine is one for all and beyond suspicion; who proposes, votes and executes is
 //! not.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::cluster::{Cluster, Event};
+use super::execution::State;
+use super::followers::{Follower, INDEXERS, Which};
 use crate::sequencer::port::{
-    Content, FetchError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId,
-    SubmitError, Transaction, VerifyRequest,
+    CommitError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId, SubmitError,
+    Transaction, VerifyRequest,
 };
-use crate::types::{
-    Batch, BatchInfo, Commit, CommitIndex, Digest, Epoch, Message, Payload, PayloadHeader,
-    Timestamp,
-};
+use crate::types::{Commit, CommitIndex, Digest, Epoch, Message, Payload, PayloadHeader};
 
 /// A proposal that no quorum votes for is followed by another one after this long.
 const ATTEMPT: u64 = 2_000_000;
-/// How long a fetch for execution may take.
-const FETCH_DEADLINE: Duration = Duration::from_secs(5);
 /// Identifier and expiration of a transaction of the load.
 const TRANSACTION_HEAD: usize = 16;
 
@@ -36,16 +32,29 @@ pub(super) enum Pending {
     Verify { height: u64, digest: Digest },
     Commit,
     Fetch(Digest),
+    Subscribe(Which),
+    Unsubscribe,
+    Close,
+    Open(Epoch),
+    Skip(u64),
 }
 
 /// What a host keeps on its own disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Host {
     /// Commits executed.
     pub executed: u64,
-    state: u64,
-    /// Identifiers executed, until they expire.
-    recent: BTreeMap<u64, u64>,
+    pub state: State,
+    /// What its disk held some writes ago, oldest first.
+    pub former: VecDeque<(u64, State)>,
+    pub followers: [Follower; INDEXERS],
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let followers = std::array::from_fn(|_| Follower::new());
+        Self { executed: 0, state: State::default(), former: VecDeque::new(), followers }
+    }
 }
 
 /// The ordering engine.
@@ -105,7 +114,7 @@ impl Cluster {
         let last = self.checker.finalised().last();
         let header = last.map_or_else(|| self.genesis.header(), |last| last.header);
         ParentOf {
-            digest: header.digest(&self.scope.chain),
+            digest: header.digest(&self.chain),
             height: header.height,
             block_timestamp: header.block_timestamp,
         }
@@ -121,9 +130,12 @@ impl Cluster {
         if attempt > 0 {
             self.trace.count("a proposal failed");
         }
-        let leader = (height + attempt) as usize % self.nodes.len();
+        let epoch = self.plan.at(height);
+        let is_member = |node: &usize| self.plan.is_member(epoch, &self.nodes[*node].author);
+        let members: Vec<usize> = (0..self.nodes.len()).filter(is_member).collect();
+        let leader = members[(height + attempt) as usize % members.len()];
         let request = PullRequest {
-            epoch: Epoch(0),
+            epoch,
             height: CommitIndex(height),
             parent: tip.digest,
             block_timestamp: self.clock(leader).wall.max(tip.block_timestamp),
@@ -140,7 +152,7 @@ impl Cluster {
 
     fn on_pulled(&mut self, leader: usize, height: u64, attempt: u64, payload: &Arc<Payload>) {
         let payload = &self.lead(leader, payload);
-        let digest = payload.digest(&self.scope.chain);
+        let digest = payload.digest(&self.chain);
         self.ordering.payloads.insert(digest, Arc::clone(payload));
         let peers: Vec<_> = self.network.peers(leader).collect();
         for peer in peers {
@@ -163,7 +175,7 @@ impl Cluster {
         digest: Digest,
     ) {
         let tip = self.tip();
-        if self.nodes[node].life != life || height != tip.height.0 + 1 {
+        if self.nodes[node].life != life || height != tip.height.0 + 1 || !self.takes_part(node) {
             return;
         }
         let mut responders = vec![self.nodes[leader].author];
@@ -190,9 +202,9 @@ impl Cluster {
         }
         let voters = self.ordering.votes.entry(digest).or_default();
         voters.insert(node);
-        let power: u64 =
-            voters.iter().map(|v| self.committee.power_of(&self.nodes[*v].author)).sum();
-        if power * 3 <= self.committee.total_power() * 2 {
+        let committee = &self.plan.of(self.plan.at(height)).committee;
+        let power: u64 = voters.iter().map(|v| committee.power_of(&self.nodes[*v].author)).sum();
+        if power * 3 <= committee.total_power() * 2 {
             return;
         }
         let voters: Vec<usize> = voters.iter().copied().collect();
@@ -215,18 +227,29 @@ impl Cluster {
     /// A validator hears of what is finalised.
     pub(super) fn on_told(&mut self, node: usize, life: u64) {
         let current = self.nodes[node].life == life;
-        let Some(running) = self.nodes[node].running.as_mut().filter(|_| current) else { return };
-        let told = running.told as usize;
-        let commits: Vec<Commit> = self.checker.finalised().iter().skip(told).copied().collect();
-        running.told += commits.len() as u64;
+        if !current {
+            return;
+        }
         self.withdraw(node);
-        for commit in commits {
+        self.sync_if_stuck(node);
+        let author = self.nodes[node].author;
+        while let Some(running) = &mut self.nodes[node].running {
+            let next = running.told + 1;
+            let Some(commit) = self.checker.finalised().get(next as usize - 1).copied() else {
+                break;
+            };
+            let is_open = self.plan.at(next) <= running.sequencer.epoch();
+            if !is_open || !self.plan.follows(next, &author) {
+                break;
+            }
+            running.told = next;
             // Hosts repeat themselves.
             let times = if self.rng.u32(..20) == 0 { 2 } else { 1 };
             for _ in 0..times {
                 self.request(node, Pending::Commit, |id| Input::Commit { id, commit });
             }
         }
+        self.close_if_due(node);
     }
 
     /// Nobody waits for the verdict on a height that is decided.
@@ -245,104 +268,6 @@ impl Cluster {
             }
             self.input(node, Input::Cancel(id));
         }
-    }
-
-    // ---- execution -----------------------------------------------------------------------------
-
-    pub(super) fn on_execute(&mut self, node: usize, life: u64) {
-        if self.nodes[node].life != life || !self.is_honest(node) {
-            return;
-        }
-        let now = self.now;
-        let Some(running) = &mut self.nodes[node].running else { return };
-        if running.execute_at != Some(now) {
-            return;
-        }
-        running.execute_at = None;
-        while self.execute_next(node) {}
-    }
-
-    /// Executes the next commit if all of its content is here; fetches what is missing.
-    fn execute_next(&mut self, node: usize) -> bool {
-        let next = self.nodes[node].host.executed + 1;
-        let Some(running) = &self.nodes[node].running else { return false };
-        if running.applied < next {
-            return false;
-        }
-        let Some(commit) = self.checker.finalised().get(next as usize - 1).copied() else {
-            return false;
-        };
-        let digest = commit.header.digest(&self.scope.chain);
-        let Some(payload) = self.checker.content(&digest).cloned() else { return false };
-        let mut batches = Vec::new();
-        let mut missing = Vec::new();
-        for proof in &payload.content.proofs {
-            if proof.info.expiration < commit.header.block_timestamp {
-                continue;
-            }
-            match self.batch(node, &proof.info) {
-                Some(batch) => batches.push(batch),
-                None => missing.push(proof.clone()),
-            }
-        }
-        if !missing.is_empty() {
-            self.trace.count("content fetched for execution");
-            for proof in missing {
-                let digest = proof.info.digest(&self.scope.chain);
-                let mut responders: Vec<_> = proof.signers(&self.committee).collect();
-                self.rng.shuffle(&mut responders);
-                self.fetch(node, digest, responders);
-            }
-            return false;
-        }
-        self.execute(node, next, commit.header.block_timestamp, &batches);
-        true
-    }
-
-    fn batch(&self, node: usize, info: &BatchInfo) -> Option<Batch> {
-        let digest = info.digest(&self.scope.chain);
-        let fetched = self.nodes[node].running.as_ref()?.fetched.get(&digest);
-        fetched.cloned().or_else(|| self.reader(node)?.batch(&digest).ok().flatten())
-    }
-
-    fn fetch(&mut self, node: usize, digest: Digest, responders: Vec<crate::types::Author>) {
-        let Some(running) = &self.nodes[node].running else { return };
-        let is_this = |p: &Pending| matches!(p, Pending::Fetch(of) if *of == digest);
-        if running.pending.values().any(is_this) {
-            return;
-        }
-        let deadline = self.clock(node).monotonic + FETCH_DEADLINE;
-        let pending = Pending::Fetch(digest);
-        self.request(node, pending, |id| Input::Fetch { id, digest, responders, deadline });
-    }
-
-    fn execute(&mut self, node: usize, index: u64, block_timestamp: Timestamp, batches: &[Batch]) {
-        let host = &mut self.nodes[node].host;
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(host.state);
-        let mut ids = Vec::new();
-        for batch in batches {
-            for transaction in batch.body.transactions() {
-                let Some((id, expiration)) = head_of(&transaction) else { continue };
-                if expiration < block_timestamp.0 || host.recent.contains_key(&id) {
-                    continue;
-                }
-                host.recent.insert(id, expiration);
-                hasher.write_u64(id);
-                ids.push(id);
-            }
-        }
-        host.recent.retain(|_, expiration| *expiration >= block_timestamp.0);
-        host.state = hasher.finish();
-        host.executed = index;
-        let state = host.state;
-        self.trace.event(self.now, node, "executed", index);
-        self.checker.on_executed(node, index, state, &ids);
-        if let Some(running) = &mut self.nodes[node].running {
-            running.fetched.clear();
-        }
-        let next = CommitIndex(index + 1);
-        self.input(node, Input::Acknowledge { subscriber: "executor".to_owned(), next });
     }
 
     // ---- answers -------------------------------------------------------------------------------
@@ -384,16 +309,24 @@ impl Cluster {
             }
             (Pending::Commit, Reply::Committed(Ok(receipt))) => {
                 self.checker.on_receipt(node, &receipt);
-                if let Some(running) = &mut self.nodes[node].running {
-                    running.applied = running.applied.max(receipt.index.0);
-                    self.execute_after(node, 0);
-                }
             }
+            // State sync overtook it.
+            (Pending::Commit, Reply::Committed(Err(CommitError::Pruned(index))))
+                if index.0 <= self.nodes[node].host.executed => {}
             (Pending::Commit, Reply::Committed(Err(error))) => {
                 self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
             }
             (Pending::Fetch(digest), Reply::Fetched(result)) => {
                 self.on_fetched(node, digest, result);
+            }
+            (Pending::Subscribe(which), Reply::Subscribed(result)) => {
+                self.on_subscribed(node, which, result);
+            }
+            (Pending::Unsubscribe, Reply::Unsubscribed) => {}
+            (Pending::Close, Reply::Closed(result)) => self.on_closed(node, result),
+            (Pending::Open(epoch), Reply::Opened(result)) => self.on_opened(node, epoch, result),
+            (Pending::Skip(index), Reply::SkippedTo(result)) => {
+                self.on_skipped(node, index, result);
             }
             (pending, reply) => {
                 let detail = format!("node {node}: {pending:?} got {reply:?}");
@@ -401,41 +334,9 @@ impl Cluster {
             }
         }
     }
-
-    fn on_fetched(&mut self, node: usize, digest: Digest, result: Result<Content, FetchError>) {
-        let Some(running) = &mut self.nodes[node].running else { return };
-        let wait = match result {
-            Ok(Content::Batch(batch)) => {
-                running.fetched.insert(digest, batch);
-                self.trace.count("content arrived for execution");
-                0
-            }
-            Ok(Content::Payload(_)) => {
-                self.checker.fail("a digest names one content", format!("{digest:?}"));
-                return;
-            }
-            Err(FetchError::Busy) => 200_000,
-            Err(_) => {
-                self.trace.count("a fetch ended without content");
-                100_000
-            }
-        };
-        self.execute_after(node, wait);
-    }
-
-    /// Tries to execute so many microseconds from now, unless it will anyway: one try is enough for
-    /// all content that is missing.
-    fn execute_after(&mut self, node: usize, micros: u64) {
-        let (at, life) = (self.now + micros, self.nodes[node].life);
-        let Some(running) = &mut self.nodes[node].running else { return };
-        if running.execute_at.is_none_or(|planned| at < planned) {
-            running.execute_at = Some(at);
-            self.after(micros, Event::Execute { node, life });
-        }
-    }
 }
 
-fn head_of(transaction: &[u8]) -> Option<(u64, u64)> {
+pub(super) fn head_of(transaction: &[u8]) -> Option<(u64, u64)> {
     let (id, rest) = transaction.split_first_chunk::<8>()?;
     let (expiration, _) = rest.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*id), u64::from_le_bytes(*expiration)))

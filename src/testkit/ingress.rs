@@ -1,14 +1,16 @@
 //! What ingress does with a message before the core sees it, in the same order and with the same
 //! checks as the engine: decode, hash, verify.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::epochs::{Plan, Planned};
 use super::keys::Keys;
 use crate::crypto::{self, Signer};
 use crate::sequencer::port::Input;
 use crate::types::{
-    Author, Batch, Committee, Digest, FetchedContent, Genesis, Message, Payload, Scope,
-    SignedBatchInfo, Vote,
+    Author, Batch, ChainId, Digest, Epoch, FetchedContent, Genesis, Membership, Message, Payload,
+    ProofOfStore, SignedBatchInfo, Vote,
 };
 
 /// What a message of a peer amounts to.
@@ -24,8 +26,8 @@ pub(super) enum Judged {
 /// What every check needs.
 pub(super) struct Ingress<'a> {
     pub genesis: &'a Genesis,
-    pub committee: &'a Committee,
-    pub scope: &'a Scope,
+    pub plan: &'a Plan,
+    pub membership: &'a Membership,
     pub keys: &'a Keys,
 }
 
@@ -36,32 +38,46 @@ impl Ingress<'_> {
                 if batch.info.author != from || !self.is_valid(&batch) {
                     return Judged::Invalid;
                 }
-                let digest = batch.info.digest(&self.scope.chain);
+                let digest = batch.info.digest(&self.chain());
                 Judged::Inputs(vec![Input::Batch { from, digest, batch }])
             }
             Message::Votes { announcement, votes } => {
                 let mut inputs = vec![Input::Announce { from, announcement }];
                 for Vote { digest, signature } in votes {
                     let vote = SignedBatchInfo { digest, signer: from, signature };
+                    let verifies =
+                        |epoch| self.keys.verify_batch(&self.plan.of(epoch).scope, &vote);
                     // What came before an invalid vote counts, as in the engine.
-                    if !self.keys.verify_batch(self.scope, &vote) {
+                    if verifies(self.membership.epoch) {
+                        inputs.push(Input::Vote(vote));
+                    } else if !self.membership.former.iter().any(|f| verifies(f.epoch)) {
                         break;
                     }
-                    inputs.push(Input::Vote(vote));
                 }
                 Judged::Inputs(inputs)
             }
             Message::Proofs(proofs) => {
                 let mut inputs = Vec::new();
+                let epoch = self.membership.epoch;
                 for proof in proofs {
-                    if crypto::verify_proof(self.keys, self.scope, self.committee, &proof).is_err()
-                    {
-                        break;
+                    match proof.info.epoch.cmp(&epoch) {
+                        Ordering::Equal => {}
+                        Ordering::Less => continue,
+                        Ordering::Greater => {
+                            inputs.push(Input::Ahead { from });
+                            break;
+                        }
                     }
-                    let digest = proof.info.digest(&self.scope.chain);
+                    if !self.is_proof(&proof) {
+                        return Judged::Invalid;
+                    }
+                    let digest = proof.info.digest(&self.chain());
                     inputs.push(Input::Proof { digest, proof: Arc::new(proof) });
                 }
-                if inputs.is_empty() { Judged::Invalid } else { Judged::Inputs(inputs) }
+                Judged::Inputs(inputs)
+            }
+            Message::Payload(payload) if payload.header.epoch > self.membership.epoch => {
+                Judged::Inputs(vec![Input::Ahead { from }])
             }
             Message::Payload(payload) => self.payload(from, *payload),
             Message::Serving(epoch) => Judged::Inputs(vec![Input::Serving { from, epoch }]),
@@ -73,6 +89,15 @@ impl Ingress<'_> {
         }
     }
 
+    fn chain(&self) -> ChainId {
+        self.plan.of(Epoch(0)).scope.chain
+    }
+
+    fn is_proof(&self, proof: &ProofOfStore) -> bool {
+        let Planned { scope, committee } = self.plan.of(self.membership.epoch);
+        crypto::verify_proof(self.keys, scope, committee, proof).is_ok()
+    }
+
     fn is_valid(&self, batch: &Batch) -> bool {
         batch.body.verify(&batch.info, &self.genesis.parameters).is_ok()
     }
@@ -81,9 +106,10 @@ impl Ingress<'_> {
         if payload.content.root() != payload.header.content_root {
             return Judged::Invalid;
         }
-        let Scope { chain, epoch, .. } = self.scope;
-        let verdict = payload.verify(chain, &self.genesis.parameters, *epoch, |proof| {
-            crypto::verify_proof(self.keys, self.scope, self.committee, proof)
+        let (chain, epoch) = (&self.chain(), self.membership.epoch);
+        let Planned { scope, committee } = self.plan.of(epoch);
+        let verdict = payload.verify(chain, &self.genesis.parameters, epoch, |proof| {
+            crypto::verify_proof(self.keys, scope, committee, proof)
         });
         let digest = payload.digest(chain);
         let batches = payload.content.batches().map(|info| info.digest(chain)).collect();
@@ -95,13 +121,13 @@ impl Ingress<'_> {
         match content {
             FetchedContent::Missing => Judged::Inputs(vec![Input::FetchMissing { from, digest }]),
             FetchedContent::Batch(batch) => {
-                if batch.info.digest(&self.scope.chain) != digest || !self.is_valid(&batch) {
+                if batch.info.digest(&self.chain()) != digest || !self.is_valid(&batch) {
                     return Judged::Invalid;
                 }
                 Judged::Inputs(vec![Input::FetchedBatch { from, digest, batch }])
             }
             FetchedContent::Payload(payload) => {
-                if payload.digest(&self.scope.chain) != digest {
+                if payload.digest(&self.chain()) != digest {
                     return Judged::Invalid;
                 }
                 self.payload(from, *payload)

@@ -21,10 +21,14 @@
 //! What it is not: the engine's threads and sockets (`tests/engine`), a file system that forgets
 //! (`tests/power_loss`), or an ordering engine that can fail.
 
+mod books;
 mod byzantine;
 mod checker;
 mod cluster;
+mod epochs;
+mod execution;
 mod faults;
+mod followers;
 pub mod fuzzing;
 mod host;
 mod ingress;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::cluster::{Cluster, Event};
 use super::ingress::{Ingress, Judged};
 use crate::sequencer::port::Input;
-use crate::types::{Author, FetchedContent, Hello, Message};
+use crate::types::{Author, FetchedContent, Hello, Membership, Message};
 
 /// Between two tries to connect, in microseconds.
 const REDIAL: u64 = 500_000;
@@ -58,9 +58,9 @@ impl Cluster {
 
     pub(super) fn on_connect(&mut self, low: usize, high: usize) {
         self.network.dialling.remove(&(low, high));
-        let run = self.nodes[low].running.is_some() && self.nodes[high].running.is_some();
+        let agree = self.agree(low, high);
         let passes = self.network.passes(low, high) && self.network.passes(high, low);
-        if !run || !passes {
+        if !agree || !passes {
             self.dial(low, high, REDIAL);
             return;
         }
@@ -77,10 +77,11 @@ impl Cluster {
     /// What `from` tells `to` when their link comes up.
     fn hello(&self, from: usize, to: usize) -> Option<Hello> {
         let running = self.nodes[from].running.as_ref()?;
+        let Membership { epoch, committee, .. } = &**running.sequencer.membership();
         Some(Hello {
-            chain: self.scope.chain,
-            epoch: self.scope.epoch,
-            committee: self.scope.committee,
+            chain: self.chain,
+            epoch: *epoch,
+            committee: committee.hash(),
             announcement: running.sequencer.announcement(),
             holds: running.sequencer.stored_of(&self.nodes[to].author),
         })
@@ -191,8 +192,9 @@ impl Cluster {
         };
         let peer = self.nodes[from].author;
         let kind = message.kind_name();
-        let (genesis, committee, scope) = (&self.genesis, &self.committee, &self.scope);
-        let ingress = Ingress { genesis, committee, scope, keys: &self.nodes[to].keys };
+        let Some(running) = &self.nodes[to].running else { return };
+        let (genesis, plan, membership) = (&self.genesis, &self.plan, &*running.membership);
+        let ingress = Ingress { genesis, plan, membership, keys: &self.nodes[to].keys };
         match ingress.judge(peer, message) {
             Judged::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(to, input)),
             Judged::Serve(digests) => self.serve(to, peer, &digests),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cluster::{Cluster, Event};
+use super::followers::{Attachments, INDEXERS};
 use super::host::{Host, Pending};
 use super::keys::Keys;
 use super::store::{CrashStore, Tear};
@@ -12,7 +13,7 @@ use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
 use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
-use crate::types::{Author, Digest, Epoch, Message, ProofOfStore, Timestamp, Vote};
+use crate::types::{Author, Digest, Epoch, Membership, Message, ProofOfStore, Timestamp, Vote};
 
 /// See the module docs.
 pub(super) struct Node {
@@ -44,8 +45,15 @@ pub(super) struct Running {
     pub cancelled: BTreeSet<RequestId>,
     /// The next commit to tell the sequencer of.
     pub told: u64,
-    /// Commits that the sequencer has applied.
-    pub applied: u64,
+    /// True while it ends an epoch or begins the next one.
+    pub ending: bool,
+    /// What the links follow.
+    pub membership: Arc<Membership>,
+    pub attachments: Attachments,
+    /// Commits applied and executed, and since when.
+    pub progress: ((u64, u64), u64),
+    /// True once its executor was detached for holding too much.
+    pub lagged: bool,
     /// When it tries to execute next.
     pub execute_at: Option<u64>,
     /// Content that was fetched for execution.
@@ -60,7 +68,7 @@ impl Node {
             skew,
             store: Some(store),
             running: None,
-            host: Host::default(),
+            host: Host::new(),
             life: 0,
             steps: 0,
             slow_disk: 0,
@@ -79,7 +87,7 @@ impl Cluster {
             author: self.nodes[node].author,
             genesis: self.genesis.clone(),
             epoch: Epoch(0),
-            committee: self.committee.clone(),
+            committee: self.plan.of(Epoch(0)).committee.clone(),
             config: self.options.config.clone(),
         };
         let Some(store) = &mut self.nodes[node].store else { return };
@@ -92,6 +100,11 @@ impl Cluster {
             Ok(sequencer) => sequencer,
             Err(error) => return self.checker.fail("every recovery works", error.to_string()),
         };
+        if self.is_stormy() && self.rng.u32(..4) == 0 {
+            self.lose_executed(node);
+        }
+        let told = sequencer.status().logged.0;
+        let membership = Arc::clone(sequencer.membership());
         let state = &mut self.nodes[node];
         state.life += 1;
         let life = state.life;
@@ -102,8 +115,12 @@ impl Cluster {
             tick_at: None,
             pending: BTreeMap::new(),
             cancelled: BTreeSet::new(),
-            told: state.host.executed,
-            applied: state.host.executed,
+            told,
+            ending: false,
+            membership,
+            attachments: Attachments::default(),
+            progress: ((0, 0), self.now),
+            lagged: false,
             execute_at: None,
             fetched: BTreeMap::new(),
         });
@@ -112,9 +129,10 @@ impl Cluster {
             let micros = self.rng.u64(..50_000);
             self.dial(node, peer, micros);
         }
-        let next = self.nodes[node].host.executed + 1;
-        let next = crate::types::CommitIndex(next);
-        self.input(node, Input::Acknowledge { subscriber: "executor".to_owned(), next });
+        self.skip_if_behind(node);
+        for which in 0..=INDEXERS {
+            self.attach(node, which);
+        }
         self.after(1000, Event::Told { node, life });
     }
 
@@ -148,6 +166,7 @@ impl Cluster {
         if let Some(running) = &mut self.nodes[node].running {
             running.sequencer.step(now, input);
         }
+        self.on_membership(node);
         self.drain(node);
     }
 
@@ -221,7 +240,7 @@ impl Cluster {
                     }
                 }
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
-                Effect::Event(event) => self.on_event(&event),
+                Effect::Event(event) => self.on_event(node, &event),
                 Effect::Measured(_) => {}
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
@@ -248,7 +267,10 @@ impl Cluster {
         Some((window, status.consensus_time))
     }
 
-    fn on_event(&mut self, event: &Told) {
+    fn on_event(&mut self, node: usize, event: &Told) {
+        if let Told::Returned { batch, positions, .. } = event {
+            self.on_returned(node, batch, positions);
+        }
         self.trace.count(match event {
             Told::Certified { .. } => "batch certified",
             Told::Rebatched { .. } => "transactions batched again",
@@ -288,21 +310,28 @@ impl Cluster {
         match promise.release() {
             Released::Sign(token) => self.sign(node, &token),
             Released::Other(Promise::Publish(proof)) => {
+                let Some(running) = &self.nodes[node].running else { return };
+                let committee = &running.membership.committee;
+                let others = running.sequencer.peers();
                 let others: Vec<Author> =
-                    self.network.peers(node).map(|peer| self.nodes[peer].author).collect();
+                    others.filter(|peer| committee.index_of(peer).is_some()).collect();
                 self.trace.count("proof published");
                 self.send(node, &others, &Message::Proofs(vec![ProofOfStore::clone(&proof)]));
             }
             Released::Other(Promise::Reply { id, reply }) => self.on_reply(node, id, reply),
-            Released::Other(Promise::Event(event)) => self.on_event(&event),
-            // Nobody subscribes here yet.
-            Released::Other(Promise::Deliver { .. } | Promise::EndSubscription { .. }) => {}
+            Released::Other(Promise::Event(event)) => self.on_event(node, &event),
+            Released::Other(Promise::Deliver { subscription, delivery }) => {
+                self.on_delivery(node, subscription, delivery);
+            }
+            Released::Other(Promise::EndSubscription { subscription, end }) => {
+                self.on_subscription_end(node, subscription, end);
+            }
             Released::Other(Promise::Sign(_)) => unreachable!("released as a token"),
         }
     }
 
     fn sign(&mut self, node: usize, token: &Durable<StoredBatch>) {
-        let scope = self.scope;
+        let scope = self.plan.of(token.get().epoch).scope;
         let state = &self.nodes[node];
         let (me, author) = (state.author, token.get().author);
         let signed = state.keys.sign_batch(&scope, token);
@@ -340,19 +369,37 @@ impl Cluster {
         self.on_gone(node);
     }
 
-    /// A number for a request of the host.
+    /// A number for a request of a host.
+    pub(super) fn next_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// A host asks its sequencer.
     pub(super) fn request(
         &mut self,
         node: usize,
         pending: Pending,
         input: impl FnOnce(RequestId) -> Input,
     ) {
-        self.next_request += 1;
-        let id = RequestId(self.next_request);
+        let id = self.next_id();
         if let Some(running) = &mut self.nodes[node].running {
             running.pending.insert(id, pending);
             self.input(node, input(id));
         }
+    }
+
+    /// Clients are told that these are theirs again.
+    fn on_returned(&mut self, node: usize, batch: &Digest, positions: &[u32]) {
+        let content = self.reader(node).and_then(|reader| reader.batch(batch).ok().flatten());
+        let Some(content) = content else {
+            return self.checker.fail("what is returned is held", format!("{node}: {batch:?}"));
+        };
+        let is_returned = |(position, _): &(usize, _)| positions.contains(&(*position as u32));
+        let returned = content.body.transactions().enumerate().filter(is_returned);
+        let ids: Vec<u64> =
+            returned.filter_map(|(_, bytes)| Some(super::host::head_of(&bytes)?.0)).collect();
+        self.checker.on_returned(&ids);
     }
 
     pub(super) fn reader(&self, node: usize) -> Option<Arc<dyn crate::store::StoreReader>> {

@@ -37,6 +37,10 @@ pub struct Options {
     pub transaction_bytes: usize,
     /// Time between a block and the next proposal.
     pub block_interval: Duration,
+    /// Epochs in all; the last one does not end. Each has a committee of its own.
+    pub epochs: u64,
+    /// Blocks of each epoch that ends.
+    pub epoch_blocks: u64,
     /// Mean time between faults; none if zero.
     pub fault_interval: Duration,
     /// Slowest message without a fault.
@@ -74,6 +78,8 @@ impl Options {
             submit_interval: Duration::from_millis(300),
             transaction_bytes: 200,
             block_interval: Duration::from_millis(500),
+            epochs: 1,
+            epoch_blocks: 20,
             fault_interval: Duration::ZERO,
             delay_max: Duration::from_millis(20),
             lost_per_mille: 0,
@@ -98,6 +104,8 @@ impl Options {
         options.submit_interval = millis(&mut rng, 150..900);
         options.transaction_bytes = *pick(&mut rng, &[24, 200, 1500]);
         options.block_interval = millis(&mut rng, 300..1500);
+        options.epochs = *pick(&mut rng, &[1, 1, 2, 5]);
+        options.epoch_blocks = rng.u64(4..40);
         options.fault_interval = millis(&mut rng, 1500..9000);
         options.delay_max = millis(&mut rng, 2..150);
         options.lost_per_mille = *pick(&mut rng, &[0, 2, 20, 100]);
@@ -152,6 +160,8 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         fetches_max: *pick(rng, &[2, 4096]),
         recovered_bytes_max: ByteSize(largest * *pick(rng, &[1, 1000])),
         announce_interval: millis(rng, 500..1000),
+        subscriber_window: *pick(rng, &[1, 4, 64]),
+        subscriber_lag_max: *pick(rng, &[Duration::from_secs(3), Duration::from_mins(10)]),
         ..SequencerConfig::default()
     }
 }

@@ -236,6 +236,27 @@ fn who_holds_for_too_long_is_detached_stays_so_and_may_come_back() {
 }
 
 #[test]
+fn who_comes_back_late_is_given_time_to_catch_up() {
+    let mut net = Net::with(SequencerConfig {
+        subscriber_lag_max: Duration::from_secs(40),
+        subscriber_window: 1,
+        ..SequencerConfig::default()
+    });
+    let mut parent = net.genesis_digest();
+    blocks(&mut net, &mut parent, 1..=3);
+    net.pass(Duration::from_secs(41));
+    // All of these were applied longer ago than a subscriber may hold them.
+    let mut indexer = Follower::new("indexer");
+    let id = indexer.attach(&mut net, 0);
+    net.pass(Duration::from_secs(39));
+    indexer.follow(&mut net, 0, id);
+    net.pass(Duration::from_secs(39));
+    indexer.follow(&mut net, 0, id);
+    assert_eq!(indexer.next, 4);
+    assert!(net.nodes[0].ended.is_empty());
+}
+
+#[test]
 fn who_holds_too_many_bytes_is_detached_and_what_it_held_goes() {
     let mut net = Net::with(SequencerConfig {
         subscriber_lag_bytes_max: ByteSize::mib(2),

@@ -1,0 +1,118 @@
+//! The checker's books on epochs, state sync and what subscribers should have.
+
+use std::collections::BTreeSet;
+
+use super::checker::{Books, Checker};
+use crate::crypto::Signer;
+use crate::types::{
+    Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
+};
+
+impl Checker {
+    /// The highest commit that a validator has applied or passed over, durably.
+    pub(super) fn applied(&self, node: usize) -> u64 {
+        self.books[node].applied
+    }
+
+    /// What tells headers apart.
+    pub(super) fn header_hash(&self, header: &PayloadHeader) -> u64 {
+        let digest = header.digest(&self.chain);
+        u64::from_le_bytes(std::array::from_fn(|i| digest.0[i]))
+    }
+
+    /// What an indexer has that took every commit up to this one.
+    pub(super) fn prefix(&self, index: u64) -> u64 {
+        // Beyond what is finalised there is nothing to have.
+        self.prefixes.get(index as usize).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Distinct members with more than two thirds of the power, each signature real.
+    pub(super) fn is_proof(&self, proof: &ProofOfStore) -> bool {
+        let Some(planned) = self.plan.get(proof.info.epoch) else { return false };
+        let members = planned.committee.members();
+        let digest = proof.info.digest(&self.chain);
+        let signers: BTreeSet<u16> = proof.signatures.iter().map(|part| part.signer).collect();
+        let mut power = 0_u128;
+        for part in &proof.signatures {
+            let Some(member) = members.get(usize::from(part.signer)) else { return false };
+            let signed =
+                SignedBatchInfo { digest, signer: member.author, signature: part.signature };
+            if !self.keys.verify_batch(&planned.scope, &signed) {
+                return false;
+            }
+            power += u128::from(member.power);
+        }
+        let total: u128 = members.iter().map(|member| u128::from(member.power)).sum();
+        signers.len() == proof.signatures.len() && power * 3 > total * 2
+    }
+
+    /// An epoch is over, durably: everything up to its last commit is applied or passed over.
+    pub(super) fn on_epoch_end(&mut self, node: usize, receipt: &EpochReceipt) {
+        let applied = self.books[node].applied;
+        let acked = receipt.acks.iter().zip(Component::ALL).all(|(ack, component)| {
+            ack.component == component && ack.watermark == receipt.final_index
+        });
+        let before = self.books[node].closed.insert(receipt.epoch, receipt.clone());
+        self.books[node].ended.insert(receipt.epoch);
+        let whole = acked && applied == receipt.final_index.0;
+        self.require(whole, "an epoch ends with its last commit, applied by all", || {
+            format!("node {node} at {applied}: {receipt:?}")
+        });
+        self.require(before.is_none(), "an epoch ends once", || format!("{node}: {receipt:?}"));
+    }
+
+    /// The host got the receipt of an epoch.
+    pub(super) fn on_epoch_receipt(
+        &mut self,
+        node: usize,
+        receipt: &EpochReceipt,
+        last: Option<u64>,
+    ) {
+        let known = self.books[node].closed.get(&receipt.epoch);
+        let known = !self.honest[node] || known == Some(receipt);
+        self.require(known, "an epoch's receipt is durable, and always the same", || {
+            format!("node {node}: {receipt:?}")
+        });
+        let fits = last == Some(receipt.final_index.0);
+        self.require(fits, "an epoch ends where it was closed", || {
+            format!("node {node}: {receipt:?}, not {last:?}")
+        });
+    }
+
+    /// The next epoch begins, after the end of the one before.
+    pub(super) fn on_epoch(&mut self, node: usize, membership: &Membership) {
+        let Books { ended, epoch, .. } = &mut self.books[node];
+        let before = std::mem::replace(epoch, membership.epoch);
+        // Former epochs are forgotten in records of the same kind.
+        let next = before < membership.epoch && ended.contains(&before);
+        let fits = before == membership.epoch || next;
+        self.require(fits, "epochs follow each other", || format!("node {node}: {membership:?}"));
+        if membership.committee.index_of(&self.authors[node]).is_none() {
+            // It offers nothing again; a crash may take the words that say so.
+            self.on_excused(node);
+        }
+    }
+
+    /// State sync passed over commits.
+    pub(super) fn on_skip(&mut self, node: usize, header: &PayloadHeader) {
+        let index = header.height.0;
+        let known = self.finalised.get(index as usize - 1).is_some_and(|c| c.header == *header);
+        self.require(known, "only what is finalised is skipped to", || format!("{header:?}"));
+        let books = &mut self.books[node];
+        books.logged = books.logged.max(index);
+        books.applied = index;
+        books.consensus = books.consensus.max(header.block_timestamp.0);
+    }
+
+    /// These are the client's again.
+    pub(super) fn on_returned(&mut self, ids: &[u64]) {
+        for id in ids {
+            self.accepted.remove(id);
+        }
+    }
+
+    /// What this validator had accepted, it may not know how it ended.
+    pub(super) fn on_excused(&mut self, node: usize) {
+        self.accepted.retain(|_, (_, at)| *at != node);
+    }
+}

@@ -1,0 +1,186 @@
+//! The executor of each validator: it takes commits in order from its subscription, fetches what is
+//! missing, and keeps state and index on a disk of its own, which may lose its last write.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
+
+use super::cluster::{Cluster, Event};
+use super::host::{Pending, head_of};
+use crate::sequencer::port::{Content, Delivery, FetchError, Input};
+use crate::types::{Author, Batch, BatchInfo, Commit, Digest, Timestamp};
+
+/// How long a fetch for execution may take.
+const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+/// States that a host can fall back to.
+const FORMER: usize = 3;
+
+/// What execution depends on and changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    value: u64,
+    /// Identifiers executed, until they expire.
+    recent: BTreeMap<u64, u64>,
+}
+
+impl Cluster {
+    pub(super) fn on_execute(&mut self, node: usize, life: u64) {
+        if self.nodes[node].life != life || !self.is_honest(node) {
+            return;
+        }
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.execute_at != Some(now) {
+            return;
+        }
+        running.execute_at = None;
+        while self.execute_next(node) {}
+    }
+
+    /// Tries to execute so many microseconds from now, unless it will anyway: one try is enough for
+    /// all content that is missing.
+    pub(super) fn execute_after(&mut self, node: usize, micros: u64) {
+        let (at, life) = (self.now + micros, self.nodes[node].life);
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if running.execute_at.is_none_or(|planned| at < planned) {
+            running.execute_at = Some(at);
+            self.after(micros, Event::Execute { node, life });
+        }
+    }
+
+    /// Takes the next delivery. False if there is none, or its content is missing.
+    fn execute_next(&mut self, node: usize) -> bool {
+        let executed = self.nodes[node].host.executed;
+        let Some(running) = &mut self.nodes[node].running else { return false };
+        let Some(delivery) = running.attachments.executor.front().copied() else { return false };
+        let done = delivery.last().0 <= executed;
+        let done = done
+            || match delivery {
+                Delivery::Commit(commit) => self.execute_commit(node, &commit),
+                Delivery::Skipped { .. } => {
+                    // What was skipped here, others have executed.
+                    self.sync_state(node);
+                    return false;
+                }
+            };
+        if done && let Some(running) = &mut self.nodes[node].running {
+            running.attachments.executor.pop_front();
+            self.acknowledge_executed(node);
+        }
+        done
+    }
+
+    fn execute_commit(&mut self, node: usize, commit: &Commit) -> bool {
+        let digest = commit.header.digest(&self.chain);
+        let Some(payload) = self.checker.content(&digest).cloned() else { return false };
+        let mut batches = Vec::new();
+        let mut missing = Vec::new();
+        for proof in &payload.content.proofs {
+            if proof.info.expiration < commit.header.block_timestamp {
+                continue;
+            }
+            match self.batch(node, &proof.info) {
+                Some(batch) => batches.push(batch),
+                None => missing.push(proof.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            self.trace.count("content fetched for execution");
+            for proof in missing {
+                let digest = proof.info.digest(&self.chain);
+                let committee = &self.plan.of(proof.info.epoch).committee;
+                let mut responders: Vec<_> = proof.signers(committee).collect();
+                self.rng.shuffle(&mut responders);
+                self.fetch(node, digest, responders);
+            }
+            return false;
+        }
+        self.execute(node, commit.index.0, commit.header.block_timestamp, &batches);
+        true
+    }
+
+    fn batch(&self, node: usize, info: &BatchInfo) -> Option<Batch> {
+        let digest = info.digest(&self.chain);
+        let fetched = self.nodes[node].running.as_ref()?.fetched.get(&digest);
+        fetched.cloned().or_else(|| self.reader(node)?.batch(&digest).ok().flatten())
+    }
+
+    fn fetch(&mut self, node: usize, digest: Digest, responders: Vec<Author>) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let is_this = |p: &Pending| matches!(p, Pending::Fetch(of) if *of == digest);
+        if running.pending.values().any(is_this) {
+            return;
+        }
+        let deadline = self.clock(node).monotonic + FETCH_DEADLINE;
+        let pending = Pending::Fetch(digest);
+        self.request(node, pending, |id| Input::Fetch { id, digest, responders, deadline });
+    }
+
+    pub(super) fn on_fetched(
+        &mut self,
+        node: usize,
+        digest: Digest,
+        result: Result<Content, FetchError>,
+    ) {
+        let Some(running) = &mut self.nodes[node].running else { return };
+        let wait = match result {
+            Ok(Content::Batch(batch)) => {
+                running.fetched.insert(digest, batch);
+                self.trace.count("content arrived for execution");
+                0
+            }
+            Ok(Content::Payload(_)) => {
+                self.checker.fail("a digest names one content", format!("{digest:?}"));
+                return;
+            }
+            Err(FetchError::Busy) => 200_000,
+            Err(_) => {
+                self.trace.count("a fetch ended without content");
+                100_000
+            }
+        };
+        self.execute_after(node, wait);
+    }
+
+    fn execute(&mut self, node: usize, index: u64, block_timestamp: Timestamp, batches: &[Batch]) {
+        let host = &mut self.nodes[node].host;
+        host.former.push_back((host.executed, host.state.clone()));
+        if host.former.len() > FORMER {
+            host.former.pop_front();
+        }
+        let State { value, recent } = &mut host.state;
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(*value);
+        let mut ids = Vec::new();
+        for batch in batches {
+            for transaction in batch.body.transactions() {
+                let Some((id, expiration)) = head_of(&transaction) else { continue };
+                if expiration < block_timestamp.0 || recent.contains_key(&id) {
+                    continue;
+                }
+                recent.insert(id, expiration);
+                hasher.write_u64(id);
+                ids.push(id);
+            }
+        }
+        recent.retain(|_, expiration| *expiration >= block_timestamp.0);
+        *value = hasher.finish();
+        host.executed = index;
+        let value = *value;
+        self.trace.event(self.now, node, "executed", index);
+        self.checker.on_executed(node, index, value, &ids);
+        if let Some(running) = &mut self.nodes[node].running {
+            running.fetched.clear();
+        }
+    }
+
+    /// The executor's disk loses its last writes, acknowledged or not.
+    pub(super) fn lose_executed(&mut self, node: usize) {
+        let host = &mut self.nodes[node].host;
+        if let Some((executed, state)) = host.former.pop_front() {
+            self.trace.count("an executor loses its last writes");
+            host.former.clear();
+            (host.executed, host.state) = (executed, state);
+        }
+    }
+}
