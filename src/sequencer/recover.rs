@@ -410,8 +410,9 @@ impl Sequencer {
         for batch in own {
             let BatchRecord { digest, info, body, own: Some(metas), .. } = batch else { continue };
             let (metas, body) = (Arc::clone(metas), body.clone());
-            if info.epoch < self.epoch() || is_over {
-                // It was to be offered again when the last life ended.
+            let expired = info.expiration < self.commits.applied_time();
+            if info.epoch < self.epoch() || is_over || expired {
+                // It was to be offered again, or was being, when the last life ended.
                 let outbox = &mut self.outbox;
                 let generator = &mut self.generator;
                 generator.on_recovered_unordered(outbox, &clock, *digest, *info, metas, body);
@@ -422,7 +423,7 @@ impl Sequencer {
             }
             self.generator.on_recovered(*digest, *info, metas, body);
             if info.expiration < clock.consensus {
-                // The next commit has it batched again.
+                // A commit that waits for its payload may still order it.
                 continue;
             }
             let proof = sorted.proofs.get(digest).cloned();

@@ -12,7 +12,8 @@ use crate::sequencer::port::{Event, ReturnReason, SubmitError, Transaction, Tran
 use crate::types::{BatchBody, BatchInfo, Digest, Epoch, Timestamp};
 
 impl BatchGenerator {
-    /// An own batch of an earlier life whose epoch is over, in no commit: it is offered again.
+    /// An own batch of an earlier life that can be ordered no more, in no commit: it is offered
+    /// again.
     pub fn on_recovered_unordered(
         &mut self,
         outbox: &mut Outbox,
