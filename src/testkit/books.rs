@@ -8,10 +8,20 @@ use crate::types::{
     Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
 };
 
+/// How long a batch may take to be certified when all is well, in microseconds.
+const PATIENCE: u64 = 10_000_000;
+
 impl Checker {
     /// The highest commit that a validator has applied or passed over, durably.
     pub(super) fn applied(&self, node: usize) -> u64 {
         self.books[node].applied
+    }
+
+    /// Own batches that have waited for a proof for too long.
+    pub(super) fn stuck(&self, node: usize, now: u64) -> usize {
+        let books = &self.books[node];
+        let open = books.uncertified.values();
+        open.filter(|(since, end)| since + PATIENCE < now && *end > books.consensus).count()
     }
 
     /// What tells headers apart.

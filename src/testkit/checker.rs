@@ -41,6 +41,8 @@ pub(super) struct Books {
     receipts: BTreeMap<u64, CommitReceipt>,
     cursors: BTreeMap<String, u64>,
     pub(super) epoch: Epoch,
+    /// Own batches without a proof: since when, and until when they can have one.
+    pub(super) uncertified: BTreeMap<Digest, (u64, u64)>,
     /// Epochs that are fenced or over.
     pub(super) ended: BTreeSet<Epoch>,
     pub(super) closed: BTreeMap<Epoch, EpochReceipt>,
@@ -56,6 +58,8 @@ pub struct Checker {
     pub(super) chain: ChainId,
     pub(super) plan: Plan,
     pub(super) keys: Keys,
+    /// Virtual microseconds, when a group was last durable.
+    pub(super) now: u64,
     pub(super) books: Vec<Books>,
     pub(super) honest: Vec<bool>,
     pub(super) authors: Vec<Author>,
@@ -87,6 +91,7 @@ impl Checker {
             accepted: BTreeMap::new(),
             executed: BTreeSet::new(),
             violation: None,
+            now: 0,
         }
     }
 
@@ -116,7 +121,8 @@ impl Checker {
     }
 
     /// A group of this validator is on disk.
-    pub(super) fn on_durable(&mut self, node: usize, records: &[Record]) {
+    pub(super) fn on_durable(&mut self, node: usize, now: u64, records: &[Record]) {
+        self.now = now;
         if self.honest[node] {
             for record in records {
                 self.on_record(node, record);
@@ -127,7 +133,10 @@ impl Checker {
     fn on_record(&mut self, node: usize, record: &Record) {
         match record {
             Record::Batch(batch) => self.on_batch(node, batch.digest, &batch.info),
-            Record::Proof { digest, proof } => self.check_proof(node, digest, proof),
+            Record::Proof { digest, proof } => {
+                self.books[node].uncertified.remove(digest);
+                self.check_proof(node, digest, proof);
+            }
             Record::Payload { digest, .. } => drop(self.books[node].payloads.insert(*digest)),
             Record::Commit(commit) => self.on_commit(node, commit),
             Record::Applied(receipt) => self.on_applied(node, receipt),
@@ -138,6 +147,7 @@ impl Checker {
             Record::DropBatch { digest, expiration } => {
                 self.check_drop(node, digest, expiration.0);
                 self.books[node].batches.remove(digest);
+                self.books[node].uncertified.remove(digest);
             }
             Record::DropPayload { digest, expiration } => {
                 self.check_drop(node, digest, expiration.0);
@@ -151,10 +161,10 @@ impl Checker {
             Record::Closed(receipt) => self.on_epoch_end(node, receipt),
             Record::Epoch(membership) => self.on_epoch(node, membership),
             Record::Skipped { header, .. } => self.on_skip(node, header),
+            Record::Settled { digest, .. } => drop(self.books[node].uncertified.remove(digest)),
             Record::Claim { .. }
             | Record::Floor { .. }
             | Record::DropFloors { .. }
-            | Record::Settled { .. }
             | Record::DropCommits { .. } => {}
         }
     }
@@ -169,6 +179,7 @@ impl Checker {
             format!("node {node} used {:?} below {reserved}", info.batch_id)
         });
         self.books[node].authored.insert(digest);
+        self.books[node].uncertified.insert(digest, (self.now, info.expiration.0));
         let before = self.books[node].own.insert(info.batch_id, digest);
         self.require(before.is_none_or(|before| before == digest), "ids are used once", || {
             format!("node {node} used {:?} for {before:?} and {digest:?}", info.batch_id)

@@ -63,15 +63,6 @@ pub(super) struct Ordering {
     /// Votes for each payload proposed at the height that is open.
     votes: BTreeMap<Digest, BTreeSet<usize>>,
     payloads: BTreeMap<Digest, Arc<Payload>>,
-    last_submission: u64,
-    now: u64,
-}
-
-impl Ordering {
-    /// True if clients have been silent for long enough.
-    pub fn submits_ended(&self) -> bool {
-        self.now > self.last_submission + 20_000_000
-    }
 }
 
 impl Cluster {
@@ -88,7 +79,6 @@ impl Cluster {
         if self.nodes[node].running.is_none() {
             return;
         }
-        self.ordering.last_submission = self.now;
         let wall = self.clock(node).wall;
         let life = *[1, 25, 25, 25].get(self.rng.usize(..4)).unwrap_or(&25);
         let expiration = wall.saturating_add(Duration::from_secs(life));
@@ -121,7 +111,6 @@ impl Cluster {
     }
 
     pub(super) fn on_propose(&mut self, height: u64, attempt: u64) {
-        self.ordering.now = self.now;
         let tip = self.tip();
         if height != tip.height.0 + 1 {
             return;

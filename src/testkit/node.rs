@@ -295,7 +295,7 @@ impl Cluster {
             self.after(micros, Event::Restart { node });
             return;
         };
-        self.checker.on_durable(node, &records);
+        self.checker.on_durable(node, self.now, &records);
         self.step(node, Input::Durable { sequence: persisted.sequence });
         for promise in persisted.promises {
             if self.nodes[node].running.is_none() || self.nodes[node].life != life {
@@ -362,7 +362,7 @@ impl Cluster {
         if let Some(store) = self.nodes[node].store.take() {
             let store = store.crash(records, tear, &mut self.rng);
             if store.keeps_tail() {
-                self.checker.on_durable(node, records.unwrap_or_default());
+                self.checker.on_durable(node, self.now, records.unwrap_or_default());
             }
             self.nodes[node].store = Some(store);
         }
