@@ -1,9 +1,10 @@
 //! The checker's books on epochs, state sync and what subscribers should have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checker::{Books, Checker};
 use crate::crypto::Signer;
+use crate::sequencer::port::Record;
 use crate::types::{
     Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
 };
@@ -12,9 +13,36 @@ use crate::types::{
 const PATIENCE: u64 = 10_000_000;
 
 impl Checker {
+    /// How many records of a kind a validator has made durable.
+    pub fn records(&self, node: usize, kind: &'static str) -> u64 {
+        self.records.get(&(node, kind)).copied().unwrap_or_default()
+    }
+
     /// The highest commit that a validator has applied or passed over, durably.
     pub(super) fn applied(&self, node: usize) -> u64 {
         self.books[node].applied
+    }
+
+    /// Where subscribers stand, before what else the group says. All of a group is one moment: what
+    /// it drops, nobody may need both before and after it.
+    pub(super) fn on_cursors(&mut self, node: usize, records: &[Record]) {
+        let Books { cursors, pinned_from, .. } = &mut self.books[node];
+        let lowest =
+            |cursors: &BTreeMap<String, u64>| cursors.values().min().copied().unwrap_or(u64::MAX);
+        let before = lowest(cursors);
+        for record in records {
+            match record {
+                Record::Cursor { subscriber, next } => {
+                    cursors.insert(subscriber.clone(), next.0);
+                }
+                // From then on it pins nothing.
+                Record::Lagged { subscriber, .. } | Record::Unsubscribed { subscriber } => {
+                    cursors.remove(subscriber);
+                }
+                _ => {}
+            }
+        }
+        *pinned_from = before.max(lowest(cursors));
     }
 
     /// Own batches that have waited for a proof for too long.

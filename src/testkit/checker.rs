@@ -39,7 +39,9 @@ pub(super) struct Books {
     pub(super) logged: u64,
     pub(super) applied: u64,
     receipts: BTreeMap<u64, CommitReceipt>,
-    cursors: BTreeMap<String, u64>,
+    pub(super) cursors: BTreeMap<String, u64>,
+    /// Content of commits from here on stays.
+    pub(super) pinned_from: u64,
     pub(super) epoch: Epoch,
     /// Own batches without a proof: since when, and until when they can have one.
     pub(super) uncertified: BTreeMap<Digest, (u64, u64)>,
@@ -71,6 +73,8 @@ pub struct Checker {
     /// Identifier to expiration, and at whom.
     pub(super) accepted: BTreeMap<u64, (u64, usize)>,
     executed: BTreeSet<u64>,
+    /// Durable records of each kind.
+    pub(super) records: BTreeMap<(usize, &'static str), u64>,
     violation: Option<Violation>,
 }
 
@@ -90,6 +94,7 @@ impl Checker {
             states: BTreeMap::new(),
             accepted: BTreeMap::new(),
             executed: BTreeSet::new(),
+            records: BTreeMap::new(),
             violation: None,
             now: 0,
         }
@@ -123,7 +128,11 @@ impl Checker {
     /// A group of this validator is on disk.
     pub(super) fn on_durable(&mut self, node: usize, now: u64, records: &[Record]) {
         self.now = now;
+        for record in records {
+            *self.records.entry((node, record.name())).or_default() += 1;
+        }
         if self.honest[node] {
+            self.on_cursors(node, records);
             for record in records {
                 self.on_record(node, record);
             }
@@ -140,9 +149,6 @@ impl Checker {
             Record::Payload { digest, .. } => drop(self.books[node].payloads.insert(*digest)),
             Record::Commit(commit) => self.on_commit(node, commit),
             Record::Applied(receipt) => self.on_applied(node, receipt),
-            Record::Cursor { subscriber, next } => {
-                self.books[node].cursors.insert(subscriber.clone(), next.0);
-            }
             Record::Reserved { until } => self.books[node].reserved = *until,
             Record::DropBatch { digest, expiration } => {
                 self.check_drop(node, digest, expiration.0);
@@ -153,15 +159,13 @@ impl Checker {
                 self.check_drop(node, digest, expiration.0);
                 self.books[node].payloads.remove(digest);
             }
-            Record::Lagged { subscriber, .. } | Record::Unsubscribed { subscriber } => {
-                // From then on it pins nothing.
-                self.books[node].cursors.remove(subscriber);
-            }
             Record::Fence { epoch, .. } => drop(self.books[node].ended.insert(*epoch)),
             Record::Closed(receipt) => self.on_epoch_end(node, receipt),
             Record::Epoch(membership) => self.on_epoch(node, membership),
             Record::Skipped { header, .. } => self.on_skip(node, header),
             Record::Settled { digest, .. } => drop(self.books[node].uncertified.remove(digest)),
+            // See `on_cursors`.
+            Record::Cursor { .. } | Record::Lagged { .. } | Record::Unsubscribed { .. } => {}
             Record::Claim { .. }
             | Record::Floor { .. }
             | Record::DropFloors { .. }
@@ -231,8 +235,7 @@ impl Checker {
     /// Expiration plus grace lies below consensus time, and no subscriber may still need it.
     fn check_drop(&mut self, node: usize, digest: &Digest, expiration: u64) {
         let books = &self.books[node];
-        let cursor = books.cursors.values().min().copied().unwrap_or(u64::MAX);
-        let consensus = books.consensus;
+        let (cursor, consensus) = (books.pinned_from, books.consensus);
         let pinned = books.ordered.get(digest).is_some_and(|index| *index >= cursor);
         let over = expiration + self.genesis.parameters.grace_micros < consensus;
         self.require(over, "content stays until its time is over", || {

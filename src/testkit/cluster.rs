@@ -94,6 +94,17 @@ pub struct CrashPoint {
     pub tear: Tear,
 }
 
+/// When to stop subscribers on purpose: before this step of their validator, for some seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopPoint {
+    /// Which validator.
+    pub node: usize,
+    /// Before which of its steps, counted over all its lives.
+    pub step: u64,
+    /// Which subscribers: bit 0 is the executor, 1 and 2 are the indexers.
+    pub subscribers: u8,
+}
+
 /// See the module docs.
 pub struct Cluster {
     pub(super) options: Options,
@@ -114,6 +125,8 @@ pub struct Cluster {
     pub(super) bounds: Bounds,
     /// Deliberate crashes still to come.
     pub(super) crash_points: Vec<CrashPoint>,
+    /// Deliberate stops still to come.
+    pub(super) stop_points: Vec<StopPoint>,
     pub(super) next_transaction: u64,
     pub(super) next_request: u64,
 }
@@ -168,6 +181,7 @@ impl Cluster {
             trace: Trace::default(),
             bounds,
             crash_points: Vec::new(),
+            stop_points: Vec::new(),
             next_transaction: 0,
             next_request: 0,
             genesis,
@@ -194,6 +208,11 @@ impl Cluster {
     /// Crashes validators at these steps, beside what the options ask for.
     pub fn crash_at(&mut self, points: Vec<CrashPoint>) {
         self.crash_points = points;
+    }
+
+    /// Stops subscribers at these steps, beside what the options ask for.
+    pub fn stop_at(&mut self, points: Vec<StopPoint>) {
+        self.stop_points = points;
     }
 
     /// Lets virtual time pass, until `until` or the first violation.

@@ -225,7 +225,7 @@ impl Cluster {
         let was_away = (running.sequencer.epoch().0..=self.plan.at(finalised.max(1)).0)
             .any(|epoch| !self.plan.is_member(Epoch(epoch), &self.nodes[node].author));
         let Some(running) = &mut self.nodes[node].running else { return };
-        if now >= running.progress.1 + STUCK && (was_away || running.lagged) {
+        if now >= running.progress.1 + STUCK && (was_away || running.may_miss) {
             running.progress.1 = now;
             self.sync_state(node);
         }

@@ -51,6 +51,9 @@ impl Cluster {
     /// Takes the next delivery. False if there is none, or its content is missing.
     fn execute_next(&mut self, node: usize) -> bool {
         let executed = self.nodes[node].host.executed;
+        if self.nodes[node].host.stopped {
+            return false;
+        }
         let Some(running) = &mut self.nodes[node].running else { return false };
         let Some(delivery) = running.attachments.executor.front().copied() else { return false };
         let done = delivery.last().0 <= executed;
@@ -174,13 +177,16 @@ impl Cluster {
         }
     }
 
-    /// The executor's disk loses its last writes, acknowledged or not.
-    pub(super) fn lose_executed(&mut self, node: usize) {
+    /// The executor's disk loses its last writes, acknowledged or not: what it needs again may be
+    /// gone everywhere. Returns whether there were any.
+    pub(super) fn lose_executed(&mut self, node: usize) -> bool {
         let host = &mut self.nodes[node].host;
         if let Some((executed, state)) = host.former.pop_front() {
             self.trace.count("an executor loses its last writes");
             host.former.clear();
             (host.executed, host.state) = (executed, state);
+            return true;
         }
+        false
     }
 }

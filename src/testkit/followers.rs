@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::cluster::{Cluster, Event};
+use super::cluster::{Cluster, Event, StopPoint};
 use super::host::Pending;
 use crate::sequencer::port::{Delivery, Input, RequestId, SubscribeError, SubscriptionEnd};
 use crate::types::CommitIndex;
@@ -216,7 +216,7 @@ impl Cluster {
         running.attachments.current.remove(&which);
         if end == SubscriptionEnd::Lagged {
             self.trace.count("a subscriber lagged");
-            running.lagged |= which == 0;
+            running.may_miss |= which == 0;
             if which == 0 {
                 running.attachments.executor.clear();
             }
@@ -264,8 +264,27 @@ impl Cluster {
         self.after(micros, Event::Attach { node, life, which });
     }
 
-    /// A stopped indexer goes on.
+    /// Stops some on purpose.
+    pub(super) fn stop_subscribers(&mut self, point: &StopPoint) {
+        let StopPoint { node, subscribers, .. } = *point;
+        for which in (0..=INDEXERS).filter(|which| subscribers & (1 << which) != 0) {
+            self.trace.count("a subscriber stops at a chosen step");
+            let host = &mut self.nodes[node].host;
+            match which {
+                0 => host.stopped = true,
+                _ => host.followers[which - 1].stopped = true,
+            }
+            let what = super::faults::Healing::Follower(node, which);
+            self.after(3_000_000, Event::Heal { what });
+        }
+    }
+
+    /// A stopped subscriber goes on.
     pub(super) fn resume(&mut self, node: usize, which: Which) {
+        if which == 0 {
+            self.nodes[node].host.stopped = false;
+            return self.execute_after(node, 0);
+        }
         self.nodes[node].host.followers[which - 1].stopped = false;
         let Some(running) = &self.nodes[node].running else { return };
         if let Some(id) = running.attachments.current.get(&which).copied() {

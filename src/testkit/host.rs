@@ -48,12 +48,15 @@ pub(super) struct Host {
     /// What its disk held some writes ago, oldest first.
     pub former: VecDeque<(u64, State)>,
     pub followers: [Follower; INDEXERS],
+    /// True while the executor takes nothing.
+    pub stopped: bool,
 }
 
 impl Host {
     pub fn new() -> Self {
         let followers = std::array::from_fn(|_| Follower::new());
-        Self { executed: 0, state: State::default(), former: VecDeque::new(), followers }
+        let (state, former) = (State::default(), VecDeque::new());
+        Self { executed: 0, state, former, followers, stopped: false }
     }
 }
 

@@ -43,7 +43,7 @@ use std::collections::BTreeMap;
 
 pub use byzantine::Lie;
 pub use checker::{Checker, Violation};
-pub use cluster::{Cluster, CrashPoint};
+pub use cluster::{Cluster, CrashPoint, StopPoint};
 pub use keys::Keys;
 pub use options::Options;
 pub use store::{CrashStore, Tear};

@@ -52,8 +52,9 @@ pub(super) struct Running {
     pub attachments: Attachments,
     /// Commits applied and executed, and since when.
     pub progress: ((u64, u64), u64),
-    /// True once its executor was detached for holding too much.
-    pub lagged: bool,
+    /// True if its executor was detached for holding too much, or needs again what it had
+    /// acknowledged: content that it misses may be gone everywhere.
+    pub may_miss: bool,
     /// When it tries to execute next.
     pub execute_at: Option<u64>,
     /// Content that was fetched for execution.
@@ -100,9 +101,8 @@ impl Cluster {
             Ok(sequencer) => sequencer,
             Err(error) => return self.checker.fail("every recovery works", error.to_string()),
         };
-        if self.is_stormy() && self.rng.u32(..4) == 0 {
-            self.lose_executed(node);
-        }
+        let loses = self.is_stormy() && self.rng.u32(..4) == 0;
+        let lost = loses && self.lose_executed(node);
         let told = sequencer.status().logged.0;
         let membership = Arc::clone(sequencer.membership());
         let state = &mut self.nodes[node];
@@ -120,7 +120,7 @@ impl Cluster {
             membership,
             attachments: Attachments::default(),
             progress: ((0, 0), self.now),
-            lagged: false,
+            may_miss: lost,
             execute_at: None,
             fetched: BTreeMap::new(),
         });
@@ -159,6 +159,11 @@ impl Cluster {
             self.crash(node, point.tear);
             self.after(50_000, Event::Restart { node });
             return;
+        }
+        let here = |point: &super::cluster::StopPoint| point.node == node && point.step == step;
+        if let Some(at) = self.stop_points.iter().position(here) {
+            let point = self.stop_points.remove(at);
+            self.stop_subscribers(&point);
         }
         let now = self.clock(node);
         let (name, detail) = describe(&input);

@@ -549,6 +549,34 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// Its name in tests and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Batch(_) => "batch",
+            Self::Claim { .. } => "claim",
+            Self::Proof { .. } => "proof",
+            Self::Payload { .. } => "payload",
+            Self::Commit(_) => "commit",
+            Self::Applied(_) => "applied",
+            Self::Epoch(_) => "epoch",
+            Self::Fence { .. } => "fence",
+            Self::Closed(_) => "closed",
+            Self::DropFloors { .. } => "drop_floors",
+            Self::Settled { .. } => "settled",
+            Self::Cursor { .. } => "cursor",
+            Self::Lagged { .. } => "lagged",
+            Self::Unsubscribed { .. } => "unsubscribed",
+            Self::Skipped { .. } => "skipped",
+            Self::Reserved { .. } => "reserved",
+            Self::Floor { .. } => "floor",
+            Self::DropBatch { .. } => "drop_batch",
+            Self::DropPayload { .. } => "drop_payload",
+            Self::DropCommits { .. } => "drop_commits",
+        }
+    }
+}
+
 /// A batch on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchRecord {
