@@ -376,7 +376,12 @@ impl Sequencer {
                 return Err(RecoverError::Twice(digest));
             }
             self.retention.insert(digest, Held::Payload { expiration }, 0);
-            if let Some(index) = by_index.get(&digest)
+            let index = by_index.get(&digest);
+            if let Some(index) = index {
+                // Whatever the cursors say now: a subscriber may attach below them.
+                self.retention.on_ordered(digest, *index);
+            }
+            if let Some(index) = index
                 && *index <= applied
             {
                 let infos = payload.content.batches().copied();

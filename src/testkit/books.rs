@@ -6,7 +6,7 @@ use super::checker::{Books, Checker};
 use crate::crypto::Signer;
 use crate::sequencer::port::Record;
 use crate::types::{
-    Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
+    Commit, Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
 };
 
 /// How long a batch may take to be certified when all is well, in microseconds.
@@ -50,6 +50,15 @@ impl Checker {
         let books = &self.books[node];
         let open = books.uncertified.values();
         open.filter(|(since, end)| since + PATIENCE < now && *end > books.consensus).count()
+    }
+
+    /// True if whatever a commit ordered may be gone everywhere by now.
+    pub(super) fn is_over_everywhere(&self, index: u64) -> bool {
+        let parameters = &self.genesis.parameters;
+        let kept = parameters.batch_lifetime_micros + parameters.grace_micros;
+        let time = |commit: &Commit| commit.header.block_timestamp.0;
+        let (first, last) = (self.finalised.get(index as usize - 1), self.finalised.last());
+        first.zip(last).is_some_and(|(first, last)| time(first) + kept < time(last))
     }
 
     /// What tells headers apart.

@@ -212,20 +212,19 @@ impl Cluster {
 
     /// A host that was away for longer than content is kept takes the state of another one.
     pub(super) fn sync_if_stuck(&mut self, node: usize) {
-        let (applied, finalised) =
-            (self.checker.applied(node), self.checker.finalised().len() as u64);
+        let finalised = self.checker.finalised().len() as u64;
         let executed = self.nodes[node].host.executed;
-        let progress = (applied, executed);
         let (now, takes_part) = (self.now, self.takes_part(node));
         let Some(running) = &mut self.nodes[node].running else { return };
-        if running.progress.0 != progress || !takes_part || executed == finalised {
-            running.progress = (progress, now);
+        if running.progress.0 != executed || !takes_part || executed == finalised {
+            running.progress = (executed, now);
             return;
         }
         let was_away = (running.sequencer.epoch().0..=self.plan.at(finalised.max(1)).0)
             .any(|epoch| !self.plan.is_member(Epoch(epoch), &self.nodes[node].author));
+        let is_over = self.checker.is_over_everywhere(executed + 1);
         let Some(running) = &mut self.nodes[node].running else { return };
-        if now >= running.progress.1 + STUCK && (was_away || running.may_miss) {
+        if now >= running.progress.1 + STUCK && (was_away || running.may_miss || is_over) {
             running.progress.1 = now;
             self.sync_state(node);
         }

@@ -50,8 +50,8 @@ pub(super) struct Running {
     /// What the links follow.
     pub membership: Arc<Membership>,
     pub attachments: Attachments,
-    /// Commits applied and executed, and since when.
-    pub progress: ((u64, u64), u64),
+    /// Commits executed, and since when.
+    pub progress: (u64, u64),
     /// True if its executor was detached for holding too much, or needs again what it had
     /// acknowledged: content that it misses may be gone everywhere.
     pub may_miss: bool,
@@ -119,7 +119,7 @@ impl Cluster {
             ending: false,
             membership,
             attachments: Attachments::default(),
-            progress: ((0, 0), self.now),
+            progress: (0, self.now),
             may_miss: lost,
             execute_at: None,
             fetched: BTreeMap::new(),
