@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench rocksdb tools simulate power-loss fuzz miri nightly
+.PHONY: testnet embed test check bench rocksdb tools simulate mutations power-loss fuzz miri nightly
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
@@ -120,6 +120,10 @@ nightly:
 	@cargo +nightly --version >/dev/null 2>&1 || { \
 	  echo "installing the nightly compiler, which this needs" >&2; \
 	  rustup toolchain install nightly --profile minimal; }
+
+# Deliberate bugs, each of which the simulation has to find: one if NAME is part of its name.
+mutations:
+	tests/mutations/run $(NAME)
 
 # The core through bad days: SEEDS=n of them, or SEED=s again, with NODES=n validators.
 simulate:

@@ -104,7 +104,8 @@ impl Cluster {
         self.remember(from, message);
         let Some(liar) = &self.liars[from] else { return };
         let lie = liar.lie;
-        let parity = to.is_multiple_of(2);
+        // Now this one, now that one, to the same validator too.
+        let parity = self.rng.bool();
         match (lie, message) {
             (Lie::Equivocate, Message::Batch(batch)) if parity => {
                 self.trace.count(lie.name());

@@ -48,6 +48,8 @@ pub(super) struct Books {
     /// Epochs that are fenced or over.
     pub(super) ended: BTreeSet<Epoch>,
     pub(super) closed: BTreeMap<Epoch, EpochReceipt>,
+    /// Where state sync led.
+    pub(super) skips: BTreeSet<u64>,
     pub(super) consensus: u64,
     /// The highest commit that orders a batch or payload.
     ordered: BTreeMap<Digest, u64>,

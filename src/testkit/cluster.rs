@@ -239,6 +239,7 @@ impl Cluster {
                 let status = self.nodes[node].running.as_ref().map(|r| r.sequencer.status());
                 if let Some(status) = status.filter(|_| self.is_honest(node)) {
                     self.checker.on_status(node, &status, &self.bounds);
+                    self.check_deadlines(node);
                 }
             }
             if self.checker.violation().is_some() {
@@ -340,11 +341,17 @@ impl Cluster {
                             || window.used.batches >= window.granted.batches
                     });
                     let stuck = if waits { 0 } else { stuck };
-                    let found = (late || stuck > 0).then(|| {
+                    let left = status.proofs + status.outstanding_batches > 0 && !waits;
+                    let found = (late || left || stuck > 0).then(|| {
                         format!(
-                            "{behind} commits behind, {} fetches, {stuck} batches stuck, \
-                             busy {:?}, epoch {:?} {}",
-                            status.fetches, status.busy, status.epoch, status.epoch_phase
+                            "{behind} commits behind, {} fetches, {} proofs, {} own batches, \
+                             {stuck} of them stuck, busy {:?}, epoch {:?} {}",
+                            status.fetches,
+                            status.proofs,
+                            status.outstanding_batches,
+                            status.busy,
+                            status.epoch,
+                            status.epoch_phase
                         )
                     });
                     found.or_else(|| self.indexers_behind(index))

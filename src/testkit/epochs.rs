@@ -139,8 +139,13 @@ impl Cluster {
                 let last = self.plan.last(receipt.epoch);
                 self.checker.on_epoch_receipt(node, &receipt, last);
                 let micros = self.rng.u64(..300_000);
-                let epoch = Epoch(receipt.epoch.0 + 1);
+                let epoch = self.plan.at(receipt.final_index.0 + 1);
                 self.after(micros, Event::Open { node, life, epoch });
+            }
+            // State sync led beyond the last commit, in this life or the one before.
+            Err(CloseError::Conflict { known }) if self.checker.was_skipped_to(node, known.0) => {
+                let epoch = self.plan.at(known.0 + 1);
+                self.after(1000, Event::Open { node, life, epoch });
             }
             Err(CloseError::Late { .. }) => {
                 self.trace.count("a close was late");
@@ -216,7 +221,11 @@ impl Cluster {
         let executed = self.nodes[node].host.executed;
         let (now, takes_part) = (self.now, self.takes_part(node));
         let Some(running) = &mut self.nodes[node].running else { return };
-        if running.progress.0 != executed || !takes_part || executed == finalised {
+        if running.progress.0 != executed
+            || !takes_part
+            || self.liars[node].is_some()
+            || executed == finalised
+        {
             running.progress = (executed, now);
             return;
         }

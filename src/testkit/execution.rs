@@ -12,6 +12,8 @@ use crate::types::{Author, Batch, BatchInfo, Commit, Digest, Timestamp};
 
 /// How long a fetch for execution may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+/// How much later than its deadline a wait may end.
+const TICK: Duration = Duration::from_millis(100);
 /// States that a host can fall back to.
 const FORMER: usize = 3;
 
@@ -110,12 +112,12 @@ impl Cluster {
 
     fn fetch(&mut self, node: usize, digest: Digest, responders: Vec<Author>) {
         let Some(running) = &self.nodes[node].running else { return };
-        let is_this = |p: &Pending| matches!(p, Pending::Fetch(of) if *of == digest);
+        let is_this = |p: &Pending| matches!(p, Pending::Fetch { digest: of, .. } if *of == digest);
         if running.pending.values().any(is_this) {
             return;
         }
         let deadline = self.clock(node).monotonic + FETCH_DEADLINE;
-        let pending = Pending::Fetch(digest);
+        let pending = Pending::Fetch { digest, deadline };
         self.request(node, pending, |id| Input::Fetch { id, digest, responders, deadline });
     }
 
@@ -174,6 +176,17 @@ impl Cluster {
         self.checker.on_executed(node, index, value, &ids);
         if let Some(running) = &mut self.nodes[node].running {
             running.fetched.clear();
+        }
+    }
+
+    /// No wait is longer than its deadline, but for the tick that ends it.
+    pub(super) fn check_deadlines(&mut self, node: usize) {
+        let now = self.clock(node).monotonic;
+        let Some(running) = &self.nodes[node].running else { return };
+        let is_late = |pending: &&Pending| matches!(pending, Pending::Fetch { deadline, .. } if *deadline + TICK < now);
+        if let Some(late) = running.pending.values().find(is_late) {
+            let detail = format!("node {node} at {now:?}: {late:?}");
+            self.checker.fail("every fetch ends by its deadline", detail);
         }
     }
 

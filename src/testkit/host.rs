@@ -31,7 +31,7 @@ pub(super) enum Pending {
     Pull { height: u64, attempt: u64 },
     Verify { height: u64, digest: Digest },
     Commit,
-    Fetch(Digest),
+    Fetch { digest: Digest, deadline: Duration },
     Subscribe(Which),
     Unsubscribe,
     Close,
@@ -308,7 +308,7 @@ impl Cluster {
             (Pending::Commit, Reply::Committed(Err(error))) => {
                 self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
             }
-            (Pending::Fetch(digest), Reply::Fetched(result)) => {
+            (Pending::Fetch { digest, .. }, Reply::Fetched(result)) => {
                 self.on_fetched(node, digest, result);
             }
             (Pending::Subscribe(which), Reply::Subscribed(result)) => {
