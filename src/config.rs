@@ -72,6 +72,11 @@ pub struct SequencerConfig {
     pub fetch_try_timeout: Duration,
     /// Fetches under way at once. Default 4096; at least 1.
     pub fetches_max: usize,
+    /// What is asked for and not answered, all peers together: bytes. Default 64 MiB; at least the
+    /// largest batch and payload.
+    pub fetch_bytes_in_flight_max: ByteSize,
+    /// Contents, or chunks of large ones, that one peer is asked for at once. Default 64; 1 to 1024.
+    pub fetch_asks_per_peer_max: usize,
     /// Fetched content kept beyond its author's window: bytes. Default 1 GiB.
     pub recovered_bytes_max: ByteSize,
     /// Deliveries to a subscriber that it has not acknowledged. Default 64; 1 to 65536.
@@ -107,6 +112,8 @@ impl Default for SequencerConfig {
             payload_patience: Duration::from_millis(150),
             fetch_try_timeout: Duration::from_millis(400),
             fetches_max: 4096,
+            fetch_bytes_in_flight_max: ByteSize::mib(64),
+            fetch_asks_per_peer_max: 64,
             recovered_bytes_max: ByteSize::gib(1),
             subscriber_window: 64,
             subscriber_lag_bytes_max: ByteSize::gib(4),
@@ -169,6 +176,12 @@ impl SequencerConfig {
         within("payload_patience", self.payload_patience, 1, 5000)?;
         within("fetch_try_timeout", self.fetch_try_timeout, 10, 10_000)?;
         at_least("fetches_max", self.fetches_max as u64, 1)?;
+        let in_flight = self.fetch_bytes_in_flight_max.as_u64();
+        let payload = u64::from(chain.payload_bytes_max);
+        at_least("fetch_bytes_in_flight_max", in_flight, largest.max(payload))?;
+        if !(1..=1024).contains(&self.fetch_asks_per_peer_max) {
+            return Err(ConfigError::new("fetch_asks_per_peer_max", "must lie between 1 and 1024"));
+        }
         if !(1..=65_536).contains(&self.subscriber_window) {
             return Err(ConfigError::new("subscriber_window", "must lie between 1 and 65536"));
         }

@@ -56,8 +56,14 @@ pub struct EngineConfig {
     pub cache_bytes: ByteSize,
     /// Verified proofs remembered. Default 16384; at least 64.
     pub proof_cache: usize,
-    /// Requests of peers waiting to be served. Default 256; at least 4.
+    /// Requests of one peer waiting to be served; beyond it the peer is told to ask later. Default
+    /// 256; at least 4.
     pub serve_queue: usize,
+    /// Content sent to one peer that asks for it, a second. Default 64 MiB; at least 1 MiB.
+    pub serve_bytes_per_second: ByteSize,
+    /// A link on which more bulk waits gets no content: batches of ours must find room. Default
+    /// 8 MiB; at least 64 KiB, at most half of what may wait on a link.
+    pub serve_link_bytes: ByteSize,
     /// Reads on the disk at once, for serving and execution. Default 2; 1 to 64.
     pub readers: usize,
     /// Below this much free space no batches are admitted; commits, payloads and deletions go on.
@@ -88,6 +94,8 @@ impl Default for EngineConfig {
             cache_bytes: ByteSize::mib(64),
             proof_cache: 16_384,
             serve_queue: 256,
+            serve_bytes_per_second: ByteSize::mib(64),
+            serve_link_bytes: ByteSize::mib(8),
             readers: 2,
             disk_reserve: ByteSize::gib(1),
             disk_check_interval: Duration::from_secs(1),
@@ -118,6 +126,8 @@ impl EngineConfig {
         within("cache_bytes", self.cache_bytes.as_u64(), mib, 1 << 40)?;
         within("proof_cache", self.proof_cache as u64, 64, 1 << 24)?;
         within("serve_queue", self.serve_queue as u64, 4, 1 << 20)?;
+        within("serve_bytes_per_second", self.serve_bytes_per_second.as_u64(), mib, 1 << 40)?;
+        within("serve_link_bytes", self.serve_link_bytes.as_u64(), 64 << 10, 1 << 31)?;
         within("readers", self.readers as u64, 1, 64)?;
         within("disk_reserve", self.disk_reserve.as_u64(), 16 * mib, 1 << 50)?;
         let interval = self.disk_check_interval.as_millis() as u64;

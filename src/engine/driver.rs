@@ -18,7 +18,7 @@ use super::error::{Part, StopCause};
 use super::faults::{Faults, broken};
 use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
-use super::serve::Job;
+use super::serve::{Job, Jobs};
 use super::shared::{Cached, Shared};
 use super::writer::Written;
 use crate::sequencer::Sequencer;
@@ -69,7 +69,7 @@ pub(super) struct Driver {
     pub queues: Queues,
     /// Takes one group at a time.
     pub writer: mpsc::Sender<Group>,
-    pub serve: mpsc::Sender<Job>,
+    pub jobs: Arc<Jobs>,
     /// Counts faults that only the sequencer sees.
     pub offence: Box<dyn Fn(Author) + Send>,
     pub group_bytes_max: u64,
@@ -241,9 +241,12 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send { to, message } => {
-                if let Message::FetchRequest(digests) = &message {
-                    self.shared.metrics.host.fetch_requests.inc_by(digests.len() as u64);
-                }
+                let asked = match &message {
+                    Message::FetchRequest(digests) => digests.len(),
+                    Message::ChunkRequest(chunks) => chunks.len(),
+                    _ => 0,
+                };
+                self.shared.metrics.fetching.requests.inc_by(asked as u64);
                 self.sender.send([to], &message);
             }
             Effect::Multicast { to, message } => {
@@ -256,7 +259,7 @@ impl Driver {
             }
             Effect::Resend { to, digest } => {
                 self.shared.metrics.messages.resends.inc_by(to.len() as u64);
-                if self.serve.try_send(Job::Resend { to, digest }).is_err() {
+                if self.jobs.push_own(Job::Resend { to, digest }).is_err() {
                     self.shared.metrics.messages.refused("serve_queue_full");
                 }
             }
@@ -297,6 +300,7 @@ impl Driver {
         metrics.state.observe(&status, &queued);
         metrics.followers.observe(&status);
         metrics.epochs.observe(&status);
+        metrics.fetching.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

@@ -28,7 +28,7 @@ use super::supervisor::{Restarts, State, Supervisor};
 use crate::crypto::Signer;
 use crate::sequencer::port::{
     Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
-    RequestId, SkipError, SubmitError, Transaction, VerifyRequest,
+    RequestId, SkipError, SubmitError, Transaction, VerifyRequest, Wanted,
 };
 use crate::sequencer::status::Status;
 use crate::store::{Store, StoreReader};
@@ -190,7 +190,8 @@ impl QuorumStore {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "reading a payload failed; it is fetched"),
         }
-        match self.fetch(digest, responders, deadline).await? {
+        let wanted = Wanted { digest, info: None, holders: responders, commit: None };
+        match self.fetch(wanted, deadline).await? {
             Content::Payload(payload) => Ok(payload),
             // A digest names one content: a batch cannot have a payload's.
             Content::Batch(_) => Err(CallError::Refused(FetchError::TimedOut { asked: 0 })),
@@ -200,16 +201,12 @@ impl QuorumStore {
     /// Content from peers; ends at the latest after `deadline`.
     pub(super) async fn fetch(
         &self,
-        digest: Digest,
-        responders: Vec<Author>,
+        wanted: Wanted,
         deadline: Duration,
     ) -> Result<Content, CallError<FetchError>> {
         let fetching = self.inner.shared.metrics.host.fetch();
         let deadline = self.inner.shared.started.elapsed() + deadline;
-        let input = |id| {
-            let responders = responders.clone();
-            Input::Fetch { id, digest, responders, deadline }
-        };
+        let input = |id| Input::Fetch { id, wanted: wanted.clone(), deadline };
         match self.control(input).await? {
             Reply::Fetched(result) => {
                 fetching.ended(&result);

@@ -16,12 +16,13 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::egress::Sender;
 use super::error::Part;
 use super::faults::Faults;
-use super::serve::Job;
+use super::serve::{self, Asked, Job, Jobs};
 use super::shared::{Cached, Shared};
 use super::verify;
-use crate::sequencer::port::Input;
+use crate::sequencer::port::{Input, NoContent};
 use crate::transport::{
     Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
 };
@@ -45,7 +46,8 @@ impl Inboxed {
     }
 }
 
-/// The two inboxes of the sequencer: votes and proofs never wait behind batches.
+/// The two inboxes of the sequencer: votes and proofs never wait behind batches. Content that was
+/// asked for goes with them: it is bounded by what is in flight, and whoever executes waits for it.
 #[derive(Clone)]
 pub(super) struct Inboxes {
     pub control: mpsc::Sender<Inboxed>,
@@ -123,7 +125,8 @@ pub(super) struct Ingress {
     pub shared: Arc<Shared>,
     pub transport: Arc<dyn Transport>,
     pub inboxes: Inboxes,
-    pub serve: mpsc::Sender<Job>,
+    pub jobs: Arc<Jobs>,
+    sender: Sender,
     pub invalid_per_minute_max: u32,
     faults: Arc<Faults>,
     offences: Mutex<Offences>,
@@ -131,15 +134,15 @@ pub(super) struct Ingress {
 
 impl Ingress {
     pub fn new(
-        shared: Arc<Shared>,
-        transport: Arc<dyn Transport>,
         inboxes: Inboxes,
-        serve: mpsc::Sender<Job>,
+        jobs: Arc<Jobs>,
+        sender: Sender,
         invalid_per_minute_max: u32,
         faults: Arc<Faults>,
     ) -> Self {
         let offences = Mutex::new(Offences::default());
-        Self { shared, transport, inboxes, serve, invalid_per_minute_max, faults, offences }
+        let (shared, transport) = (Arc::clone(&sender.shared), Arc::clone(&sender.transport));
+        Self { shared, transport, inboxes, jobs, sender, invalid_per_minute_max, faults, offences }
     }
 
     /// Starts the workers, inside a tokio runtime. They end when told to stop, or when the
@@ -233,10 +236,12 @@ impl Ingress {
                 true
             }
             Message::FetchRequest(digests) => {
-                let job = Job::Serve { peer, digests, permit };
-                if self.serve.try_send(job).is_err() {
-                    self.shared.metrics.messages.invalid("serve_queue_full");
-                }
+                let asked = digests.into_iter().map(|digest| Asked { digest, chunks: Vec::new() });
+                self.on_request(peer, asked.collect(), permit);
+                true
+            }
+            Message::ChunkRequest(chunks) => {
+                self.on_request(peer, Asked::by_digest(chunks), permit);
                 true
             }
             Message::FetchReply { digest, content } => self.on_reply(peer, digest, content, permit),
@@ -381,23 +386,53 @@ impl Ingress {
         content: FetchedContent,
         permit: Option<Arc<ReceivePermit>>,
     ) -> bool {
-        match content {
-            FetchedContent::Missing => {
-                self.shared.metrics.host.fetch_misses.inc();
-                self.control(Input::FetchMissing { from, digest }, permit);
+        let held = permit.clone();
+        let valid = match content {
+            FetchedContent::Absent(reason) => {
+                self.shared.metrics.fetching.absent.inc();
+                let answer = NoContent::Absent(reason);
+                self.control(Input::NoContent { from, digest, answer }, permit);
+                true
+            }
+            FetchedContent::Busy(millis) => {
+                self.shared.metrics.fetching.busy.inc();
+                let answer = NoContent::Busy(Duration::from_millis(millis.into()));
+                self.control(Input::NoContent { from, digest, answer }, permit);
                 true
             }
             FetchedContent::Batch(batch) => {
-                if batch.info.digest(&self.shared.chain) != digest || !self.is_valid(&batch) {
-                    return false;
+                let valid =
+                    batch.info.digest(&self.shared.chain) == digest && self.is_valid(&batch);
+                if valid {
+                    self.shared.metrics.fetching.bytes.inc_by(u64::from(batch.info.bytes));
+                    self.control(Input::FetchedBatch { from, digest, batch }, permit);
                 }
-                self.bulk(Input::FetchedBatch { from, digest, batch }, permit);
-                true
+                valid
+            }
+            FetchedContent::Chunk(chunk) => {
+                let valid = chunk.info.digest(&self.shared.chain) == digest
+                    && self.timed("chunk", || chunk.verify().is_ok());
+                if valid {
+                    self.shared.metrics.fetching.bytes.inc_by(chunk.bytes.len() as u64);
+                    self.control(Input::FetchedChunk { from, digest, chunk }, permit);
+                }
+                valid
             }
             FetchedContent::Payload(payload) => {
                 payload.digest(&self.shared.chain) == digest
                     && self.on_payload(from, *payload, permit)
             }
+        };
+        if !valid {
+            self.shared.metrics.fetching.wrong.inc();
+            self.control(Input::NoContent { from, digest, answer: NoContent::Wrong }, held);
+        }
+        valid
+    }
+
+    fn on_request(&self, peer: Author, asked: Vec<Asked>, permit: Option<Arc<ReceivePermit>>) {
+        if let Err(Job::Serve { asked, .. }) = self.jobs.push(peer, Job::Serve { asked, permit }) {
+            serve::refuse(&self.sender, peer, &asked);
         }
     }
 

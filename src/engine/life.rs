@@ -105,16 +105,20 @@ impl Node {
         let (written_sender, written) = mpsc::channel(4);
         let (persisted_sender, persisted) = mpsc::channel(4);
         let (loopback_sender, loopback) = mpsc::channel(engine.inbox);
-        let (serve_sender, jobs) = mpsc::channel(engine.serve_queue);
+        let limits = serve::Limits {
+            queue: engine.serve_queue,
+            bytes_per_second: engine.serve_bytes_per_second.as_u64(),
+            link_bytes: engine.serve_link_bytes.as_u64() as usize,
+        };
+        let jobs = Arc::new(serve::Jobs::new(shared.author, limits));
         let (queues, inboxes) = Queues::new(written, loopback, engine.inbox);
 
         let writer =
             writer::start(store, Arc::clone(&faults), groups, written_sender, persisted_sender)?;
         let ingress = Arc::new(Ingress::new(
-            Arc::clone(shared),
-            Arc::clone(&sender.transport),
             inboxes.clone(),
-            serve_sender.clone(),
+            Arc::clone(&jobs),
+            sender.clone(),
             engine.invalid_per_minute_max,
             Arc::clone(&faults),
         ));
@@ -126,7 +130,8 @@ impl Node {
         let egress = egress::run(sender.clone(), Arc::clone(&faults), persisted, loopback_sender);
         tasks.spawn(guarded(Part::Egress)(egress));
         let faults_of_serving = Arc::clone(&faults);
-        let serving = serve::run(sender.clone(), jobs, engine.readers, faults_of_serving);
+        let serving =
+            serve::run(sender.clone(), Arc::clone(&jobs), engine.readers, faults_of_serving);
         tasks.spawn(Arc::clone(&faults).guard_task(Part::Serve, serving));
         let watching = super::space::watch(
             Arc::clone(shared),
@@ -142,7 +147,7 @@ impl Node {
             sequencer,
             queues,
             writer: groups_sender,
-            serve: serve_sender,
+            jobs,
             offence: Box::new(move |peer| ingress.offence(peer)),
             group_bytes_max: config.sequencer.group_bytes_max.as_u64(),
             faults: Arc::clone(&faults),

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use super::error::{CallError, StopCause};
 use super::handle::QuorumStore;
 use super::serve;
-use crate::sequencer::port::Content;
+use crate::sequencer::port::{Content, Wanted};
 use crate::types::{Author, BatchBody, BatchInfo, Commit, Digest, Payload};
 
 /// Batches fetched at once for one block.
@@ -74,8 +74,10 @@ impl QuorumStore {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let requests = wanted.into_iter().map(|position| {
             let digest = batches[position].digest;
-            let responders = self.holders(&payload, position, &everyone);
-            async move { (position, self.fetch(digest, responders, left).await) }
+            let holders = self.holders(&payload, position, &everyone);
+            let info = Some(batches[position].info);
+            let wanted = Wanted { digest, info, holders, commit: Some(commit.index) };
+            async move { (position, self.fetch(wanted, left).await) }
         });
         let fetched: Vec<_> = stream::iter(requests.collect::<Vec<_>>())
             .buffer_unordered(FETCHES_AT_ONCE)
@@ -139,7 +141,8 @@ impl QuorumStore {
             let (chunk, shared) = (chunk.to_vec(), Arc::clone(shared));
             tokio::task::spawn_blocking(move || {
                 let read = |(position, digest)| {
-                    serve::find_batch(&shared, &digest).map(|batch| (position, batch.body))
+                    let batch = serve::find_batch(&shared, &digest).ok().flatten();
+                    batch.map(|batch| (position, batch.body))
                 };
                 chunk.into_iter().filter_map(read).collect::<Vec<_>>()
             })

@@ -167,7 +167,13 @@ async fn scenario(part: &'static str, what: &'static str) {
         }
         // Somebody who has only node 0 to ask: it serves.
         let asked = vec![signer(0).author()];
-        nodes[3].fetch(parent.digest, asked, PATIENCE).await.unwrap();
+        nodes[3]
+            .fetch(
+                Wanted { digest: parent.digest, info: None, holders: asked, commit: None },
+                PATIENCE,
+            )
+            .await
+            .unwrap();
     }
     for commit in &commits {
         assert_eq!(executor.next().await.unwrap(), Delivery::Commit(*commit));

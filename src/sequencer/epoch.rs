@@ -21,7 +21,7 @@
 //! again, with the same last commit, waits for the same end, or gets the same receipt. A deadline
 //! changes nothing but what the caller knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,6 +237,8 @@ impl Sequencer {
     pub(super) fn set_membership(&mut self, membership: Membership) {
         let former = membership.former.iter().map(|former| &former.committee);
         self.windows.on_epoch(membership.epoch, &membership.committee, former);
+        let peers: BTreeSet<_> = self.windows.peers().collect();
+        self.fetcher.on_epoch(|author| peers.contains(author));
         self.membership = Arc::new(membership);
         self.outbox.record(Record::Epoch(Arc::clone(&self.membership)));
     }

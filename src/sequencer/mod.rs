@@ -25,6 +25,7 @@ mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
 mod epoch;
+mod fetched;
 mod fetcher;
 mod ordered;
 mod outbox;
@@ -43,7 +44,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,12 +59,11 @@ use self::fetcher::Fetcher;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
-    BatchRecord, BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal,
-    Reply,
+    BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal, Reply,
 };
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
-use self::retention::{Held, Retention};
+use self::retention::Retention;
 use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
@@ -203,6 +203,8 @@ impl Sequencer {
             proofs: self.proposable(),
             contents: self.retention.len() as u64,
             fetches: self.fetcher.len() as u64,
+            fetch_bytes_in_flight: self.fetcher.bytes_in_flight(),
+            fetch_peers: self.fetch_peers(),
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
@@ -261,7 +263,11 @@ impl Sequencer {
                     self.proofs.on_link_up(&mut self.outbox, clock, peer);
                 }
             }
-            Input::LinkDown { peer } => self.windows.on_link_down(peer),
+            Input::LinkDown { peer } => {
+                self.windows.on_link_down(peer);
+                self.fetcher.on_link_down(clock.now.monotonic, &peer);
+                self.tick_fetcher(clock);
+            }
             Input::Announce { from, announcement } => {
                 self.windows.on_announcement(from, announcement);
             }
@@ -275,8 +281,13 @@ impl Sequencer {
             Input::FetchedBatch { from, digest, batch } => {
                 self.on_fetched_batch(clock, from, digest, &batch);
             }
-            Input::FetchMissing { digest, .. } => {
-                self.fetcher.on_missing(clock.now.monotonic, &digest);
+            Input::FetchedChunk { from, digest, chunk } => {
+                self.on_fetched_chunk(clock, from, digest, &chunk);
+            }
+            Input::NoContent { from, digest, answer } => {
+                if !self.fetcher.on_no_content(clock.now.monotonic, from, &digest, answer) {
+                    self.on_unasked(clock, from);
+                }
                 self.tick_fetcher(clock);
             }
             Input::Submit { id, transactions } => {
@@ -301,12 +312,7 @@ impl Sequencer {
                 self.outbox.refuse(from, Refusal::NotYet);
                 self.on_ahead(clock, from);
             }
-            Input::Fetch { id, digest, responders, deadline } => {
-                let now = clock.now.monotonic;
-                let outbox = &mut self.outbox;
-                self.fetcher.on_request(outbox, now, id, digest, &responders, deadline);
-                self.tick_fetcher(clock);
-            }
+            Input::Fetch { id, wanted, deadline } => self.on_fetch(clock, id, &wanted, deadline),
             Input::Subscribe { id, subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
                 let now = clock.now.monotonic;
@@ -415,7 +421,8 @@ impl Sequencer {
         match coordinator.on_batch(outbox, clock, retention, from, digest, batch) {
             Ok(true) => {
                 let content = port::Content::Batch(batch.clone());
-                self.fetcher.on_content(&mut self.outbox, &digest, &content);
+                let now = clock.now.monotonic;
+                self.fetcher.on_content(&mut self.outbox, now, None, &digest, &content);
             }
             Ok(false) => {}
             Err(reason) => {
@@ -425,27 +432,6 @@ impl Sequencer {
                 }
             }
         }
-    }
-
-    fn on_fetched_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
-        if !self.fetcher.is_wanted(&digest) {
-            self.outbox.refuse(from, Refusal::Unasked);
-            return;
-        }
-        let content = port::Content::Batch(batch.clone());
-        self.fetcher.on_content(&mut self.outbox, &digest, &content);
-        let info = batch.info;
-        let room = self.retention.recovered_bytes() + info.charge()
-            <= self.config.recovered_bytes_max.as_u64();
-        let over = self.retention.is_over(info.expiration, clock);
-        if over || !room || self.retention.get(&digest).is_some() {
-            return;
-        }
-        let body = batch.body.bytes().clone();
-        let record = BatchRecord { digest, info, body, claims_slot: false, own: None };
-        self.outbox.record(Record::Batch(record));
-        let held = Held::Batch { info, in_slot: false };
-        self.retention.insert(digest, held, self.outbox.group);
     }
 
     // ---- proofs --------------------------------------------------------------------------------
@@ -496,11 +482,6 @@ impl Sequencer {
             }
             self.outbox.effect(Effect::Multicast { to, message });
         }
-    }
-
-    fn tick_fetcher(&mut self, clock: &Clock) {
-        let linked: BTreeSet<Author> = self.windows.linked().collect();
-        self.fetcher.on_tick(&mut self.outbox, clock.now.monotonic, &linked);
     }
 
     fn clock(&self, now: Now) -> Clock {

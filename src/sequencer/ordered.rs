@@ -33,8 +33,7 @@ impl Sequencer {
             self.store_arrived(digest);
             let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
             let Some(content) = content else {
-                let everyone: Vec<_> = self.windows.peers().collect();
-                self.fetcher.on_need(digest, &everyone, now.monotonic);
+                self.fetcher.on_need(digest, None, &[], now.monotonic);
                 self.tick_fetcher(&self.clock(now));
                 break;
             };

@@ -75,15 +75,18 @@ impl Sequencer {
             return;
         }
         let content = port::Content::Payload(Arc::clone(&arrived.content.payload));
-        self.fetcher.on_content(&mut self.outbox, &digest, &content);
+        let now = clock.now.monotonic;
+        // What its proposer sends by itself is no answer.
+        let answers = self.fetcher.was_asked(&from, &digest).then_some(from);
+        self.fetcher.on_content(&mut self.outbox, now, answers, &digest, &content);
         if known {
             return;
         }
         let awaited = self.commits.awaits(&digest);
         if self.is_stale(&arrived) && !awaited {
             if self.payloads.is_waited_for(&digest) {
-                let everyone: Vec<_> = self.windows.peers().collect();
-                self.fetcher.on_need(digest, &everyone, clock.now.monotonic);
+                let now = clock.now.monotonic;
+                self.fetcher.on_need(digest, None, &[], now);
             }
             return;
         }
@@ -103,8 +106,9 @@ impl Sequencer {
         let VerifyRequest { digest, parent, responders } = request;
         if !self.decide(id, *digest, *parent) {
             self.payloads.wait(*digest, id, *parent);
-            let due = clock.now.monotonic + self.config.payload_patience;
-            self.fetcher.on_need(*digest, responders, due);
+            let now = clock.now.monotonic;
+            let due = now + self.config.payload_patience;
+            self.fetcher.on_need(*digest, None, responders, due);
         }
     }
 

@@ -8,7 +8,7 @@ use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
 use super::epoch::{Ends, Phase};
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, Limits as FetchLimits};
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
@@ -22,9 +22,9 @@ use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::tripwire::Tripwire;
 use crate::types::{
-    Author, BatchId, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
-    EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot,
-    Timestamp,
+    Author, BatchId, BatchInfo, ChainParameters, Commit, CommitIndex, CommitReceipt, Committee,
+    Digest, Epoch, EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader,
+    ProofOfStore, Slot, Timestamp,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -194,6 +194,16 @@ impl Sorted {
     }
 }
 
+fn limits_of_fetches(config: &SequencerConfig, parameters: &ChainParameters) -> FetchLimits {
+    FetchLimits {
+        try_timeout: config.fetch_try_timeout,
+        wants_max: config.fetches_max,
+        bytes_in_flight_max: config.fetch_bytes_in_flight_max.as_u64(),
+        asks_per_peer_max: config.fetch_asks_per_peer_max,
+        unknown_bytes: u64::from(parameters.batch_bytes_max.max(parameters.payload_bytes_max)),
+    }
+}
+
 impl Sequencer {
     /// Rebuilds the sequencer from what its store held. Counters of the last life are skipped,
     /// batches without a proof are collected again, our own signatures for them are given again.
@@ -272,7 +282,7 @@ impl Sequencer {
             payloads: Payloads::new(config.unasked_payloads_max),
             commits: CommitLog::new(chain, &genesis.header(), kept, bounds),
             retention: Retention::new(parameters.grace()),
-            fetcher: Fetcher::new(config.fetch_try_timeout, config.fetches_max),
+            fetcher: Fetcher::new(limits_of_fetches(&config, &parameters)),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
             released: Released::default(),

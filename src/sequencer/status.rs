@@ -38,6 +38,10 @@ pub struct Status {
     pub contents: u64,
     /// Fetches under way.
     pub fetches: u64,
+    /// Bytes asked for and not answered.
+    pub fetch_bytes_in_flight: u64,
+    /// How each peer answers fetches.
+    pub fetch_peers: Vec<FetchPeerStatus>,
     /// Payloads stored and not ordered yet.
     pub open_payloads: u64,
     /// What holds admission back, if anything.
@@ -48,6 +52,23 @@ pub struct Status {
     pub subscribers: Vec<SubscriberStatus>,
     /// Bytes of batches kept beyond their time because a subscriber needs them.
     pub held_bytes: u64,
+}
+
+/// How a peer answers fetches.
+#[derive(Clone, Debug, Serialize)]
+pub struct FetchPeerStatus {
+    /// Who.
+    pub peer: Author,
+    /// Smoothed time until it answers with content; `None` before it ever did.
+    pub latency_seconds: Option<f64>,
+    /// What its failures count for; halved every five seconds. From 4 on it is asked last.
+    pub penalty: u32,
+    /// Contents and chunks that it was asked for and has not answered.
+    pub asked: u64,
+    /// Contents and chunks that it sent.
+    pub answered: u64,
+    /// What it did not answer in time, or answered wrongly.
+    pub failed: u64,
 }
 
 /// How far a subscriber has come.

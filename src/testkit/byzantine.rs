@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::cluster::{Cluster, Event};
 use crate::crypto::Signer;
 use crate::types::{
-    Announcement, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, Digest, Epoch,
-    FetchedContent, Incarnation, Message, Payload, ProofOfStore, ProofSignature, Scope, Signature,
-    Timestamp, Usage, Vote,
+    AbsentReason, Announcement, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, Digest,
+    Epoch, FetchedContent, Incarnation, Message, Payload, ProofOfStore, ProofSignature, Scope,
+    Signature, Timestamp, Usage, Vote,
 };
 
 /// Between two lies of its own, in microseconds.
@@ -115,7 +115,7 @@ impl Cluster {
             (Lie::Withhold, Message::Batch(_)) if to == 0 => self.trace.count(lie.name()),
             (Lie::Withhold, Message::FetchReply { digest, .. }) => {
                 self.trace.count(lie.name());
-                let content = FetchedContent::Missing;
+                let content = FetchedContent::Absent(AbsentReason::NotHeld);
                 self.transmit(from, to, &Message::FetchReply { digest: *digest, content });
             }
             (Lie::WrongDigest, Message::Batch(batch)) if parity => {
@@ -266,7 +266,7 @@ impl Cluster {
             Message::FetchRequest(vec![digest; 64]),
             Message::Payload(Box::new(payload)),
             Message::FetchReply { digest: unasked_digest, content: unasked },
-            Message::FetchReply { digest, content: FetchedContent::Missing },
+            Message::FetchReply { digest, content: FetchedContent::Absent(AbsentReason::NotHeld) },
             Message::FetchRequest(Vec::new()),
         ]
     }
@@ -363,7 +363,13 @@ fn twin(batch: &Batch) -> Batch {
 /// Content that is not what was asked for.
 fn wrong(content: &FetchedContent) -> FetchedContent {
     match content {
-        FetchedContent::Missing => FetchedContent::Missing,
+        FetchedContent::Absent(_) => FetchedContent::Absent(AbsentReason::Unreadable),
+        FetchedContent::Busy(_) => FetchedContent::Busy(u32::MAX),
+        FetchedContent::Chunk(chunk) => {
+            let mut chunk = chunk.clone();
+            chunk.index ^= 1;
+            FetchedContent::Chunk(chunk)
+        }
         FetchedContent::Batch(batch) => {
             let mut bytes = batch.body.bytes().to_vec();
             if let Some(last) = bytes.last_mut() {

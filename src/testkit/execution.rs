@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, Event};
 use super::host::{Pending, head_of};
-use crate::sequencer::port::{Content, Delivery, FetchError, Input};
-use crate::types::{Author, Batch, BatchInfo, Commit, Digest, Timestamp};
+use crate::sequencer::port::{Content, Delivery, FetchError, Input, Wanted};
+use crate::types::{Batch, BatchInfo, Commit, Digest, Timestamp};
 
 /// How long a fetch for execution may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
@@ -94,9 +94,10 @@ impl Cluster {
             for proof in missing {
                 let digest = proof.info.digest(&self.chain);
                 let committee = &self.plan.of(proof.info.epoch).committee;
-                let mut responders: Vec<_> = proof.signers(committee).collect();
-                self.rng.shuffle(&mut responders);
-                self.fetch(node, digest, responders);
+                let mut holders: Vec<_> = proof.signers(committee).collect();
+                self.rng.shuffle(&mut holders);
+                let (info, commit) = (Some(proof.info), Some(commit.index));
+                self.fetch(node, Wanted { digest, info, holders, commit });
             }
             return false;
         }
@@ -110,7 +111,8 @@ impl Cluster {
         fetched.cloned().or_else(|| self.reader(node)?.batch(&digest).ok().flatten())
     }
 
-    fn fetch(&mut self, node: usize, digest: Digest, responders: Vec<Author>) {
+    fn fetch(&mut self, node: usize, wanted: Wanted) {
+        let digest = wanted.digest;
         let Some(running) = &self.nodes[node].running else { return };
         let is_this = |p: &Pending| matches!(p, Pending::Fetch { digest: of, .. } if *of == digest);
         if running.pending.values().any(is_this) {
@@ -118,7 +120,7 @@ impl Cluster {
         }
         let deadline = self.clock(node).monotonic + FETCH_DEADLINE;
         let pending = Pending::Fetch { digest, deadline };
-        self.request(node, pending, |id| Input::Fetch { id, digest, responders, deadline });
+        self.request(node, pending, |id| Input::Fetch { id, wanted, deadline });
     }
 
     pub(super) fn on_fetched(

@@ -3,11 +3,12 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::epochs::{Plan, Planned};
 use super::keys::Keys;
 use crate::crypto::{self, Signer};
-use crate::sequencer::port::Input;
+use crate::sequencer::port::{Input, NoContent};
 use crate::types::{
     Author, Batch, ChainId, Digest, Epoch, FetchedContent, Genesis, Membership, Message, Payload,
     ProofOfStore, SignedBatchInfo, Vote,
@@ -18,9 +19,11 @@ pub(super) enum Judged {
     /// Inputs for the core, in order.
     Inputs(Vec<Input>),
     /// A question that the store answers.
-    Serve(Vec<Digest>),
+    Serve(Vec<(Digest, Option<u16>)>),
     /// Counted against the peer.
     Invalid,
+    /// The same, and the core is told that it was an answer.
+    Wrong(Input),
 }
 
 /// What every check needs.
@@ -84,7 +87,13 @@ impl Ingress<'_> {
             Message::Announce(announcement) => {
                 Judged::Inputs(vec![Input::Announce { from, announcement }])
             }
-            Message::FetchRequest(digests) => Judged::Serve(digests),
+            Message::FetchRequest(digests) => {
+                Judged::Serve(digests.into_iter().map(|digest| (digest, None)).collect())
+            }
+            Message::ChunkRequest(chunks) => {
+                let asked = chunks.into_iter().map(|chunk| (chunk.digest, Some(chunk.index)));
+                Judged::Serve(asked.collect())
+            }
             Message::FetchReply { digest, content } => self.reply(from, digest, content),
         }
     }
@@ -118,19 +127,33 @@ impl Ingress<'_> {
     }
 
     fn reply(&self, from: Author, digest: Digest, content: FetchedContent) -> Judged {
+        let no = |answer| Judged::Inputs(vec![Input::NoContent { from, digest, answer }]);
+        let wrong = Judged::Wrong(Input::NoContent { from, digest, answer: NoContent::Wrong });
         match content {
-            FetchedContent::Missing => Judged::Inputs(vec![Input::FetchMissing { from, digest }]),
+            FetchedContent::Absent(reason) => no(NoContent::Absent(reason)),
+            FetchedContent::Busy(millis) => {
+                no(NoContent::Busy(Duration::from_millis(millis.into())))
+            }
+            FetchedContent::Chunk(chunk) => {
+                if chunk.info.digest(&self.chain()) != digest || chunk.verify().is_err() {
+                    return wrong;
+                }
+                Judged::Inputs(vec![Input::FetchedChunk { from, digest, chunk }])
+            }
             FetchedContent::Batch(batch) => {
                 if batch.info.digest(&self.chain()) != digest || !self.is_valid(&batch) {
-                    return Judged::Invalid;
+                    return wrong;
                 }
                 Judged::Inputs(vec![Input::FetchedBatch { from, digest, batch }])
             }
             FetchedContent::Payload(payload) => {
                 if payload.digest(&self.chain()) != digest {
-                    return Judged::Invalid;
+                    return wrong;
                 }
-                self.payload(from, *payload)
+                match self.payload(from, *payload) {
+                    Judged::Invalid => wrong,
+                    judged => judged,
+                }
             }
         }
     }

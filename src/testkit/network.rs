@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::cluster::{Cluster, Event};
 use super::ingress::{Ingress, Judged};
 use crate::sequencer::port::Input;
-use crate::types::{Author, FetchedContent, Hello, Membership, Message};
+use crate::types::{
+    AbsentReason, Author, Chunk, Digest, FetchedContent, Hello, Membership, Message,
+};
 
 /// Between two tries to connect, in microseconds.
 const REDIAL: u64 = 500_000;
@@ -197,8 +199,11 @@ impl Cluster {
         let ingress = Ingress { genesis, plan, membership, keys: &self.nodes[to].keys };
         match ingress.judge(peer, message) {
             Judged::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(to, input)),
-            Judged::Serve(digests) => self.serve(to, peer, &digests),
-            Judged::Invalid => {
+            Judged::Serve(asked) => self.serve(to, peer, &asked),
+            judged @ (Judged::Invalid | Judged::Wrong(_)) => {
+                if let Judged::Wrong(input) = judged {
+                    self.input(to, input);
+                }
                 self.trace.count("message invalid");
                 if self.is_honest(from) {
                     let detail = format!("node {from} sent an invalid {kind} to {to}");
@@ -209,16 +214,25 @@ impl Cluster {
     }
 
     /// Answers from what is durable.
-    fn serve(&mut self, node: usize, peer: Author, digests: &[crate::types::Digest]) {
-        for digest in digests {
+    fn serve(&mut self, node: usize, peer: Author, asked: &[(Digest, Option<u16>)]) {
+        for (digest, chunk) in asked {
             let Some(store) = &self.nodes[node].store else { return };
             let reader = crate::store::Store::reader(store);
-            let batch = reader.batch(digest).ok().flatten().map(FetchedContent::Batch);
+            let batch = reader.batch(digest).ok().flatten().map(|batch| {
+                let chunk = chunk.and_then(|index| Chunk::of(batch.info, &batch.body, index));
+                match chunk {
+                    Some(chunk) => {
+                        self.trace.count("chunk served");
+                        FetchedContent::Chunk(Box::new(chunk))
+                    }
+                    None => FetchedContent::Batch(batch),
+                }
+            });
             let content = batch.or_else(|| {
                 let payload = reader.payload(digest).ok().flatten()?;
                 Some(FetchedContent::Payload(Box::new(payload)))
             });
-            let content = content.unwrap_or(FetchedContent::Missing);
+            let content = content.unwrap_or(FetchedContent::Absent(AbsentReason::NotHeld));
             let message = Message::FetchReply { digest: *digest, content };
             self.send(node, &[peer], &message);
         }

@@ -9,7 +9,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, BatchInfo};
+use super::chunk::{Chunk, ChunkId, chunks_of};
 use super::codec::{self, DecodeError};
+use super::genesis::BATCH_BYTES_LIMIT;
 use super::ids::{ChainId, CommitteeHash, Digest, Epoch, Timestamp};
 use super::payload::Payload;
 use super::proof::{ProofOfStore, Signature};
@@ -107,11 +109,24 @@ pub struct Vote {
     pub signature: Signature,
 }
 
-/// Content that was asked for.
+/// Why a peer does not send what was asked for. Proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AbsentReason {
+    /// It does not hold it, or not durably yet.
+    NotHeld,
+    /// It holds it and cannot read it.
+    Unreadable,
+}
+
+/// Content that was asked for, or why it is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchedContent {
-    /// The sender does not hold it, or not durably. Proves nothing.
-    Missing,
+    /// The sender does not have it.
+    Absent(AbsentReason),
+    /// The sender has too much to do: ask it again after so many milliseconds.
+    Busy(u32),
+    /// A part of a large batch.
+    Chunk(Box<Chunk>),
     /// A batch.
     Batch(Batch),
     /// A payload.
@@ -138,6 +153,8 @@ pub enum Message {
     Announce(Announcement),
     /// Asks for content by digest; at most [`FETCH_DIGESTS_MAX`].
     FetchRequest(Vec<Digest>),
+    /// Asks for parts of large batches; at most [`FETCH_DIGESTS_MAX`].
+    ChunkRequest(Vec<ChunkId>),
     /// One answer to a request.
     FetchReply {
         /// What was asked for.
@@ -157,10 +174,13 @@ mod kind {
     pub const PAYLOAD: u8 = 4;
     pub const ANNOUNCE: u8 = 5;
     pub const FETCH_REQUEST: u8 = 6;
-    pub const FETCH_MISSING: u8 = 7;
+    pub const FETCH_ABSENT: u8 = 7;
     pub const FETCH_BATCH: u8 = 8;
     pub const FETCH_PAYLOAD: u8 = 9;
     pub const SERVING: u8 = 10;
+    pub const CHUNK_REQUEST: u8 = 11;
+    pub const FETCH_CHUNK: u8 = 12;
+    pub const FETCH_BUSY: u8 = 13;
 }
 
 /// An encoded message: a head of its own, and a body that is shared, not copied.
@@ -192,6 +212,7 @@ impl Message {
             Self::Payload(_) => "payload",
             Self::Announce(_) => "announce",
             Self::FetchRequest(_) => "fetch_request",
+            Self::ChunkRequest(_) => "chunk_request",
             Self::FetchReply { .. } => "fetch_reply",
             Self::Serving(_) => "serving",
         }
@@ -211,9 +232,15 @@ impl Message {
             Self::Payload(payload) => head(kind::PAYLOAD, payload),
             Self::Announce(announcement) => head(kind::ANNOUNCE, announcement),
             Self::FetchRequest(digests) => head(kind::FETCH_REQUEST, digests),
+            Self::ChunkRequest(chunks) => head(kind::CHUNK_REQUEST, chunks),
             Self::Serving(epoch) => head(kind::SERVING, epoch),
             Self::FetchReply { digest, content } => match content {
-                FetchedContent::Missing => head(kind::FETCH_MISSING, digest),
+                FetchedContent::Absent(reason) => head(kind::FETCH_ABSENT, &(digest, reason)),
+                FetchedContent::Busy(millis) => head(kind::FETCH_BUSY, &(digest, millis)),
+                FetchedContent::Chunk(chunk) => {
+                    let Chunk { info, index, outline, bytes } = &**chunk;
+                    head_and_body(kind::FETCH_CHUNK, &(digest, info, index, outline), bytes)
+                }
                 FetchedContent::Batch(batch) => {
                     head_and_body(kind::FETCH_BATCH, &(digest, batch.info), batch.body.bytes())
                 }
@@ -256,10 +283,21 @@ impl Message {
                 within("fetch request", digests.len(), FETCH_DIGESTS_MAX)?;
                 Ok(Self::FetchRequest(digests))
             }
-            kind::FETCH_MISSING => {
-                let digest = codec::decode("fetch reply", &rest, 32)?;
-                Ok(Self::FetchReply { digest, content: FetchedContent::Missing })
+            kind::CHUNK_REQUEST => {
+                let bound = 8 + FETCH_DIGESTS_MAX * 34;
+                let chunks: Vec<_> = codec::decode("chunk request", &rest, bound)?;
+                within("chunk request", chunks.len(), FETCH_DIGESTS_MAX)?;
+                Ok(Self::ChunkRequest(chunks))
             }
+            kind::FETCH_ABSENT => {
+                let (digest, reason) = codec::decode("fetch reply", &rest, 33)?;
+                Ok(Self::FetchReply { digest, content: FetchedContent::Absent(reason) })
+            }
+            kind::FETCH_BUSY => {
+                let (digest, millis) = codec::decode("fetch reply", &rest, 36)?;
+                Ok(Self::FetchReply { digest, content: FetchedContent::Busy(millis) })
+            }
+            kind::FETCH_CHUNK => decode_chunk(&rest),
             kind::FETCH_BATCH => {
                 if rest.len() < 32 + BatchInfo::ENCODED_BYTES {
                     return Err(DecodeError::Truncated { kind: "fetch reply" });
@@ -276,6 +314,24 @@ impl Message {
             unknown => Err(DecodeError::Kind(unknown)),
         }
     }
+}
+
+/// A chunk is split from its head by the length that its info implies.
+fn decode_chunk(rest: &Bytes) -> Result<Message, DecodeError> {
+    const KIND: &str = "chunk";
+    const FIXED: usize = 32 + BatchInfo::ENCODED_BYTES;
+    let truncated = DecodeError::Truncated { kind: KIND };
+    let fixed = rest.get(..FIXED).ok_or(truncated.clone())?;
+    let (digest, info): (Digest, BatchInfo) = codec::decode(KIND, fixed, FIXED)?;
+    let (length, bound) = (info.bytes as usize, BATCH_BYTES_LIMIT as usize);
+    within(KIND, length, bound)?;
+    // The index, a length of one byte, and the outline.
+    let head = 3 + 32 * usize::from(chunks_of(info.bytes));
+    let more = rest.get(FIXED..FIXED + head).ok_or(truncated)?;
+    let (index, outline) = codec::decode(KIND, more, head)?;
+    let bytes = rest.slice(FIXED + head..);
+    let chunk = Chunk { info, index, outline, bytes };
+    Ok(Message::FetchReply { digest, content: FetchedContent::Chunk(Box::new(chunk)) })
 }
 
 fn check_version(found: u8) -> Result<(), DecodeError> {

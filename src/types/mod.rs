@@ -5,10 +5,11 @@
 //! signed strings are an ASCII domain of their kind and version followed by the BCS of a fixed
 //! struct (design section 9). Nothing in this module knows tokio, a clock, a file or a thread.
 //!
-//! Reading order: [`ids`] → [`committee`] → [`genesis`] → [`batch`] → [`proof`] → [`payload`] →
+//! Reading order: [`ids`] → [`committee`] → [`genesis`] → [`batch`] → [`chunk`] → [`proof`] → [`payload`] →
 //! [`commit`] → [`message`].
 
 pub mod batch;
+pub mod chunk;
 pub mod codec;
 pub mod commit;
 pub mod committee;
@@ -24,6 +25,7 @@ mod golden;
 pub(crate) mod samples;
 
 pub use batch::{Batch, BatchBody, BatchInfo, BodyBuilder, InvalidBatch};
+pub use chunk::{Chunk, ChunkId, InvalidChunk};
 pub use codec::DecodeError;
 pub use commit::{Ack, Commit, CommitReceipt, Component, EpochReceipt, FormerEpoch, Membership};
 pub use committee::{Committee, CommitteeError, Member};
@@ -32,6 +34,8 @@ pub use ids::{
     Author, BatchId, ChainId, CommitIndex, CommitteeHash, Digest, Epoch, Incarnation, Slot,
     Timestamp,
 };
-pub use message::{Announcement, FetchedContent, Hello, Message, Usage, Vote, WIRE_VERSION};
+pub use message::{
+    AbsentReason, Announcement, FetchedContent, Hello, Message, Usage, Vote, WIRE_VERSION,
+};
 pub use payload::{InvalidPayload, Payload, PayloadContent, PayloadHeader};
 pub use proof::{InvalidProof, ProofOfStore, ProofSignature, Scope, Signature, SignedBatchInfo};

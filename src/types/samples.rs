@@ -50,6 +50,14 @@ pub(crate) fn payload() -> Payload {
     Payload { header, content }
 }
 
+/// The last chunk of a batch of three.
+fn chunk() -> Chunk {
+    let body = BatchBody::new(Bytes::from(vec![7; chunk::WHOLE_BYTES_MAX + 5]));
+    let bytes = body.bytes().len() as u32;
+    let info = BatchInfo { bytes, root: body.root(), ..batch(1, 1, &[b"one"]).info };
+    Chunk::of(info, &body, 2).unwrap()
+}
+
 /// One message of every kind.
 pub(crate) fn messages() -> Vec<Message> {
     let digest = Digest([4; 32]);
@@ -57,6 +65,7 @@ pub(crate) fn messages() -> Vec<Message> {
         Announcement { window: Usage { bytes: 1 << 20, batches: 100 }, released: Timestamp(17) };
     let vote = Vote { digest, signature: Signature::from_bytes(&[9; 64]) };
     let batch = batch(1, 1, &[b"one", b"two"]);
+    let reply = |content| Message::FetchReply { digest, content };
     vec![
         Message::Batch(batch.clone()),
         Message::Votes { announcement, votes: vec![vote] },
@@ -64,9 +73,12 @@ pub(crate) fn messages() -> Vec<Message> {
         Message::Payload(Box::new(payload())),
         Message::Announce(announcement),
         Message::FetchRequest(vec![digest, digest]),
-        Message::FetchReply { digest, content: FetchedContent::Missing },
-        Message::FetchReply { digest, content: FetchedContent::Batch(batch) },
-        Message::FetchReply { digest, content: FetchedContent::Payload(Box::new(payload())) },
+        reply(FetchedContent::Absent(AbsentReason::NotHeld)),
+        reply(FetchedContent::Batch(batch)),
+        reply(FetchedContent::Payload(Box::new(payload()))),
         Message::Serving(Epoch(3)),
+        Message::ChunkRequest(vec![ChunkId { digest, index: 3 }]),
+        reply(FetchedContent::Chunk(Box::new(chunk()))),
+        reply(FetchedContent::Busy(250)),
     ]
 }

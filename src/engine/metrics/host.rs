@@ -33,10 +33,6 @@ pub(in crate::engine) struct Host {
     pub(super) commits: IntCounter,
     pub(super) fetches: IntCounterVec,
     fetch_seconds: HistogramVec,
-    /// Contents that peers were asked for.
-    pub fetch_requests: IntCounter,
-    /// Of those, answered without content.
-    pub fetch_misses: IntCounter,
 }
 
 impl Host {
@@ -84,10 +80,6 @@ impl Host {
                 "outcome",
                 FETCH_OUTCOMES,
             )?,
-            fetch_requests: make
-                .counter("fetch_requests_total", "Contents that peers were asked for.")?,
-            fetch_misses: make
-                .counter("fetch_misses_total", "Peers that did not have what was asked for.")?,
         })
     }
 

@@ -188,7 +188,7 @@ impl Links {
 }
 
 /// The first 8 hex digits: enough to tell a committee's members apart.
-fn label(peer: &Author) -> String {
+pub(super) fn label(peer: &Author) -> String {
     let mut text = peer.to_string();
     text.truncate(8);
     text

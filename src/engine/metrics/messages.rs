@@ -10,10 +10,19 @@ use super::instruments::Register;
 use crate::transport::SendError;
 
 /// Kinds of messages, see `Message::kind_name`.
-const KINDS: &[&str] =
-    &["batch", "votes", "proofs", "payload", "announce", "fetch_request", "fetch_reply", "serving"];
+const KINDS: &[&str] = &[
+    "batch",
+    "votes",
+    "proofs",
+    "payload",
+    "announce",
+    "fetch_request",
+    "chunk_request",
+    "fetch_reply",
+    "serving",
+];
 /// Kinds with signatures or hashes to check.
-const VERIFIED: &[&str] = &["batch", "votes", "proofs", "payload"];
+const VERIFIED: &[&str] = &["batch", "votes", "proofs", "payload", "chunk"];
 const INVALID: &[&str] = &[
     "batch",
     "votes",
@@ -51,6 +60,8 @@ pub(in crate::engine) struct Messages {
     /// Own batches sent again to silent validators.
     pub resends: IntCounter,
     served: IntCounterVec,
+    /// Bytes of content sent to peers that asked for it.
+    pub served_bytes: IntCounter,
     serve_seconds: Histogram,
 }
 
@@ -68,7 +79,7 @@ impl Messages {
             )?,
             verification_seconds: make.histograms(
                 "verification_seconds",
-                "Time to check hashes and signatures of one batch, vote, proof or payload.",
+                "Time to check hashes and signatures of one batch, chunk, vote, proof or payload.",
                 times()?,
                 "kind",
                 VERIFIED,
@@ -102,7 +113,11 @@ impl Messages {
                 "served_total",
                 "Contents that peers asked for, by result.",
                 "result",
-                &["found", "missing"],
+                &["found", "missing", "busy"],
+            )?,
+            served_bytes: make.counter(
+                "served_bytes_total",
+                "Bytes of content sent to peers that asked for it.",
             )?,
             serve_seconds: make.histogram(
                 "serve_seconds",
@@ -147,8 +162,8 @@ impl Messages {
         self.refused.with_label_values(&[reason]).inc();
     }
 
-    pub fn served(&self, found: bool, began: Instant) {
-        self.served.with_label_values(&[if found { "found" } else { "missing" }]).inc();
+    pub fn served(&self, result: &str, began: Instant) {
+        self.served.with_label_values(&[result]).inc();
         self.serve_seconds.observe(began.elapsed().as_secs_f64());
     }
 }

@@ -7,6 +7,7 @@
 //! zero, so that a rate has something to rise from.
 
 mod epochs;
+mod fetching;
 mod followers;
 mod groups;
 mod host;
@@ -20,6 +21,7 @@ use prometheus::Registry;
 use serde::Serialize;
 
 use self::epochs::Epochs;
+use self::fetching::Fetching;
 use self::groups::Groups;
 use self::host::Host;
 use self::instruments::by_label;
@@ -47,6 +49,8 @@ pub(super) struct Metrics {
     pub followers: Followers,
     /// Of the ends of epochs.
     pub epochs: Epochs,
+    /// Of fetches, as peers answer them.
+    pub fetching: Fetching,
     /// Of the supervisor.
     pub restarts: Restarts,
     /// Of the handle.
@@ -105,6 +109,7 @@ impl Metrics {
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
             epochs: Epochs::new(registry)?,
+            fetching: Fetching::new(registry)?,
             restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::sequencer::status::Status;
 use crate::types::{
-    Author, Batch, Commit, CommitIndex, CommitReceipt, Digest, Epoch, EpochReceipt, InvalidPayload,
-    Payload, PayloadHeader, Timestamp,
+    AbsentReason, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Epoch,
+    EpochReceipt, InvalidPayload, Payload, PayloadHeader, Timestamp,
 };
 
 /// A transaction as the host submits it: the bytes are opaque to this crate.
@@ -362,8 +362,32 @@ pub enum SubscriptionEnd {
     Unsubscribed,
 }
 
+/// Content that the host needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its digest.
+    pub digest: Digest,
+    /// For a batch: its info, so that a large one is fetched in chunks from several peers.
+    pub info: Option<BatchInfo>,
+    /// Who should have it; the others are asked after them.
+    pub holders: Vec<Author>,
+    /// The commit that it is needed for.
+    pub commit: Option<CommitIndex>,
+}
+
+/// What a peer answers instead of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoContent {
+    /// It does not have it.
+    Absent(AbsentReason),
+    /// It has too much to do, for about so long.
+    Busy(Duration),
+    /// It sent something else.
+    Wrong,
+}
+
 /// Why a fetch ended without content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
     /// Nobody answered with it in time.

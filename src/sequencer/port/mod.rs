@@ -12,15 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use host::{
-    Accepted, BusyReason, CloseError, CommitError, Content, Delivery, Event, FetchError, OpenError,
-    ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError, SubmitError,
-    SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
+    Accepted, BusyReason, CloseError, CommitError, Content, Delivery, Event, FetchError, NoContent,
+    OpenError, ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError,
+    SubmitError, SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
+    Wanted,
 };
 
 use crate::store::StoredBatch;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Committee, Digest,
-    Epoch, EpochReceipt, Hello, Incarnation, InvalidPayload, Membership, Message, Payload,
+    Announcement, Author, Batch, BatchInfo, Chunk, Commit, CommitIndex, CommitReceipt, Committee,
+    Digest, Epoch, EpochReceipt, Hello, Incarnation, InvalidPayload, Membership, Message, Payload,
     PayloadHeader, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
 };
 
@@ -100,12 +101,23 @@ pub enum Input {
         /// The batch.
         batch: Batch,
     },
-    /// A peer does not have what was asked for.
-    FetchMissing {
+    /// A chunk that was asked for; it is one of its batch.
+    FetchedChunk {
+        /// Who answered.
+        from: Author,
+        /// The batch's digest.
+        digest: Digest,
+        /// The chunk.
+        chunk: Box<Chunk>,
+    },
+    /// A peer answered a fetch without what was asked for.
+    NoContent {
         /// Who answered.
         from: Author,
         /// What was asked for.
         digest: Digest,
+        /// What it said.
+        answer: NoContent,
     },
     /// The host submits transactions.
     Submit {
@@ -140,9 +152,7 @@ pub enum Input {
         /// Answered with [`Reply::Fetched`].
         id: RequestId,
         /// What it needs.
-        digest: Digest,
-        /// Who should have it.
-        responders: Vec<Author>,
+        wanted: Wanted,
         /// When to give up, on the monotonic clock.
         deadline: Duration,
     },
@@ -251,7 +261,8 @@ impl Input {
             Self::Payload { .. } => "payload",
             Self::Announce { .. } => "announce",
             Self::FetchedBatch { .. } => "fetched_batch",
-            Self::FetchMissing { .. } => "fetch_missing",
+            Self::FetchedChunk { .. } => "fetched_chunk",
+            Self::NoContent { .. } => "no_content",
             Self::Submit { .. } => "submit",
             Self::Pull { .. } => "pull",
             Self::Verify { .. } => "verify",
@@ -380,9 +391,12 @@ pub enum Refusal {
     /// From somebody without power in this epoch.
     #[error("not_a_member")]
     NotAMember,
-    /// Not asked for.
+    /// Not asked for. No fault by itself: a restart forgets what was asked.
     #[error("unasked")]
     Unasked,
+    /// More than a restart explains that was not asked for.
+    #[error("unasked_flood")]
+    UnaskedFlood,
     /// More payloads than a proposer needs.
     #[error("too_many_payloads")]
     TooManyPayloads,
@@ -397,6 +411,7 @@ impl Refusal {
                 | Self::Equivocation
                 | Self::ExpirationOrder
                 | Self::TooManyIncarnations
+                | Self::UnaskedFlood
         )
     }
 }

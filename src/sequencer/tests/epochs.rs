@@ -300,7 +300,11 @@ fn the_last_batch_of_an_epoch_held_by_leavers_is_read_in_the_next_until_its_rete
     let fetch = |net: &mut Net, index: usize| {
         let responders = (0..3).map(|index| net.nodes[index].author).collect();
         let deadline = net.now.monotonic + SOON;
-        let id = net.request(index, |id| Input::Fetch { id, digest, responders, deadline });
+        let id = net.request(index, |id| Input::Fetch {
+            id,
+            wanted: wanted(digest, responders),
+            deadline,
+        });
         net.pass(SOON);
         net.nodes[index].replies.remove(&id)
     };

@@ -109,6 +109,11 @@ pub fn committee(indices: impl IntoIterator<Item = usize>) -> Committee {
     Committee::new(indices.into_iter().map(member).collect()).unwrap()
 }
 
+/// Content of unknown length that these should have.
+pub fn wanted(digest: Digest, holders: Vec<Author>) -> Wanted {
+    Wanted { digest, info: None, holders, commit: None }
+}
+
 pub fn signer(index: usize) -> TestSigner {
     TestSigner::new(&Zeroizing::new([index as u8 + 1; 32]))
 }
@@ -381,13 +386,33 @@ impl Net {
                     let batch = reader.batch(&digest).unwrap().map(FetchedContent::Batch);
                     let payload = reader.payload(&digest).unwrap();
                     let payload = payload.map(|p| FetchedContent::Payload(Box::new(p)));
-                    let content = batch.or(payload).unwrap_or(FetchedContent::Missing);
+                    let content = batch.or(payload);
+                    let absent = FetchedContent::Absent(AbsentReason::NotHeld);
+                    let content = content.unwrap_or(absent);
+                    self.send(to, &[peer], &Message::FetchReply { digest, content });
+                }
+            }
+            Message::ChunkRequest(chunks) => {
+                for ChunkId { digest, index } in chunks {
+                    let batch = self.nodes[to].store.reader().batch(&digest).unwrap();
+                    let chunk = batch.and_then(|b| Chunk::of(b.info, &b.body, index));
+                    let absent = FetchedContent::Absent(AbsentReason::NotHeld);
+                    let content = chunk.map_or(absent, |c| FetchedContent::Chunk(Box::new(c)));
                     self.send(to, &[peer], &Message::FetchReply { digest, content });
                 }
             }
             Message::FetchReply { digest, content } => match content {
-                FetchedContent::Missing => {
-                    self.input(to, Input::FetchMissing { from: peer, digest });
+                FetchedContent::Absent(reason) => {
+                    let answer = NoContent::Absent(reason);
+                    self.input(to, Input::NoContent { from: peer, digest, answer });
+                }
+                FetchedContent::Busy(millis) => {
+                    let answer = NoContent::Busy(Duration::from_millis(millis.into()));
+                    self.input(to, Input::NoContent { from: peer, digest, answer });
+                }
+                FetchedContent::Chunk(chunk) => {
+                    chunk.verify().unwrap();
+                    self.input(to, Input::FetchedChunk { from: peer, digest, chunk });
                 }
                 FetchedContent::Batch(batch) => {
                     self.input(to, Input::FetchedBatch { from: peer, digest, batch });

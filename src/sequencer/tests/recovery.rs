@@ -162,7 +162,7 @@ fn fetched_content_goes_to_the_waiter_and_stays_outside_the_window() {
     let id = RequestId(800);
     let deadline = net.now.monotonic + Duration::from_secs(2);
     let responders = vec![net.nodes[0].author];
-    net.input(3, Input::Fetch { id, digest, responders, deadline });
+    net.input(3, Input::Fetch { id, wanted: wanted(digest, responders), deadline });
     net.settle();
     let reply = net.nodes[3].replies.remove(&id);
     assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Batch(_))))), "{reply:?}");
@@ -188,7 +188,7 @@ fn a_fetch_ends_at_its_deadline_and_a_cancelled_one_is_forgotten() {
     for id in [RequestId(800), RequestId(801)] {
         let deadline = net.now.monotonic + Duration::from_secs(1);
         let responders = responders.clone();
-        net.input(0, Input::Fetch { id, digest, responders, deadline });
+        net.input(0, Input::Fetch { id, wanted: wanted(digest, responders), deadline });
     }
     net.input(0, Input::Cancel(RequestId(801)));
     net.pass(Duration::from_millis(990));
@@ -216,7 +216,7 @@ fn a_fetch_does_not_wait_for_the_patience_of_a_proposal() {
     let id = RequestId(800);
     let deadline = net.now.monotonic + Duration::from_secs(2);
     let responders = vec![net.nodes[0].author];
-    net.input(1, Input::Fetch { id, digest, responders, deadline });
+    net.input(1, Input::Fetch { id, wanted: wanted(digest, responders), deadline });
     net.settle();
     let reply = net.nodes[1].replies.remove(&id);
     assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Payload(_))))), "{reply:?}");

@@ -80,6 +80,8 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.payload_patience" "duration" "150ms" "1ms to 5s" "a payload that is asked about is fetched after this long";
     "sequencer.fetch_try_timeout" "duration" "400ms" "10ms to 10s" "a fetch goes to the next holder after this long";
     "sequencer.fetches_max" "fetches" "4096" "at least 1" "fetches under way at once";
+    "sequencer.fetch_bytes_in_flight_max" "size" "64.0 MiB" "at least one full batch" "content asked for and not answered, all peers together";
+    "sequencer.fetch_asks_per_peer_max" "contents" "64" "1 to 1024" "contents, or chunks of large ones, one peer is asked for at once";
     "sequencer.recovered_bytes_max" "size" "1.0 GiB" "" "fetched content kept beyond its author's window";
     "sequencer.subscriber_window" "commits" "64" "1 to 65536" "commits delivered to a subscriber beyond what it acknowledged";
     "sequencer.subscriber_lag_bytes_max" "size" "4.0 GiB" "at least 1MiB" "bytes kept beyond their time because a subscriber needs them";
@@ -92,7 +94,9 @@ pub const OPTIONS: &[OptionRow] = rows![
     "engine.submit_queue_bytes" "size" "32.0 MiB" "1MiB to 2GiB" "transactions that wait for the core";
     "engine.cache_bytes" "size" "64.0 MiB" "1MiB to 1TiB" "batches and payloads kept in memory for execution and serving";
     "engine.proof_cache" "proofs" "16384" "64 to 2^24" "verified proofs remembered";
-    "engine.serve_queue" "requests" "256" "4 to 2^20" "requests of other validators that wait to be served";
+    "engine.serve_queue" "requests" "256" "4 to 2^20" "requests of one validator that wait to be served; beyond it it is told to ask later";
+    "engine.serve_bytes_per_second" "size" "64.0 MiB" "1MiB to 1TiB" "content sent to one validator that asks for it, a second";
+    "engine.serve_link_bytes" "size" "8.0 MiB" "64KiB to 2GiB" "bulk that waits on a link beyond which it gets no content";
     "engine.readers" "reads" "2" "1 to 64" "reads of the disk at once, for serving and execution";
     "engine.disk_reserve" "size" "1.0 GiB" "16MiB to 1PiB" "below this much free space no batches are admitted";
     "engine.disk_check_interval" "duration" "1s" "10ms to 10s" "how often free space is looked at";

@@ -1,0 +1,345 @@
+//! What the fetcher knows of each peer: how fast it answers, how often it does not, what it was
+//! asked for.
+//!
+//! A wait for a peer follows its measured latency, as a sender's does in RFC 6298: smoothed, plus
+//! four times its deviation. Failures are a penalty that halves every few seconds, so whoever is
+//! well again is asked again. How much a peer is asked for at once grows with its answers and is
+//! halved when it lets one expire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::types::{Author, Digest};
+
+/// A penalty is halved after this long.
+const HALF_LIFE: Duration = Duration::from_secs(5);
+/// What failures cost.
+const EXPIRED: u32 = 4;
+const WRONG: u32 = 16;
+const UNASKED: u32 = 1;
+/// From here on a peer is asked only after all others.
+const AVOIDED: u32 = 4;
+/// So much that it takes a minute to be forgotten; more is not counted.
+const PENALTY_MAX: u32 = 1 << 14;
+/// Asked for at once before anything was answered.
+const WINDOW_START: usize = 8;
+/// A peer that says it is busy is believed for at most this long.
+const BUSY_MAX: Duration = Duration::from_secs(2);
+/// No wait is shorter than this part of the one for a peer that was never measured,
+const WAIT_MIN: u32 = 16;
+/// or longer than this multiple of it.
+const WAIT_MAX: u32 = 4;
+
+/// One piece of content: a digest, and which chunk of it.
+pub(super) type PieceId = (Digest, u16);
+
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    sent: Duration,
+    expires: Duration,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    /// Smoothed latency and its deviation.
+    latency: Option<(Duration, Duration)>,
+    penalty: u32,
+    penalised: Duration,
+    /// What it sent without being asked; halved like a penalty.
+    unasked: u32,
+    unasked_at: Duration,
+    /// How many pieces it is asked for at once.
+    window: usize,
+    busy_until: Duration,
+    asks: BTreeMap<PieceId, Ask>,
+    /// Answers with content.
+    answered: u64,
+    /// Asks that expired and answers that were wrong.
+    failed: u64,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            latency: None,
+            penalty: 0,
+            penalised: Duration::ZERO,
+            unasked: 0,
+            unasked_at: Duration::ZERO,
+            window: WINDOW_START,
+            busy_until: Duration::ZERO,
+            asks: BTreeMap::new(),
+            answered: 0,
+            failed: 0,
+        }
+    }
+
+    fn penalty(&self, now: Duration) -> u32 {
+        halved(self.penalty, self.penalised, now)
+    }
+
+    fn penalise(&mut self, now: Duration, cost: u32) {
+        self.penalty = (self.penalty(now) + cost).min(PENALTY_MAX);
+        self.penalised = now;
+    }
+
+    fn measured(&mut self, sample: Duration) {
+        self.latency = Some(match self.latency {
+            None => (sample, sample / 2),
+            Some((mean, deviation)) => {
+                let off = sample.abs_diff(mean);
+                ((mean * 7 + sample) / 8, (deviation * 3 + off) / 4)
+            }
+        });
+    }
+}
+
+/// What is left of a value after a while.
+fn halved(value: u32, at: Duration, now: Duration) -> u32 {
+    let age = now.saturating_sub(at);
+    let halvings = (age.as_micros() / HALF_LIFE.as_micros()).min(31) as u32;
+    value >> halvings
+}
+
+/// How a peer stands, for status pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::sequencer) struct Standing {
+    pub latency: Option<Duration>,
+    pub penalty: u32,
+    pub asked: usize,
+    pub answered: u64,
+    pub failed: u64,
+}
+
+/// All peers.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// Before anything was measured.
+    try_timeout: Duration,
+    window_max: usize,
+    peers: BTreeMap<Author, Peer>,
+    /// Over all peers: what a good answer takes.
+    usual: Option<Duration>,
+    expiries: BTreeSet<(Duration, Author, PieceId)>,
+    bytes: u64,
+}
+
+impl Peers {
+    pub fn new(try_timeout: Duration, window_max: usize) -> Self {
+        Self {
+            try_timeout,
+            window_max,
+            peers: BTreeMap::new(),
+            usual: None,
+            expiries: BTreeSet::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes asked for and not answered, all peers together.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When the next ask expires.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.expiries.first().map(|(at, _, _)| *at)
+    }
+
+    fn peer(&mut self, author: Author) -> &mut Peer {
+        self.peers.entry(author).or_insert_with(Peer::new)
+    }
+
+    /// How long to wait for a peer before another one is asked as well: as long as its answers
+    /// take, but for one that was never measured, or fails, not much longer than others' take.
+    pub fn patience(&self, author: &Author, now: Duration) -> Duration {
+        let (least, most) = (self.try_timeout / WAIT_MIN, self.try_timeout * WAIT_MAX);
+        let usual = self.usual.map_or(self.try_timeout, |usual| usual * 2);
+        let own = self.peers.get(author).filter(|peer| peer.penalty(now) < AVOIDED);
+        let own = own.and_then(|peer| peer.latency).map(|(mean, off)| mean + off * 4);
+        own.unwrap_or(usual).clamp(least, most)
+    }
+
+    /// Lower is better; `None` if it may not be asked for more now.
+    pub fn cost(&self, author: &Author, holds: bool, now: Duration) -> Option<(u32, u128)> {
+        let Some(peer) = self.peers.get(author) else {
+            let usual = self.usual.unwrap_or(self.try_timeout) / 2;
+            return Some((u32::from(!holds), usual.as_micros()));
+        };
+        if peer.busy_until > now || peer.asks.len() >= peer.window {
+            return None;
+        }
+        let penalty = peer.penalty(now);
+        let class = u32::from(!holds) + if penalty >= AVOIDED { 2 } else { 0 };
+        // Who was never measured is tried, and then known.
+        let usual = self.usual.unwrap_or(self.try_timeout) / 2;
+        let mean = peer.latency.map_or(usual, |(mean, _)| mean);
+        // Work goes where it is done soonest: what a peer has to do already counts.
+        let wait = mean.as_micros().max(100) * (2 + peer.asks.len() as u128) / 2;
+        Some((class, wait << penalty.min(16)))
+    }
+
+    /// True if it was asked for the piece and has not answered.
+    pub fn is_asked(&self, author: &Author, piece: &PieceId) -> bool {
+        self.peers.get(author).is_some_and(|peer| peer.asks.contains_key(piece))
+    }
+
+    /// When a busy peer may be asked again.
+    pub fn busy_until(&self, author: &Author) -> Option<Duration> {
+        self.peers.get(author).map(|peer| peer.busy_until)
+    }
+
+    /// A peer is asked. Returns how long to wait before another one is.
+    pub fn on_ask(
+        &mut self,
+        author: Author,
+        piece: PieceId,
+        bytes: u64,
+        now: Duration,
+    ) -> Duration {
+        let patience = self.patience(&author, now);
+        let expires = now + (patience * 4).max(self.try_timeout * 2);
+        self.expiries.insert((expires, author, piece));
+        self.bytes += bytes;
+        let known = self.peer(author).asks.insert(piece, Ask { sent: now, expires, bytes });
+        assert!(known.is_none(), "{author} is asked for {piece:?} twice at once");
+        patience
+    }
+
+    fn settle(&mut self, author: &Author, piece: &PieceId) -> Option<Ask> {
+        let ask = self.peers.get_mut(author)?.asks.remove(piece)?;
+        self.expiries.remove(&(ask.expires, *author, *piece));
+        self.bytes -= ask.bytes;
+        Some(ask)
+    }
+
+    /// Every chunk of this digest that a peer was asked for is answered. True if there was one.
+    fn settle_all(&mut self, author: &Author, digest: &Digest) -> Option<Ask> {
+        let range = (*digest, 0)..=(*digest, u16::MAX);
+        let asks = self.peers.get(author)?.asks.range(range).map(|(piece, _)| *piece);
+        let pieces: Vec<PieceId> = asks.collect();
+        pieces.iter().filter_map(|piece| self.settle(author, piece)).next_back()
+    }
+
+    /// The peer sent content. False if it had not been asked: it is late, or abuses.
+    pub fn on_content(&mut self, author: Author, piece: &PieceId, now: Duration) -> bool {
+        let Some(ask) = self.settle(&author, piece) else {
+            self.on_unasked(author, now);
+            return false;
+        };
+        let sample = now.saturating_sub(ask.sent);
+        self.usual = Some(self.usual.map_or(sample, |usual| (usual * 15 + sample) / 16));
+        let window_max = self.window_max;
+        let peer = self.peer(author);
+        peer.measured(sample);
+        peer.answered += 1;
+        peer.window = (peer.window + 1).min(window_max);
+        true
+    }
+
+    /// It sent what it was not asked for.
+    pub fn on_unasked(&mut self, author: Author, now: Duration) {
+        let peer = self.peer(author);
+        peer.penalise(now, UNASKED);
+        peer.unasked = halved(peer.unasked, peer.unasked_at, now).saturating_add(1);
+        peer.unasked_at = now;
+    }
+
+    /// It does not have it. True if it had been asked.
+    pub fn on_absent(&mut self, author: Author, digest: &Digest, now: Duration) -> bool {
+        let asked = self.settle_all(&author, digest);
+        match asked {
+            Some(ask) => self.peer(author).measured(now.saturating_sub(ask.sent)),
+            None => self.on_unasked(author, now),
+        }
+        asked.is_some()
+    }
+
+    /// It has too much to do. True if it had been asked.
+    pub fn on_busy(
+        &mut self,
+        author: Author,
+        digest: &Digest,
+        pause: Duration,
+        now: Duration,
+    ) -> bool {
+        let asked = self.settle_all(&author, digest).is_some();
+        if asked {
+            let peer = self.peer(author);
+            peer.busy_until = now + pause.min(BUSY_MAX);
+            peer.window = (peer.window / 2).max(1);
+        } else {
+            self.on_unasked(author, now);
+        }
+        asked
+    }
+
+    /// It sent something else than what was asked for.
+    pub fn on_wrong(&mut self, author: Author, digest: &Digest, now: Duration) {
+        self.settle_all(&author, digest);
+        let peer = self.peer(author);
+        peer.penalise(now, WRONG);
+        peer.failed += 1;
+        peer.window = (peer.window / 2).max(1);
+    }
+
+    /// Asks that nobody answered in time. True if there were any.
+    pub fn expire(&mut self, now: Duration) -> bool {
+        let mut any = false;
+        while let Some(&(at, author, piece)) = self.expiries.first() {
+            if at > now {
+                break;
+            }
+            self.settle(&author, &piece);
+            let peer = self.peer(author);
+            peer.penalise(now, EXPIRED);
+            peer.failed += 1;
+            peer.window = (peer.window / 2).max(1);
+            any = true;
+        }
+        any
+    }
+
+    /// The link is down: what was asked over it is not answered, which is nobody's fault.
+    pub fn on_link_down(&mut self, author: &Author) -> Vec<PieceId> {
+        let Some(peer) = self.peers.get(author) else { return Vec::new() };
+        let pieces: Vec<PieceId> = peer.asks.keys().copied().collect();
+        for piece in &pieces {
+            self.settle(author, piece);
+        }
+        pieces
+    }
+
+    /// True if a peer sends more of what nobody asked for than a restart of ours explains.
+    pub fn floods(&self, author: &Author, now: Duration) -> bool {
+        let bound = 8 * self.window_max as u32;
+        self.peers
+            .get(author)
+            .is_some_and(|peer| halved(peer.unasked, peer.unasked_at, now) > bound)
+    }
+
+    /// For status pages.
+    pub fn standings(&self, now: Duration) -> BTreeMap<Author, Standing> {
+        let standing = |(author, peer): (&Author, &Peer)| {
+            let standing = Standing {
+                latency: peer.latency.map(|(mean, _)| mean),
+                penalty: peer.penalty(now),
+                asked: peer.asks.len(),
+                answered: peer.answered,
+                failed: peer.failed,
+            };
+            (*author, standing)
+        };
+        self.peers.iter().map(standing).collect()
+    }
+
+    /// Only those who are still talked to are remembered.
+    pub fn retain(&mut self, keep: impl Fn(&Author) -> bool) {
+        let gone: Vec<Author> = self.peers.keys().filter(|author| !keep(author)).copied().collect();
+        for author in gone {
+            self.on_link_down(&author);
+            self.peers.remove(&author);
+        }
+    }
+}
