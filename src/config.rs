@@ -79,6 +79,12 @@ pub struct SequencerConfig {
     pub fetch_asks_per_peer_max: usize,
     /// Fetched content kept beyond its author's window: bytes. Default 1 GiB.
     pub recovered_bytes_max: ByteSize,
+    /// A certified batch that has not arrived is fetched after this long. Default 2 s; 10 ms to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub refetch_delay: Duration,
+    /// Content that nobody waits for yet is fetched at this rate at most: bytes a second. Default
+    /// 32 MiB; at least 64 KiB.
+    pub refetch_bytes_per_second: ByteSize,
     /// Deliveries to a subscriber that it has not acknowledged. Default 64; 1 to 65536.
     pub subscriber_window: usize,
     /// Bytes of batches kept beyond their time because a subscriber needs them; beyond it the
@@ -115,6 +121,8 @@ impl Default for SequencerConfig {
             fetch_bytes_in_flight_max: ByteSize::mib(64),
             fetch_asks_per_peer_max: 64,
             recovered_bytes_max: ByteSize::gib(1),
+            refetch_delay: Duration::from_secs(2),
+            refetch_bytes_per_second: ByteSize::mib(32),
             subscriber_window: 64,
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
@@ -182,6 +190,9 @@ impl SequencerConfig {
         if !(1..=1024).contains(&self.fetch_asks_per_peer_max) {
             return Err(ConfigError::new("fetch_asks_per_peer_max", "must lie between 1 and 1024"));
         }
+        within("refetch_delay", self.refetch_delay, 10, 60_000)?;
+        let rate = self.refetch_bytes_per_second.as_u64();
+        at_least("refetch_bytes_per_second", rate, 64 << 10)?;
         if !(1..=65_536).contains(&self.subscriber_window) {
             return Err(ConfigError::new("subscriber_window", "must lie between 1 and 65536"));
         }

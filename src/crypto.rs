@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::store::{Durable, StoredBatch};
 use crate::types::{
-    Author, Committee, InvalidProof, ProofOfStore, Scope, Signature, SignedBatchInfo,
+    AbsenceStatement, Author, Committee, InvalidEvidence, InvalidProof, ProofOfStore, Scope,
+    Signature, SignedAbsence, SignedBatchInfo, UnavailabilityProof,
 };
 
 /// Signs for this validator and checks the signatures of others.
@@ -25,6 +26,34 @@ pub trait Signer: Send + Sync + 'static {
 
     /// Checks that `signed.signer` said so in this scope.
     fn verify_batch(&self, scope: &Scope, signed: &SignedBatchInfo) -> bool;
+
+    /// Says that this validator does not hold content. The token proves that it is on record, so
+    /// that it never says the contrary afterwards.
+    fn sign_absence(&self, scope: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence;
+
+    /// Checks that `signed.signer` said so in this scope.
+    fn verify_absence(&self, scope: &Scope, signed: &SignedAbsence) -> bool;
+}
+
+/// Checks evidence completely: shape, quorum, every signature.
+pub fn verify_unavailability(
+    signer: &dyn Signer,
+    scope: &Scope,
+    committee: &Committee,
+    proof: &UnavailabilityProof,
+) -> Result<(), InvalidEvidence> {
+    proof.verify_shape(committee, scope.epoch)?;
+    for part in &proof.signatures {
+        let Some(member) = committee.member(part.signer) else {
+            return Err(InvalidEvidence::UnknownSigner(part.signer));
+        };
+        let statement = proof.statement(part.reason);
+        let signed = SignedAbsence { statement, signer: member.author, signature: part.signature };
+        if !signer.verify_absence(scope, &signed) {
+            return Err(InvalidEvidence::Signature(part.signer));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a proof of store completely: shape, quorum, every signature.
@@ -58,6 +87,10 @@ impl Ed25519Signer {
     pub fn new(seed: &Zeroizing<[u8; 32]>) -> Self {
         Self { key: ed25519_dalek::SigningKey::from_bytes(seed) }
     }
+
+    fn sign(&self, bytes: &[u8]) -> Signature {
+        Signature::from_bytes(&self.key.sign(bytes).to_bytes())
+    }
 }
 
 impl std::fmt::Debug for Ed25519Signer {
@@ -73,16 +106,29 @@ impl Signer for Ed25519Signer {
 
     fn sign_batch(&self, scope: &Scope, batch: &Durable<StoredBatch>) -> SignedBatchInfo {
         let digest = batch.get().digest;
-        let signature = self.key.sign(&scope.batch_stored_bytes(&digest));
-        let signature = Signature::from_bytes(&signature.to_bytes());
+        let signature = self.sign(&scope.batch_stored_bytes(&digest));
         SignedBatchInfo { digest, signer: self.author(), signature }
     }
 
     fn verify_batch(&self, scope: &Scope, signed: &SignedBatchInfo) -> bool {
-        let Ok(key) = ed25519_dalek::VerifyingKey::from_bytes(signed.signer.as_bytes()) else {
-            return false;
-        };
-        let signature = ed25519_dalek::Signature::from_bytes(&signed.signature.to_bytes());
-        key.verify_strict(&scope.batch_stored_bytes(&signed.digest), &signature).is_ok()
+        verifies(&signed.signer, &scope.batch_stored_bytes(&signed.digest), &signed.signature)
     }
+
+    fn sign_absence(&self, scope: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence {
+        let statement = *absence.get();
+        let signature = self.sign(&scope.absence_bytes(&statement));
+        SignedAbsence { statement, signer: self.author(), signature }
+    }
+
+    fn verify_absence(&self, scope: &Scope, signed: &SignedAbsence) -> bool {
+        verifies(&signed.signer, &scope.absence_bytes(&signed.statement), &signed.signature)
+    }
+}
+
+fn verifies(signer: &Author, bytes: &[u8], signature: &Signature) -> bool {
+    let Ok(key) = ed25519_dalek::VerifyingKey::from_bytes(signer.as_bytes()) else {
+        return false;
+    };
+    let signature = ed25519_dalek::Signature::from_bytes(&signature.to_bytes());
+    key.verify_strict(bytes, &signature).is_ok()
 }

@@ -59,6 +59,8 @@ pub(super) struct BatchCoordinator {
     fenced: bool,
     /// False while the disk is nearly full.
     pub admits: bool,
+    /// True while a store that replaces a lost one may not sign.
+    pub silent: bool,
 }
 
 impl BatchCoordinator {
@@ -66,7 +68,7 @@ impl BatchCoordinator {
         let members = committee.members().iter();
         let authors = members.map(|member| (member.author, AuthorState::default())).collect();
         let stored = BTreeMap::new();
-        Self { epoch, limits, authors, stored, fenced: false, admits: true }
+        Self { epoch, limits, authors, stored, fenced: false, admits: true, silent: false }
     }
 
     /// The epoch is being closed.
@@ -148,11 +150,7 @@ impl BatchCoordinator {
             // Sent again: our signature got lost. If its group is still on its way, the signature
             // that waits there is the answer.
             if retention.is_durable(&digest) {
-                outbox.promise(Promise::Sign(StoredBatch {
-                    digest,
-                    author: info.author,
-                    epoch: info.epoch,
-                }));
+                self.sign(outbox, digest, info);
             }
             return Ok(false);
         }
@@ -234,11 +232,15 @@ impl BatchCoordinator {
         outbox.record(Record::Batch(record));
         retention.insert(digest, Held::Batch { info, in_slot: true }, outbox.group);
         self.occupy(digest, &info);
-        outbox.promise(Promise::Sign(StoredBatch {
-            digest,
-            author: info.author,
-            epoch: info.epoch,
-        }));
+        self.sign(outbox, digest, &info);
+    }
+
+    /// The signature joins the group that holds, or follows, the content.
+    fn sign(&self, outbox: &mut Outbox, digest: Digest, info: &BatchInfo) {
+        if !self.silent {
+            let BatchInfo { author, epoch, .. } = *info;
+            outbox.promise(Promise::Sign(StoredBatch { digest, author, epoch }));
+        }
     }
 
     /// Content that was fetched before now arrives from its author: only the slot is new.
@@ -252,11 +254,7 @@ impl BatchCoordinator {
         outbox.record(Record::Claim { digest, slot: info.slot() });
         retention.claim(&digest);
         self.occupy(digest, info);
-        outbox.promise(Promise::Sign(StoredBatch {
-            digest,
-            author: info.author,
-            epoch: info.epoch,
-        }));
+        self.sign(outbox, digest, info);
     }
 
     fn occupy(&mut self, digest: Digest, info: &BatchInfo) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::outbox::Outbox;
 use super::port::{CommitError, Record, Reply, RequestId, SkipError};
+use super::rewrites::Rewrites;
 use super::subscribers::{Bounds, Subscribers};
 use crate::types::{ChainId, Commit, CommitIndex, CommitReceipt, Digest, PayloadHeader, Timestamp};
 
@@ -60,6 +61,8 @@ pub(super) struct CommitLog {
     /// The last jump.
     skipped: Option<Skipped>,
     pub(super) subscribers: Subscribers,
+    /// Evidence in logged commits.
+    pub(super) rewrites: Rewrites,
 }
 
 impl CommitLog {
@@ -80,6 +83,7 @@ impl CommitLog {
             kept_from: CommitIndex(1),
             skipped: None,
             subscribers: Subscribers::new(bounds),
+            rewrites: Rewrites::default(),
         }
     }
 
@@ -233,6 +237,21 @@ impl CommitLog {
         Some((logged.commit, logged.digest))
     }
 
+    /// A logged commit, while it is kept.
+    pub fn commit(&self, index: CommitIndex) -> Option<Commit> {
+        self.commits.get(&index).map(|logged| logged.commit)
+    }
+
+    /// Logged commits from an index on that are not applied, not too many, with the digests of
+    /// their payloads.
+    pub fn unapplied(&self, from: CommitIndex, most: usize) -> Vec<(Commit, Digest)> {
+        let first = self.applied.0.next();
+        let end = CommitIndex(first.0.saturating_add(most as u64));
+        let from = from.max(first).min(end);
+        let range = self.commits.range(from..end);
+        range.map(|(_, logged)| (logged.commit, logged.digest)).collect()
+    }
+
     /// True if a logged commit waits for this payload.
     pub fn awaits(&self, digest: &Digest) -> bool {
         let unapplied = self.commits.range(self.applied.0.next()..);
@@ -329,6 +348,7 @@ impl CommitLog {
         self.commits = self.commits.split_off(&below);
         self.kept_from = below;
         outbox.record(Record::DropCommits { below });
+        self.rewrites.keep_from(outbox, below);
     }
 
     /// Commits below this are gone.

@@ -154,6 +154,7 @@ impl Sequencer {
             ack(Component::ProofCoordinator, votes),
             ack(Component::ProofManager, self.manager.on_close()),
         ];
+        self.drop_unheld_proofs();
         let receipt = EpochReceipt {
             epoch,
             final_index,
@@ -212,6 +213,8 @@ impl Sequencer {
         self.ends.phase = Phase::Open;
         self.enters(Component::BatchCoordinator);
         self.coordinator.on_epoch(&mut self.outbox, epoch, &committee);
+        // Whatever the lost store signed, it signed for another epoch.
+        self.end_silence(Timestamp(u64::MAX));
         self.enters(Component::BatchGenerator);
         self.generator.on_epoch(epoch);
         if committee.index_of(&self.author).is_none() {

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::Sequencer;
 use super::outbox::Clock;
-use super::port::{self, BatchRecord, Record, Refusal, RequestId, Wanted};
+use super::port::{self, BatchRecord, FetchError, Record, Refusal, Reply, RequestId, Wanted};
 use super::retention::Held;
 use super::status::FetchPeerStatus;
-use crate::types::{Author, Batch, Chunk, Digest};
+use crate::types::{Author, Batch, Chunk, CommitIndex, Digest};
 
 impl Sequencer {
     /// The host needs content that is not in the store.
@@ -25,8 +25,35 @@ impl Sequencer {
         deadline: Duration,
     ) {
         let now = clock.now.monotonic;
+        if let Some(verdict) = wanted.commit.and_then(|at| self.verdict(&wanted.digest, at)) {
+            return self.outbox.reply_now(id, Reply::Fetched(Err(verdict)));
+        }
         self.fetcher.on_request(&mut self.outbox, now, id, wanted, deadline);
         self.tick_fetcher(clock);
+    }
+
+    /// What this node knows by itself about content of a commit.
+    fn verdict(&self, digest: &Digest, at: CommitIndex) -> Option<FetchError> {
+        if self.commits.rewrites.skips(digest, at) {
+            return Some(FetchError::Rewritten);
+        }
+        let gone = at < self.commits.kept_from() || self.commits.skipped_to(at).is_some();
+        gone.then_some(FetchError::Pruned)
+    }
+
+    /// A batch from its author in a slot that is never signed, because its batch was said to be
+    /// absent here. If it is that batch, it is kept all the same: somebody may need it.
+    pub(super) fn on_declared_absent(
+        &mut self,
+        clock: &Clock,
+        from: Author,
+        digest: Digest,
+        batch: &Batch,
+    ) {
+        self.outbox.refuse(from, Refusal::DeclaredAbsent);
+        if self.absences.was_said(&digest) {
+            self.keep_fetched(clock, None, digest, batch);
+        }
     }
 
     pub(super) fn on_fetched_chunk(
@@ -65,7 +92,10 @@ impl Sequencer {
 
     fn keep_fetched(&mut self, clock: &Clock, from: Option<Author>, digest: Digest, batch: &Batch) {
         let content = port::Content::Batch(batch.clone());
-        let wanted = self.fetcher.is_wanted(&digest);
+        // Content that was said to be absent is taken from whoever pushes it.
+        let lost = self.absences.was_said(&digest);
+        let from = from.filter(|from| !lost || self.fetcher.was_asked(from, &digest));
+        let wanted = lost || self.fetcher.is_wanted(&digest);
         let now = clock.now.monotonic;
         let asked = self.fetcher.on_content(&mut self.outbox, now, from, &digest, &content);
         if !wanted {
@@ -76,6 +106,7 @@ impl Sequencer {
             return;
         }
         self.store_recovered(clock, digest, batch);
+        self.refetched(&digest);
     }
 
     /// Stores a batch outside its author's window, if there is room for it.
@@ -92,6 +123,7 @@ impl Sequencer {
         self.outbox.record(Record::Batch(record));
         let held = Held::Batch { info, in_slot: false };
         self.retention.insert(digest, held, self.outbox.group);
+        self.unsay(&digest);
     }
 
     /// A peer sent what it was not asked for.
@@ -120,5 +152,6 @@ impl Sequencer {
     pub(super) fn tick_fetcher(&mut self, clock: &Clock) {
         let linked: BTreeSet<Author> = self.windows.linked().collect();
         self.fetcher.on_tick(&mut self.outbox, clock.now.monotonic, &linked);
+        self.ask_for_absences(clock);
     }
 }

@@ -21,6 +21,7 @@
 //! **Failure.** An `assert!` states only what this sequencer alone brought about; it ends the
 //! sequencer as a whole. Whatever peers, hosts or faulty quorums can cause is a typed error.
 
+mod absence;
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
@@ -36,7 +37,10 @@ mod proof_coordinator;
 mod proof_manager;
 mod proposals;
 mod recover;
+mod refetch;
 mod retention;
+mod rewrites;
+mod silence;
 pub mod status;
 mod subscribers;
 mod windows;
@@ -51,6 +55,7 @@ use std::time::Duration;
 pub use recover::{RecoverError, Setup};
 pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
+use self::absence::Absences;
 use self::batch_coordinator::BatchCoordinator;
 use self::batch_generator::{BatchGenerator, Held as Admission};
 use self::commit_log::CommitLog;
@@ -63,7 +68,11 @@ use self::port::{
 };
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
+use self::refetch::Refetch;
 use self::retention::Retention;
+pub use self::rewrites::Skips;
+use self::silence::Silence;
+pub use self::silence::silent_until;
 use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
@@ -92,6 +101,9 @@ pub struct Sequencer {
     commits: CommitLog,
     retention: Retention,
     fetcher: Fetcher,
+    refetch: Refetch,
+    absences: Absences,
+    silence: Silence,
     outbox: Outbox,
     next_announcement: Duration,
     /// When the last step was taken.
@@ -128,8 +140,10 @@ impl Sequencer {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
         let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
         let subscribers = self.commits.next_deadline();
-        [sealing, collecting, self.fetcher.next_deadline(), subscribers, self.ends.next_deadline()]
+        let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
+        [sealing, collecting, subscribers, self.ends.next_deadline()]
             .into_iter()
+            .chain(fetching)
             .flatten()
             .chain([self.next_announcement])
             .min()
@@ -175,6 +189,11 @@ impl Sequencer {
         self.manager.len() as u64
     }
 
+    /// What is skipped because committed evidence says that it is gone.
+    pub fn skips(&self) -> &Arc<Skips> {
+        self.commits.rewrites.shared()
+    }
+
     /// A snapshot.
     pub fn status(&self) -> Status {
         let (pool_transactions, pool_bytes) = self.generator.pool();
@@ -205,6 +224,17 @@ impl Sequencer {
             fetches: self.fetcher.len() as u64,
             fetch_bytes_in_flight: self.fetcher.bytes_in_flight(),
             fetch_peers: self.fetch_peers(),
+            refetches: self.refetch.len() as u64,
+            refetched: self.refetch.started(),
+            absences: self.absences.len() as u64,
+            evidence: self.absences.ready_len() as u64,
+            skipped: self
+                .commits
+                .rewrites
+                .evidence()
+                .map(|proof| (proof.index, proof.digest))
+                .collect(),
+            silent_until: self.silence.until(),
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
@@ -312,6 +342,12 @@ impl Sequencer {
                 self.outbox.refuse(from, Refusal::NotYet);
                 self.on_ahead(clock, from);
             }
+            Input::AbsenceRequest { from, index, digest } => {
+                self.on_absence_request(clock, from, index, digest);
+            }
+            Input::Absence { from, index, digest, answer } => {
+                self.on_absence(clock, from, (index, digest), answer);
+            }
             Input::Fetch { id, wanted, deadline } => self.on_fetch(clock, id, &wanted, deadline),
             Input::Subscribe { id, subscriber, next } => {
                 let (outbox, retention) = (&mut self.outbox, &mut self.retention);
@@ -415,6 +451,9 @@ impl Sequencer {
     }
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
+        if from == batch.info.author && self.absences.refuses(&batch.info.slot()) {
+            return self.on_declared_absent(clock, from, digest, batch);
+        }
         self.enters(Component::BatchCoordinator);
         let (outbox, retention) = (&mut self.outbox, &mut self.retention);
         let coordinator = &mut self.coordinator;
@@ -456,6 +495,8 @@ impl Sequencer {
             && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
         {
+            let due = clock.now.monotonic + self.config.refetch_delay;
+            self.refetch(digest, &proof, due);
             self.outbox.record(Record::Proof { digest, proof });
         }
     }
@@ -470,6 +511,7 @@ impl Sequencer {
         }
         self.tick_ends(clock.now.monotonic);
         self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
+        self.tick_refetch(clock);
         self.tick_fetcher(clock);
         if clock.now.monotonic >= self.next_announcement {
             self.next_announcement = clock.now.monotonic + self.config.announce_interval;
@@ -481,6 +523,15 @@ impl Sequencer {
                 self.outbox.effect(Effect::Multicast { to: to.clone(), message });
             }
             self.outbox.effect(Effect::Multicast { to, message });
+        }
+    }
+
+    /// Proofs whose time is over and whose batch is not here: nothing else would delete them.
+    fn drop_unheld_proofs(&mut self) {
+        for (expiration, digest) in self.manager.take_expired() {
+            if self.retention.get(&digest).is_none() {
+                self.outbox.record(Record::DropProof { digest, expiration });
+            }
         }
     }
 

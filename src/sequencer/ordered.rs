@@ -8,8 +8,11 @@ use super::Sequencer;
 use super::outbox::Clock;
 use super::port::{Effect, Measurement, Now, Reply, RequestId};
 use crate::types::{
-    Ack, BatchInfo, Commit, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
+    Ack, BatchInfo, Commit, CommitIndex, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
 };
+
+/// Payloads fetched ahead of the next one to apply.
+const LOOKED_AHEAD: usize = 256;
 
 impl Sequencer {
     /// The host tells of a finalised block.
@@ -21,7 +24,8 @@ impl Sequencer {
         }
         let outbox = &mut self.outbox;
         if let Some(digest) = self.commits.on_commit(outbox, now.monotonic, id, commit) {
-            self.retention.on_ordered(digest, commit.index);
+            self.retention.on_ordered(digest, None, commit.index);
+            self.look_at_logged(now, commit.index);
             self.apply_commits(now);
         }
     }
@@ -32,11 +36,21 @@ impl Sequencer {
         while let Some((commit, digest)) = self.commits.next_to_apply() {
             self.store_arrived(digest);
             let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
+            let skipped = self.commits.rewrites.skips(&digest, commit.index);
+            let content = content.filter(|_| !skipped);
+            if skipped {
+                // Whatever it ordered is gone: nobody executes it, wherever it may still be.
+                let receipt = self.apply(now, &commit.header, &[]);
+                self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, 0);
+                self.payloads.on_applied(commit.index);
+                continue;
+            }
             let Some(content) = content else {
-                self.fetcher.on_need(digest, None, &[], now.monotonic);
+                self.fetcher.on_named_need(digest, commit.index, now.monotonic);
                 self.tick_fetcher(&self.clock(now));
                 break;
             };
+            self.note_evidence(&commit, &content);
             let infos = content.payload.content.batches().copied();
             let ordered: Vec<(Digest, BatchInfo)> =
                 content.batches.iter().copied().zip(infos).collect();
@@ -44,11 +58,26 @@ impl Sequencer {
             let bytes = ordered.iter().map(|(_, info)| info.charge()).sum();
             self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, bytes);
             self.payloads.on_applied(commit.index);
+            self.refetch_batches(&content, now.monotonic);
         }
         self.commits.on_cursors(&mut self.outbox, &mut self.retention);
+        self.absences.keep_from(&mut self.outbox, self.commits.kept_from());
         self.commits.on_time(&mut self.outbox, &mut self.retention, now.monotonic);
         self.end_epoch_if_due(&self.clock(now));
         self.forget_former();
+    }
+
+    /// Payloads of logged commits that are not applied yet are looked at for evidence, and fetched:
+    /// the evidence that lets the chain go on may be in a later one.
+    pub(super) fn look_at_logged(&mut self, now: Now, from: CommitIndex) {
+        for (commit, digest) in self.commits.unapplied(from, LOOKED_AHEAD) {
+            self.store_arrived(digest);
+            let content = self.payloads.stored(&digest).and_then(|stored| stored.content.clone());
+            match content {
+                Some(content) => self.note_evidence(&commit, &content),
+                None => self.fetcher.on_named_need(digest, commit.index, now.monotonic),
+            }
+        }
     }
 
     fn apply(
@@ -57,8 +86,8 @@ impl Sequencer {
         header: &PayloadHeader,
         ordered: &[(Digest, BatchInfo)],
     ) -> CommitReceipt {
-        for (digest, _) in ordered {
-            self.retention.on_ordered(*digest, header.height);
+        for (digest, info) in ordered {
+            self.retention.on_ordered(*digest, Some(*info), header.height);
             if let Some(age) = self.proofs.age(digest, now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Ordered(age)));
             }
@@ -86,6 +115,10 @@ impl Sequencer {
         self.enters(Component::ProofManager);
         let queued = self.manager.on_commit(ordered, clock.consensus);
         self.record_settled();
+        self.drop_unheld_proofs();
+        self.absences.on_time(clock.consensus);
+        self.drop_refetches(&clock);
+        self.end_silence(clock.consensus);
         let ack = |component, freed| Ack { component, freed, watermark: index };
         let acks = [
             ack(Component::BatchGenerator, transactions),
@@ -107,6 +140,7 @@ impl Sequencer {
         for digest in needless.iter().flatten() {
             self.fetcher.on_needless(digest);
         }
+        self.commits.subscribers.pass(header.height.next());
         let receipt = self.advance(now, header, &[]);
         self.payloads.on_applied(header.height);
         self.end_epoch_by_skip(header);

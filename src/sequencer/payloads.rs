@@ -173,6 +173,7 @@ impl Payloads {
                 return Err(PullError::UnknownAncestor(at));
             };
             excluded.extend(&content.batches);
+            excluded.extend(content.payload.content.unavailable.iter().map(|proof| proof.digest));
             at = stored.header.parent;
         }
         Ok(excluded)

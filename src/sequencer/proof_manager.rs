@@ -23,8 +23,8 @@ const SKIPPED_MAX: usize = 8192;
 enum State {
     /// Can be proposed; its place in the order.
     Queued { proof: Arc<ProofOfStore>, arrival: u64 },
-    /// Ordered by a commit.
-    Ordered,
+    /// Ordered by a commit; whether a proof of it is on record here.
+    Ordered { proven: bool },
 }
 
 /// See the module docs.
@@ -34,6 +34,8 @@ pub(super) struct ProofManager {
     queue: BTreeMap<(Reverse<u64>, u64), Digest>,
     expirations: BTreeSet<(Timestamp, Digest)>,
     arrivals: u64,
+    /// Proofs on record that can be proposed no more.
+    expired: Vec<(Timestamp, Digest)>,
 }
 
 impl ProofManager {
@@ -100,7 +102,8 @@ impl ProofManager {
         for (digest, info) in ordered {
             freed += u64::from(self.dequeue(digest));
             if info.expiration >= consensus {
-                self.entries.insert(*digest, State::Ordered);
+                let proven = self.is_proven(digest);
+                self.entries.insert(*digest, State::Ordered { proven });
                 self.expirations.insert((info.expiration, *digest));
             }
         }
@@ -109,6 +112,9 @@ impl ProofManager {
                 break;
             }
             self.expirations.remove(&(expiration, digest));
+            if self.is_proven(&digest) {
+                self.expired.push((expiration, digest));
+            }
             freed += u64::from(self.dequeue(&digest));
             self.entries.remove(&digest);
         }
@@ -125,8 +131,34 @@ impl ProofManager {
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
     pub fn on_close(&mut self) -> u64 {
         let freed = self.queue.len() as u64;
-        *self = Self { arrivals: self.arrivals, ..Self::default() };
+        let proven = self.expirations.iter().filter(|(_, digest)| self.is_proven(digest));
+        let expired = self.expired.iter().chain(proven).copied().collect();
+        *self = Self { arrivals: self.arrivals, expired, ..Self::default() };
         freed
+    }
+
+    /// True if a commit ordered it and it has not expired.
+    pub fn is_ordered(&self, digest: &Digest) -> bool {
+        matches!(self.entries.get(digest), Some(State::Ordered { .. }))
+    }
+
+    fn is_proven(&self, digest: &Digest) -> bool {
+        let state = self.entries.get(digest);
+        matches!(state, Some(State::Queued { .. } | State::Ordered { proven: true }))
+    }
+
+    /// Proofs on record that can be proposed no more.
+    pub fn take_expired(&mut self) -> Vec<(Timestamp, Digest)> {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// What can be proposed.
+    pub fn queued(&self) -> Vec<(Digest, Arc<ProofOfStore>)> {
+        let proof = |digest: &Digest| match self.entries.get(digest) {
+            Some(State::Queued { proof, .. }) => Some((*digest, Arc::clone(proof))),
+            _ => None,
+        };
+        self.queue.values().filter_map(proof).collect()
     }
 
     /// How many proofs could be proposed.

@@ -10,7 +10,8 @@ use super::port::{
 };
 use super::retention::Held;
 use crate::types::{
-    Author, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader, ProofOfStore,
+    Author, CommitIndex, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader,
+    ProofOfStore,
 };
 
 impl Sequencer {
@@ -45,13 +46,14 @@ impl Sequencer {
         }
         excluded.extend(&request.exclude);
         // Room for the header and the lists' lengths.
-        let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
+        let mut encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
+        let unavailable = self.evidence_to_propose(request.height, &excluded, &mut encoded_max);
         self.enters(Component::ProofManager);
         let proofs =
             self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
         let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
         let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let content = PayloadContent { proofs, ..PayloadContent::default() };
+        let content = PayloadContent { proofs, unavailable, ..PayloadContent::default() };
         let header = PayloadHeader {
             epoch: request.epoch,
             height: request.height,
@@ -93,6 +95,7 @@ impl Sequencer {
         let waiting = self.payloads.take_waiting(&digest);
         self.payloads.on_arrived(from, digest, arrived);
         if awaited {
+            self.look_at_logged(clock.now, CommitIndex(0));
             // Consensus ordered it: whatever anybody thinks of it, this is the content.
             self.store_arrived(digest);
             self.apply_commits(clock.now);
@@ -139,6 +142,11 @@ impl Sequencer {
             .and_then(|()| self.check_header(&header))
             .and_then(|()| payloads::check_parent(&header, parent));
         match checked {
+            // What it says is gone is here: no vote, whatever a quorum says.
+            Ok(()) if self.contradicts(&arrived.content) => {
+                self.payloads.on_arrived(self.author, digest, arrived);
+                self.payloads.wait(digest, id, parent);
+            }
             Ok(()) => {
                 self.store_content(digest, arrived.content);
                 self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
@@ -171,7 +179,11 @@ impl Sequencer {
             let batches = content.batches.clone();
             self.outbox.record(Record::Payload { digest, payload, batches, expiration });
             self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
+            self.unsay(&digest);
         }
+        // On sight of it: execution will want what it orders.
+        let due = self.stepped + self.config.payload_patience;
+        self.refetch_batches(&content, due);
         self.payloads.on_stored(digest, content);
         self.fetcher.on_needless(&digest);
     }

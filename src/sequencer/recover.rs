@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::absence::Absences;
 use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
@@ -14,7 +15,9 @@ use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
 use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
+use super::refetch::Refetch;
 use super::retention::{Held, Retention};
+use super::silence::Silence;
 use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
@@ -24,7 +27,7 @@ use crate::tripwire::Tripwire;
 use crate::types::{
     Author, BatchId, BatchInfo, ChainParameters, Commit, CommitIndex, CommitReceipt, Committee,
     Digest, Epoch, EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader,
-    ProofOfStore, Slot, Timestamp,
+    ProofOfStore, Slot, Timestamp, UnavailabilityProof,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -98,6 +101,10 @@ struct Sorted {
     epoch: Option<Arc<Membership>>,
     fence: Option<(Epoch, CommitIndex)>,
     closed: Option<EpochReceipt>,
+    absent: Vec<(CommitIndex, Digest, Option<(Slot, Timestamp)>)>,
+    passed: CommitIndex,
+    rewritten: Vec<(CommitIndex, Arc<UnavailabilityProof>)>,
+    silence: Option<Timestamp>,
 }
 
 impl Sorted {
@@ -142,6 +149,17 @@ impl Sorted {
                     }
                     sorted.skipped = Some((from, header));
                 }
+                Record::Absent { index, digest, slot } => {
+                    sorted.absent.push((index, digest, slot));
+                }
+                Record::Passed { below } => sorted.passed = below,
+                Record::Rewritten { by, proof } => {
+                    if by.0 > NUMBER_MAX || proof.index >= by {
+                        return Err(RecoverError::Commit(by));
+                    }
+                    sorted.rewritten.push((by, proof));
+                }
+                Record::Silence { until } => sorted.silence = until,
                 Record::Reserved { until } => sorted.reserved = sorted.reserved.max(until),
                 Record::Floor { slot } => sorted.floors.push(slot),
                 Record::Epoch(membership) => sorted.epoch = Some(membership),
@@ -163,6 +181,9 @@ impl Sorted {
                 | Record::Unsubscribed { .. }
                 | Record::DropBatch { .. }
                 | Record::DropPayload { .. }
+                | Record::DropAbsent { .. }
+                | Record::DropRewritten { .. }
+                | Record::DropProof { .. }
                 | Record::DropCommits { .. } => {}
             }
         }
@@ -234,12 +255,15 @@ impl Sequencer {
             // What the store serves is on record from its first group on.
             sequencer.outbox.record(Record::Epoch(membership));
         }
+        sequencer.recover_absences(&mut sorted);
         sequencer.recover_epoch(&mut sorted);
         sequencer.recover_commits(now, &mut sorted)?;
         sequencer.recover_batches(&mut sorted)?;
         sequencer.recover_payloads(&mut sorted)?;
         sequencer.recover_deletions(now);
         sequencer.recover_proofs(now, &sorted);
+        sequencer.refetch_recovered();
+        sequencer.look_at_logged(now, CommitIndex(0));
         sequencer.generator.reserve_ids(&mut sequencer.outbox);
         sequencer.apply_commits(now);
         Ok(sequencer)
@@ -283,6 +307,9 @@ impl Sequencer {
             commits: CommitLog::new(chain, &genesis.header(), kept, bounds),
             retention: Retention::new(parameters.grace()),
             fetcher: Fetcher::new(limits_of_fetches(&config, &parameters)),
+            refetch: Refetch::new(config.refetch_bytes_per_second.as_u64()),
+            absences: Absences::default(),
+            silence: Silence::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
             released: Released::default(),
@@ -296,6 +323,21 @@ impl Sequencer {
             parameters,
             config,
         }
+    }
+
+    /// What was said to be absent, what was passed, committed evidence, and whether anything may be
+    /// signed.
+    fn recover_absences(&mut self, sorted: &mut Sorted) {
+        for (index, digest, slot) in std::mem::take(&mut sorted.absent) {
+            self.absences.on_recovered(index, digest, slot);
+        }
+        for (by, proof) in std::mem::take(&mut sorted.rewritten) {
+            self.commits.rewrites.on_recovered(by, proof);
+        }
+        self.commits.subscribers.on_recovered_passed(sorted.passed);
+        self.silence.on_recovered(sorted.silence);
+        self.coordinator.silent = sorted.silence.is_some();
+        self.absences.replaced = sorted.silence.is_some();
     }
 
     /// Where the epoch stood. A fence is before, a receipt after the end of the epoch it names.
@@ -316,7 +358,9 @@ impl Sequencer {
         for (name, next, lagged) in std::mem::take(&mut sorted.subscribers) {
             self.commits.subscribers.on_recovered(now.monotonic, name, next, lagged);
         }
-        self.retention.on_lowest(self.commits.subscribers.lowest());
+        let lowest = self.commits.subscribers.lowest();
+        lowest.into_iter().for_each(|lowest| self.commits.subscribers.pass(lowest));
+        self.retention.on_lowest(lowest);
         if let Some((from, header)) = &sorted.skipped {
             self.commits.on_recovered_skip(*from, header);
         }
@@ -333,7 +377,7 @@ impl Sequencer {
         // Also where the payload is not here: it may still arrive.
         for commit in &sorted.commits {
             let digest = commit.header.digest(&self.chain);
-            self.retention.on_ordered(digest, commit.index);
+            self.retention.on_ordered(digest, None, commit.index);
         }
         Ok(())
     }
@@ -389,7 +433,7 @@ impl Sequencer {
             let index = by_index.get(&digest);
             if let Some(index) = index {
                 // Whatever the cursors say now: a subscriber may attach below them.
-                self.retention.on_ordered(digest, *index);
+                self.retention.on_ordered(digest, None, *index);
             }
             if let Some(index) = index
                 && *index <= applied
@@ -397,8 +441,8 @@ impl Sequencer {
                 let infos = payload.content.batches().copied();
                 let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
                 bytes.insert(*index, ordered.iter().map(|(_, info)| info.charge()).sum());
-                for (batch, _) in &ordered {
-                    self.retention.on_ordered(*batch, *index);
+                for (batch, info) in &ordered {
+                    self.retention.on_ordered(*batch, Some(*info), *index);
                 }
                 self.settle_ordered(&ordered);
                 sorted.settle(&payload.header, &ordered);
@@ -416,8 +460,13 @@ impl Sequencer {
         let clock: Clock = self.clock(now);
         let is_over = self.ends.phase == Phase::Closed;
         for (digest, proof) in &sorted.proofs {
-            if proof.info.epoch == self.epoch() && !is_over {
-                self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
+            let is_queued = proof.info.epoch == self.epoch()
+                && !is_over
+                && self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
+            let ordered = self.manager.is_ordered(digest);
+            if !is_queued && !ordered && self.retention.get(digest).is_none() {
+                let expiration = proof.info.expiration;
+                self.outbox.record(Record::DropProof { digest: *digest, expiration });
             }
         }
         let mut own: Vec<_> = sorted.batches.values().filter(|b| b.own.is_some()).collect();
@@ -442,7 +491,8 @@ impl Sequencer {
                 continue;
             }
             let proof = sorted.proofs.get(digest).cloned();
-            if proof.is_none() && self.ends.phase == Phase::Open {
+            let may_sign = self.ends.phase == Phase::Open && !self.coordinator.silent;
+            if proof.is_none() && may_sign {
                 let (author, epoch) = (self.author, info.epoch);
                 let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::absence::Missing;
 use super::outbox::{Clock, Outbox};
 use super::port::Record;
 use crate::types::{BatchInfo, CommitIndex, Digest, Epoch, Timestamp};
@@ -88,10 +89,12 @@ pub(super) struct Retention {
     /// Commits at or above this pin what they named; none do while nobody subscribes.
     lowest: Option<CommitIndex>,
     /// What a pinning commit named and is not here, both ways.
-    absent: BTreeMap<Digest, CommitIndex>,
+    absent: BTreeMap<Digest, Missing>,
     absent_order: BTreeSet<(CommitIndex, Digest)>,
     /// Bytes of batches outside their author's window.
     recovered_bytes: u64,
+    /// Content that commits below this named was deleted rightly.
+    passed: CommitIndex,
     /// Sequence of the last group known to be durable.
     durable: u64,
 }
@@ -108,6 +111,7 @@ impl Retention {
             absent: BTreeMap::new(),
             absent_order: BTreeSet::new(),
             recovered_bytes: 0,
+            passed: CommitIndex(0),
             durable: 0,
         }
     }
@@ -117,9 +121,10 @@ impl Retention {
         if let Held::Batch { info, in_slot: false } = held {
             self.recovered_bytes += info.charge();
         }
-        let ordered = self.absent.remove(&digest);
-        if let Some(index) = ordered {
-            self.absent_order.remove(&(index, digest));
+        let missing = self.absent.remove(&digest);
+        let ordered = missing.as_ref().and_then(|missing| missing.indices.last()).copied();
+        for index in missing.iter().flat_map(|missing| &missing.indices) {
+            self.absent_order.remove(&(*index, digest));
         }
         let known = self.contents.insert(digest, Entry { held, group, ordered, counted: true });
         assert!(known.is_none(), "content {digest:?} is held already");
@@ -163,8 +168,8 @@ impl Retention {
         self.recovered_bytes
     }
 
-    /// A commit names a content, here or not.
-    pub fn on_ordered(&mut self, digest: Digest, index: CommitIndex) {
+    /// A commit names a content, here or not: a batch if it has an info.
+    pub fn on_ordered(&mut self, digest: Digest, info: Option<BatchInfo>, index: CommitIndex) {
         if let Some(entry) = self.contents.get_mut(&digest) {
             let before = entry.ordered;
             let after = before.max(Some(index));
@@ -179,11 +184,31 @@ impl Retention {
         if !self.pins(index) {
             return;
         }
-        let known = self.absent.insert(digest, index);
-        if let Some(known) = known {
-            self.absent_order.remove(&(known, digest));
-        }
+        let none = || Missing { info, indices: BTreeSet::new() };
+        self.absent.entry(digest).or_insert_with(none).indices.insert(index);
         self.absent_order.insert((index, digest));
+    }
+
+    /// The info of a batch that this commit names, that a subscriber needs, and that is not here.
+    pub fn names(&self, digest: &Digest, index: CommitIndex) -> Option<BatchInfo> {
+        let missing = self.absent.get(digest)?;
+        missing.info.filter(|_| missing.indices.contains(&index))
+    }
+
+    /// True if a subscriber needs it for some commit, and it is not here.
+    pub fn is_missing(&self, digest: &Digest) -> bool {
+        self.absent.contains_key(digest)
+    }
+
+    /// Batches that subscribers need and that are not here.
+    pub fn missing_batches(&self) -> Vec<(Digest, BatchInfo)> {
+        let missing = self.absent.iter();
+        missing.filter_map(|(digest, missing)| Some((*digest, missing.info?))).collect()
+    }
+
+    /// Content that commits below this named was deleted rightly.
+    pub fn passed(&self) -> CommitIndex {
+        self.passed
     }
 
     fn pins(&self, index: CommitIndex) -> bool {
@@ -212,7 +237,12 @@ impl Retention {
                 break;
             }
             self.absent_order.remove(&(index, digest));
-            self.absent.remove(&digest);
+            if let Some(missing) = self.absent.get_mut(&digest) {
+                missing.indices.remove(&index);
+                if missing.indices.is_empty() {
+                    self.absent.remove(&digest);
+                }
+            }
         }
     }
 
@@ -282,6 +312,9 @@ impl Retention {
                 Held::Payload { .. } => {}
             }
             if deleted {
+                if let Some(index) = entry.ordered {
+                    self.passed = self.passed.max(index.next());
+                }
                 self.contents.remove(&digest);
             }
         }

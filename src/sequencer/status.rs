@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::port::BusyReason;
-use crate::types::{Author, CommitIndex, Epoch, Timestamp, Usage};
+use crate::types::{Author, CommitIndex, Digest, Epoch, Timestamp, Usage};
 
 /// A snapshot of the sequencer.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +42,19 @@ pub struct Status {
     pub fetch_bytes_in_flight: u64,
     /// How each peer answers fetches.
     pub fetch_peers: Vec<FetchPeerStatus>,
+    /// Contents that nobody waits for yet and that are, or will be, fetched.
+    pub refetches: u64,
+    /// How many were begun in this life.
+    pub refetched: u64,
+    /// Contents that this validator said are absent here.
+    pub absences: u64,
+    /// Evidence that content is gone, not committed.
+    pub evidence: u64,
+    /// Contents that everybody skips because committed evidence says that they are gone, with the
+    /// commit that names each.
+    pub skipped: Vec<(CommitIndex, Digest)>,
+    /// A store that replaces a lost one signs for no batch before this consensus time.
+    pub silent_until: Option<Timestamp>,
     /// Payloads stored and not ordered yet.
     pub open_payloads: u64,
     /// What holds admission back, if anything.

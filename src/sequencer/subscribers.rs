@@ -58,6 +58,8 @@ struct Attachment {
     subscription: RequestId,
     /// The next commit to deliver.
     next: CommitIndex,
+    /// Of what that commit rewrites, how much was delivered.
+    told: usize,
     /// The last index of each delivery without an ack.
     unacknowledged: VecDeque<CommitIndex>,
 }
@@ -70,6 +72,9 @@ pub(super) struct Subscribers {
     by_subscription: BTreeMap<RequestId, String>,
     /// Cursors that are not on their way to the disk yet.
     moved: BTreeSet<String>,
+    /// Every commit below this was passed: for a while, at least, no subscriber pinned what it named.
+    passed: CommitIndex,
+    passed_moved: bool,
 }
 
 impl Subscribers {
@@ -79,7 +84,26 @@ impl Subscribers {
             by_name: BTreeMap::new(),
             by_subscription: BTreeMap::new(),
             moved: BTreeSet::new(),
+            passed: CommitIndex(0),
+            passed_moved: false,
         }
+    }
+
+    /// Every commit below this was passed, also if a cursor falls again.
+    pub fn passed(&self) -> CommitIndex {
+        self.passed
+    }
+
+    /// Commits below this are passed.
+    pub fn pass(&mut self, below: CommitIndex) {
+        if below > self.passed {
+            (self.passed, self.passed_moved) = (below, true);
+        }
+    }
+
+    /// As an earlier life knew.
+    pub fn on_recovered_passed(&mut self, below: CommitIndex) {
+        self.passed = self.passed.max(below);
     }
 
     /// Where a subscriber of an earlier life stood.
@@ -127,6 +151,9 @@ impl Subscribers {
 
     /// Adds the cursors that moved to a group that is written anyway.
     pub fn flush(&mut self, records: &mut Vec<Record>) {
+        if std::mem::take(&mut self.passed_moved) {
+            records.push(Record::Passed { below: self.passed });
+        }
         for name in std::mem::take(&mut self.moved) {
             if let Some(subscriber) = self.by_name.get(&name).filter(|s| !s.lagged) {
                 records.push(Record::Cursor { subscriber: name, next: subscriber.cursor });
@@ -158,7 +185,7 @@ impl CommitLog {
         let subscribers = &mut self.subscribers;
         subscribers.end(outbox, &name, SubscriptionEnd::Replaced);
         let unacknowledged = VecDeque::new();
-        let attachment = Some(Attachment { subscription: id, next, unacknowledged });
+        let attachment = Some(Attachment { subscription: id, next, told: 0, unacknowledged });
         subscribers.by_subscription.insert(id, name.clone());
         let subscriber = Subscriber { cursor: next, moved_at: now, lagged: false, attachment };
         subscribers.by_name.insert(name.clone(), subscriber);
@@ -254,6 +281,12 @@ impl CommitLog {
 
     /// Cursors, or what they point at, have changed.
     pub fn on_cursors(&mut self, outbox: &mut Outbox, retention: &mut Retention) {
+        // What nobody pins any more may go, also if a cursor falls again.
+        let known = self.subscribers.by_name.len();
+        let none = (known > 0 || self.subscribers.passed.0 > 0).then(|| self.applied().0.next());
+        if let Some(below) = self.subscribers.lowest().or(none) {
+            self.subscribers.pass(below);
+        }
         retention.on_lowest(self.subscribers.lowest());
         self.drop_old(outbox);
         self.deliver(outbox);
@@ -265,10 +298,16 @@ impl CommitLog {
         // Taken out, because each delivery looks into the log that they are a part of.
         let mut by_name = std::mem::take(&mut self.subscribers.by_name);
         let attached = by_name.values_mut().filter_map(|s| s.attachment.as_mut());
-        for Attachment { subscription, next, unacknowledged } in attached {
+        for Attachment { subscription, next, told, unacknowledged } in attached {
             while unacknowledged.len() < window
                 && let Some((delivery, last)) = self.delivery(*next)
             {
+                while let Some((index, digest)) = self.rewrites.carried(*next, *told) {
+                    *told += 1;
+                    let delivery = Delivery::Rewritten { by: *next, index, digest };
+                    outbox.promise(Promise::Deliver { subscription: *subscription, delivery });
+                }
+                *told = 0;
                 unacknowledged.push_back(last);
                 *next = last.next();
                 outbox.promise(Promise::Deliver { subscription: *subscription, delivery });

@@ -153,7 +153,11 @@ impl Check<'_> {
         report.count(entry.kind());
         match entry {
             Entry::Meta(meta) => books.meta = Some(meta),
-            Entry::Life(_) => (),
+            Entry::Life(_)
+            | Entry::Absent { .. }
+            | Entry::Passed(_)
+            | Entry::Rewritten { .. }
+            | Entry::Silence(_) => (),
             Entry::Cursor { subscriber, .. } | Entry::Lagged { subscriber, .. } => {
                 let once = books.subscribers.insert(subscriber);
                 report.require(once, key, "a subscriber that both lags and does not");

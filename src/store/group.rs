@@ -5,6 +5,7 @@
 
 use super::{CommitStats, Store, StoreError, StoredBatch};
 use crate::sequencer::port::{Promise, Record};
+use crate::types::{AbsenceStatement, Author};
 
 /// Proof that the group this value travelled in is on disk.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ impl<T> Durable<T> {
 pub enum Released {
     /// May be signed for.
     Sign(Durable<StoredBatch>),
+    /// May be said to this validator.
+    SignAbsence(Durable<AbsenceStatement>, Author),
     /// Everything else.
     Other(Promise),
 }
@@ -31,6 +34,7 @@ impl Durable<Promise> {
     pub fn release(self) -> Released {
         match self.0 {
             Promise::Sign(batch) => Released::Sign(Durable(batch)),
+            Promise::SignAbsence { statement, to } => Released::SignAbsence(Durable(statement), to),
             other => Released::Other(other),
         }
     }

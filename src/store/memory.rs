@@ -17,6 +17,7 @@ use super::{CommitStats, Recovered, Space, Store, StoreError, StoreReader, seale
 use crate::sequencer::port::Record;
 use crate::types::{
     Author, Batch, ChainId, CommitIndex, CommitReceipt, Digest, Incarnation, Payload, ProofOfStore,
+    Timestamp,
 };
 
 /// Loses everything with the process. Never use it for a validator whose signatures count.
@@ -46,6 +47,18 @@ impl MemoryStore {
         let mut state = State::default();
         state.tables.apply(schema::encode_meta(&meta));
         Self { meta, shared: Arc::new(RwLock::new(state)) }
+    }
+
+    /// An empty store in place of one that was lost: nothing is signed before `until`.
+    pub fn replacement(
+        author: Author,
+        chain: ChainId,
+        incarnation: Incarnation,
+        until: Timestamp,
+    ) -> Self {
+        let store = Self::new(author, chain, incarnation);
+        store.write(|state| state.tables.apply(schema::encode_silence(until)));
+        store
     }
 
     /// What another life would find if this one ended now. The two share no later change.

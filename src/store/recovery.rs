@@ -1,8 +1,9 @@
 //! From entries back to records, the same for every store: the inverse of [`schema::encode`].
 //!
 //! **What is returned.** Every record in force, in the order of kinds of the control table:
-//! reservation, floors, epoch, fence, receipt of an epoch, batches, claims, proofs, payloads, commits, receipts, cursors, subscribers
-//! that lagged, the last jump of state sync; inside a kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
+//! reservation, floors, epoch, fence, receipt of an epoch, silence, batches, claims, proofs,
+//! payloads, commits, receipts, cursors, subscribers that lagged, the last jump of state sync, what
+//! was said to be absent, what was passed, committed evidence; inside a kind in the order of keys, so batches, proofs and payloads by expiration, commits by index. A
 //! batch claims its slot if a claim for its digest is there; a claim on its own is returned only
 //! where its batch is not.
 //!
@@ -114,6 +115,12 @@ impl Found {
                 self.rest.push(Record::Lagged { subscriber, next });
             }
             Entry::Skipped { from, header } => self.rest.push(Record::Skipped { from, header }),
+            Entry::Absent { index, digest, slot } => {
+                self.rest.push(Record::Absent { index, digest, slot });
+            }
+            Entry::Passed(below) => self.rest.push(Record::Passed { below }),
+            Entry::Rewritten { by, proof } => self.rest.push(Record::Rewritten { by, proof }),
+            Entry::Silence(until) => self.epochs.push(Record::Silence { until: Some(until) }),
         }
         Ok(())
     }

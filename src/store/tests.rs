@@ -143,11 +143,18 @@ pub(crate) fn plain(records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
         Record::Epoch(membership) => ("epoch", bcs(&**membership)),
         Record::Fence { epoch, final_index } => ("fence", bcs((epoch, final_index))),
         Record::Closed(receipt) => ("closed", bcs(receipt)),
+        Record::Absent { index, digest, slot } => ("absent", bcs((index, digest, slot))),
+        Record::Passed { below } => ("passed", bcs(below)),
+        Record::Rewritten { by, proof } => ("rewritten", bcs((by, &**proof))),
+        Record::Silence { until } => ("silence", bcs(until)),
         Record::Unsubscribed { .. }
         | Record::DropFloors { .. }
         | Record::Settled { .. }
         | Record::DropBatch { .. }
         | Record::DropPayload { .. }
+        | Record::DropAbsent { .. }
+        | Record::DropRewritten { .. }
+        | Record::DropProof { .. }
         | Record::DropCommits { .. } => panic!("a deletion is never recovered"),
     };
     records.iter().map(plain).collect()

@@ -7,6 +7,7 @@ use crate::crypto::Signer;
 use crate::sequencer::port::Record;
 use crate::types::{
     Commit, Component, EpochReceipt, Membership, PayloadHeader, ProofOfStore, SignedBatchInfo,
+    Timestamp,
 };
 
 /// How long a batch may take to be certified when all is well, in microseconds.
@@ -168,5 +169,35 @@ impl Checker {
     /// What this validator had accepted, it may not know how it ended.
     pub(super) fn on_excused(&mut self, node: usize) {
         self.accepted.retain(|_, (_, at)| *at != node);
+    }
+
+    /// Content is gone from a disk, against every promise.
+    pub(super) fn on_lost(&mut self, node: usize, records: &[Record]) {
+        for record in records {
+            if let Record::DropBatch { digest, .. } | Record::DropPayload { digest, .. } = record {
+                self.books[node].forget(digest);
+                self.lost.insert(*digest);
+            }
+        }
+    }
+
+    /// A disk is gone with all that was on it. Among batches that may still be ordered, one digest
+    /// per slot holds all the same: whatever was signed before has expired when it signs again.
+    pub(super) fn on_disk_lost(&mut self, node: usize, until: Timestamp) {
+        let mut books = Books::default();
+        (books.silent_until, books.wiped) = (Some(until.0), true);
+        self.books[node] = books;
+        self.on_excused(node);
+    }
+
+    /// At the end everybody has skipped the same.
+    pub(super) fn versions_differ(&self) -> bool {
+        let mut versions: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for (node, (index, version)) in &self.last_states {
+            if self.honest[*node] {
+                versions.entry(*index).or_default().insert(*version);
+            }
+        }
+        versions.values().any(|versions| versions.len() > 1)
     }
 }

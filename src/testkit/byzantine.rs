@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::cluster::{Cluster, Event};
 use crate::crypto::Signer;
 use crate::types::{
-    AbsentReason, Announcement, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, Digest,
-    Epoch, FetchedContent, Incarnation, Message, Payload, ProofOfStore, ProofSignature, Scope,
-    Signature, Timestamp, Usage, Vote,
+    AbsenceAnswer, AbsenceReason, AbsenceStatement, AbsentReason, Announcement, Batch, BatchBody,
+    BatchId, BatchInfo, BodyBuilder, ChainId, CommitIndex, Digest, Epoch, FetchedContent,
+    Incarnation, Message, Payload, ProofOfStore, ProofSignature, Scope, Signature, Timestamp,
+    Usage, Vote,
 };
 
 /// Between two lies of its own, in microseconds.
@@ -45,11 +46,13 @@ pub enum Lie {
     BadLeader,
     /// Grants nothing, everything, or each in turn; releases what is not released.
     BadGranter,
+    /// Says that all content is absent, for every commit and digest it hears of, and sends none.
+    Absent,
 }
 
 impl Lie {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Equivocate,
         Self::Withhold,
         Self::WrongDigest,
@@ -62,6 +65,7 @@ impl Lie {
         Self::QuotaHog,
         Self::BadLeader,
         Self::BadGranter,
+        Self::Absent,
     ];
 
     /// Its name in counts.
@@ -79,6 +83,7 @@ impl Lie {
             Self::QuotaHog => "lie: beyond the window",
             Self::BadLeader => "lie: invalid payload",
             Self::BadGranter => "lie: false grant",
+            Self::Absent => "lie: absence",
         }
     }
 }
@@ -137,6 +142,16 @@ impl Cluster {
                     self.transmit(from, to, &Message::FetchReply { digest: *digest, content });
                 }
             }
+            (Lie::Absent, Message::FetchReply { digest, .. }) => {
+                self.trace.count(lie.name());
+                let content = FetchedContent::Absent(AbsentReason::NotHeld);
+                self.transmit(from, to, &Message::FetchReply { digest: *digest, content });
+            }
+            (Lie::Absent, Message::Absence { index, digest, .. }) => {
+                self.trace.count(lie.name());
+                let message = self.false_absence(from, *index, *digest);
+                self.transmit(from, to, &message);
+            }
             (Lie::BadGranter, Message::Announce(_)) => {
                 self.trace.count(lie.name());
                 let announcement = self.false_grant();
@@ -176,6 +191,7 @@ impl Cluster {
             Lie::ForgeProofs => self.forged(node),
             Lie::Spam => self.spam(node),
             Lie::QuotaHog => self.hog(node),
+            Lie::Absent => self.absences(node),
             _ => return,
         };
         for message in messages {
@@ -307,6 +323,37 @@ impl Cluster {
         };
         let released = if self.rng.bool() { Timestamp(u64::MAX) } else { Timestamp(0) };
         Announcement { window, released }
+    }
+
+    /// Absence of anything, signed.
+    fn false_absence(&mut self, node: usize, index: CommitIndex, digest: Digest) -> Message {
+        let epoch = if index.0 == 0 { Epoch(0) } else { self.plan.at(index.0) };
+        let reason = AbsenceReason::NeverHeld;
+        let statement = AbsenceStatement { epoch, index, digest, reason };
+        let scope = self.plan.of(epoch).scope;
+        let signature = self.nodes[node].keys.sign(&scope.absence_bytes(&statement));
+        let answer = AbsenceAnswer::Signed { epoch, reason, signature };
+        Message::Absence { index, digest, answer }
+    }
+
+    /// Absence of whatever was finalised last, before anybody asks, and of what it is not named in.
+    fn absences(&mut self, node: usize) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let last = self.checker.finalised().iter().rev().take(3).copied().collect::<Vec<_>>();
+        for commit in last {
+            let digest = commit.header.digest(&self.chain);
+            let payload = self.checker.content(&digest).cloned();
+            let proofs = payload.iter().flat_map(|payload| &payload.content.proofs);
+            let batches: Vec<_> = proofs.map(|proof| proof.info.digest(&self.chain)).collect();
+            for digest in batches.into_iter().chain([digest]).take(8) {
+                messages.push(self.false_absence(node, commit.index, digest));
+                let other = CommitIndex(self.rng.u64(1..=commit.index.0));
+                messages.push(self.false_absence(node, other, digest));
+                messages.push(Message::AbsenceRequest { index: other, digest });
+                messages.push(Message::AbsenceRequest { index: commit.index, digest });
+            }
+        }
+        messages
     }
 
     fn other_domain(&mut self, node: usize, vote: &Vote) -> Vote {

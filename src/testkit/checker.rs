@@ -14,8 +14,8 @@ use crate::sequencer::port::Record;
 use crate::sequencer::status::Status;
 use crate::store::StoredBatch;
 use crate::types::{
-    Author, BatchId, BatchInfo, ChainId, Commit, CommitReceipt, Component, Digest, Epoch,
-    EpochReceipt, Genesis, Payload, ProofOfStore, Slot,
+    Author, BatchId, BatchInfo, ChainId, Commit, CommitIndex, CommitReceipt, Component, Digest,
+    Epoch, EpochReceipt, Genesis, Payload, ProofOfStore, Slot,
 };
 
 /// A property that did not hold.
@@ -53,6 +53,22 @@ pub(super) struct Books {
     pub(super) consensus: u64,
     /// The highest commit that orders a batch or payload.
     ordered: BTreeMap<Digest, u64>,
+    /// Said to be absent.
+    absent: BTreeSet<Digest>,
+    /// Every commit below this was passed.
+    passed: u64,
+    /// A replaced store signs nothing before this.
+    pub(super) silent_until: Option<u64>,
+    /// Its disk was lost once.
+    pub(super) wiped: bool,
+}
+
+impl Books {
+    /// It is on disk no more.
+    pub(super) fn forget(&mut self, digest: &Digest) {
+        self.batches.remove(digest);
+        self.payloads.remove(digest);
+    }
 }
 
 /// See the module docs.
@@ -71,12 +87,17 @@ pub struct Checker {
     /// What an indexer that took every header has, before the first commit and after each.
     pub(super) prefixes: Vec<u64>,
     contents: BTreeMap<Digest, Arc<Payload>>,
-    states: BTreeMap<u64, u64>,
+    /// By index, and by what was skipped because of evidence until then.
+    states: BTreeMap<(u64, u64), u64>,
+    /// The last of each validator.
+    pub(super) last_states: BTreeMap<usize, (u64, u64)>,
     /// Identifier to expiration, and at whom.
     pub(super) accepted: BTreeMap<u64, (u64, usize)>,
     executed: BTreeSet<u64>,
     /// Durable records of each kind.
     pub(super) records: BTreeMap<(usize, &'static str), u64>,
+    /// Content that was taken from disks, against every promise.
+    pub(super) lost: BTreeSet<Digest>,
     violation: Option<Violation>,
 }
 
@@ -94,9 +115,11 @@ impl Checker {
             prefixes: vec![0],
             contents: BTreeMap::new(),
             states: BTreeMap::new(),
+            last_states: BTreeMap::new(),
             accepted: BTreeMap::new(),
             executed: BTreeSet::new(),
             records: BTreeMap::new(),
+            lost: BTreeSet::new(),
             violation: None,
             now: 0,
         }
@@ -168,7 +191,14 @@ impl Checker {
             Record::Settled { digest, .. } => drop(self.books[node].uncertified.remove(digest)),
             // See `on_cursors`.
             Record::Cursor { .. } | Record::Lagged { .. } | Record::Unsubscribed { .. } => {}
+            Record::Passed { below } => self.books[node].passed = below.0,
+            Record::Silence { until } => self.books[node].silent_until = until.map(|until| until.0),
             Record::Claim { .. }
+            | Record::Absent { .. }
+            | Record::DropAbsent { .. }
+            | Record::Rewritten { .. }
+            | Record::DropRewritten { .. }
+            | Record::DropProof { .. }
             | Record::Floor { .. }
             | Record::DropFloors { .. }
             | Record::DropCommits { .. } => {}
@@ -248,12 +278,42 @@ impl Checker {
         });
     }
 
+    /// A validator says that it does not hold what a commit names.
+    pub(super) fn on_absence(&mut self, node: usize, index: CommitIndex, digest: &Digest) {
+        if !self.honest[node] {
+            return;
+        }
+        let books = &self.books[node];
+        let held = books.batches.contains_key(digest) || books.payloads.contains(digest);
+        let (logged, passed) = (books.logged, books.passed);
+        self.require(!held, "what is held is not said to be absent", || {
+            format!("node {node}, {digest:?} in {index:?}")
+        });
+        self.require(index.0 <= logged, "absence is about what is logged", || {
+            format!("node {node} logged {logged}, spoke of {index:?}")
+        });
+        self.require(index.0 >= passed, "absence is not about what was passed", || {
+            format!("node {node} passed {passed}, spoke of {index:?}")
+        });
+        self.books[node].absent.insert(*digest);
+    }
+
     /// A signature for a batch left, or was looped back to its author.
     pub(super) fn on_signed(&mut self, node: usize, stored: &StoredBatch) {
         if !self.honest[node] {
             return;
         }
         let digest = stored.digest;
+        let absent = self.books[node].absent.contains(&digest);
+        self.require(!absent, "what was said to be absent is never signed", || {
+            format!("node {node} signed {digest:?}")
+        });
+        let (silent, time) = (self.books[node].silent_until, self.books[node].consensus);
+        self.require(
+            silent.is_none_or(|until| until <= time),
+            "a replaced store is silent",
+            || format!("node {node} signed {digest:?} at {time}"),
+        );
         let Some(info) = self.books[node].batches.get(&digest).copied() else {
             self.fail("durable before signed", format!("node {node} signed {digest:?}"));
             return;
@@ -287,6 +347,8 @@ impl Checker {
             };
             let books = &self.books[signer];
             let holds = !self.honest[signer]
+                || books.wiped
+                || self.lost.contains(digest)
                 || books.batches.contains_key(digest)
                 || books.consensus > over;
             self.require(holds, "honest signers hold what is certified", || {
@@ -336,8 +398,15 @@ impl Checker {
     }
 
     /// A validator executed a commit.
-    pub(super) fn on_executed(&mut self, node: usize, index: u64, state: u64, ids: &[u64]) {
-        let first = *self.states.entry(index).or_insert(state);
+    pub(super) fn on_executed(
+        &mut self,
+        node: usize,
+        (index, version): (u64, u64),
+        state: u64,
+        ids: &[u64],
+    ) {
+        let first = *self.states.entry((index, version)).or_insert(state);
+        self.last_states.insert(node, (index, version));
         self.require(first == state, "executed state is equal", || {
             format!("node {node} at {index}: {state:x}, another one {first:x}")
         });
@@ -395,6 +464,10 @@ impl Checker {
 
     /// Accepted transactions that were neither executed nor have expired by consensus time.
     pub(super) fn forgotten(&self) -> Vec<u64> {
+        if !self.lost.is_empty() {
+            // What a lost batch held, nobody can say.
+            return Vec::new();
+        }
         let consensus = self.finalised.last().map_or(0, |last| last.header.block_timestamp.0);
         let open = self
             .accepted

@@ -129,6 +129,10 @@ pub struct Cluster {
     pub(super) stop_points: Vec<StopPoint>,
     pub(super) next_transaction: u64,
     pub(super) next_request: u64,
+    /// While true, nobody executes.
+    pub(super) holds_execution: bool,
+    /// Who keeps what everybody else loses.
+    pub(super) keeper: Option<usize>,
 }
 
 impl Cluster {
@@ -184,6 +188,8 @@ impl Cluster {
             stop_points: Vec::new(),
             next_transaction: 0,
             next_request: 0,
+            holds_execution: false,
+            keeper: None,
             genesis,
             options,
         };
@@ -361,6 +367,10 @@ impl Cluster {
                 let detail = format!("node {index}: {detail}");
                 return Some(Violation { property: "everything ends once faults stop", detail });
             }
+        }
+        if self.checker.versions_differ() {
+            let detail = format!("{:?}", self.checker.last_states);
+            return Some(Violation { property: "everybody skips the same", detail });
         }
         let forgotten = self.checker.forgotten();
         (!forgotten.is_empty()).then(|| Violation {

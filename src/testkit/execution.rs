@@ -1,21 +1,24 @@
 //! The executor of each validator: it takes commits in order from its subscription, fetches what is
 //! missing, and keeps state and index on a disk of its own, which may lose its last write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Event};
 use super::host::{Pending, head_of};
 use crate::sequencer::port::{Content, Delivery, FetchError, Input, Wanted};
-use crate::types::{Batch, BatchInfo, Commit, Digest, Timestamp};
+use crate::types::{Batch, BatchInfo, Commit, Digest};
 
 /// How long a fetch for execution may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
 /// How much later than its deadline a wait may end.
 const TICK: Duration = Duration::from_millis(100);
-/// States that a host can fall back to.
+/// States that a host's disk can fall back to.
 const FORMER: usize = 3;
+/// States that a host keeps to rebuild from.
+const HISTORY: usize = 128;
 
 /// What execution depends on and changes.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,17 @@ pub(super) struct State {
     value: u64,
     /// Identifiers executed, until they expire.
     recent: BTreeMap<u64, u64>,
+    /// Batches that were executed in the last commits.
+    taken: BTreeMap<u64, BTreeSet<Digest>>,
+    /// Changes with everything that was skipped because of evidence.
+    version: u64,
+}
+
+impl State {
+    /// True if the commit at this index was executed with this content.
+    pub fn took(&self, index: u64, digest: &Digest) -> bool {
+        self.taken.get(&index).is_some_and(|taken| taken.contains(digest))
+    }
 }
 
 impl Cluster {
@@ -36,6 +50,9 @@ impl Cluster {
             return;
         }
         running.execute_at = None;
+        if self.holds_execution {
+            return;
+        }
         while self.execute_next(node) {}
     }
 
@@ -58,9 +75,16 @@ impl Cluster {
         }
         let Some(running) = &mut self.nodes[node].running else { return false };
         let Some(delivery) = running.attachments.executor.front().copied() else { return false };
-        let done = delivery.last().0 <= executed;
+        let rewritten = matches!(delivery, Delivery::Rewritten { .. });
+        let done = delivery.last().0 <= executed && !rewritten;
         let done = done
             || match delivery {
+                Delivery::Rewritten { index, digest, .. } => {
+                    if self.rewrite(node, index, &digest) {
+                        return false;
+                    }
+                    true
+                }
                 Delivery::Commit(commit) => self.execute_commit(node, &commit),
                 Delivery::Skipped { .. } => {
                     // What was skipped here, others have executed.
@@ -78,10 +102,31 @@ impl Cluster {
     fn execute_commit(&mut self, node: usize, commit: &Commit) -> bool {
         let digest = commit.header.digest(&self.chain);
         let Some(payload) = self.checker.content(&digest).cloned() else { return false };
+        let held = self.reader(node).and_then(|reader| reader.payload(&digest).ok().flatten());
+        let Some(running) = &self.nodes[node].running else { return false };
+        let held = held.is_some() || running.fetched_payloads.contains(&digest);
+        let skips = Arc::clone(running.sequencer.skips());
+        let skipped = |digest: &Digest| skips.get(digest).is_some_and(|from| *from <= commit.index);
+        let mut gone = Vec::new();
+        if skipped(&digest) {
+            self.trace.count("a payload is skipped by evidence");
+            self.execute(node, commit, digest, &[], &[digest]);
+            return true;
+        }
+        if !held {
+            let (holders, commit) = (Vec::new(), Some(commit.index));
+            self.fetch(node, Wanted { digest, info: None, holders, commit });
+            return false;
+        }
         let mut batches = Vec::new();
         let mut missing = Vec::new();
         for proof in &payload.content.proofs {
             if proof.info.expiration < commit.header.block_timestamp {
+                continue;
+            }
+            let name = proof.info.digest(&self.chain);
+            if skipped(&name) {
+                gone.push(name);
                 continue;
             }
             match self.batch(node, &proof.info) {
@@ -101,7 +146,10 @@ impl Cluster {
             }
             return false;
         }
-        self.execute(node, commit.index.0, commit.header.block_timestamp, &batches);
+        if !gone.is_empty() {
+            self.trace.count("batches are skipped by evidence");
+        }
+        self.execute(node, commit, digest, &batches, &gone);
         true
     }
 
@@ -137,10 +185,20 @@ impl Cluster {
                 0
             }
             Ok(Content::Payload(_)) => {
-                self.checker.fail("a digest names one content", format!("{digest:?}"));
-                return;
+                running.fetched_payloads.insert(digest);
+                self.trace.count("a payload arrived for execution");
+                0
             }
             Err(FetchError::Busy) => 200_000,
+            Err(FetchError::Rewritten) => 0,
+            Err(FetchError::Unavailable(_)) => {
+                self.trace.count("a fetch ended with evidence");
+                200_000
+            }
+            Err(FetchError::Pruned) => {
+                self.trace.count("a fetch ended with pruned");
+                500_000
+            }
             Err(_) => {
                 self.trace.count("a fetch ended without content");
                 100_000
@@ -149,13 +207,39 @@ impl Cluster {
         self.execute_after(node, wait);
     }
 
-    fn execute(&mut self, node: usize, index: u64, block_timestamp: Timestamp, batches: &[Batch]) {
+    fn execute(
+        &mut self,
+        node: usize,
+        commit: &Commit,
+        payload: Digest,
+        batches: &[Batch],
+        gone: &[Digest],
+    ) {
+        let (index, block_timestamp) = (commit.index.0, commit.header.block_timestamp);
+        let chain = self.chain;
         let host = &mut self.nodes[node].host;
         host.former.push_back((host.executed, host.state.clone()));
         if host.former.len() > FORMER {
             host.former.pop_front();
         }
-        let State { value, recent } = &mut host.state;
+        host.history.push_back((host.executed, host.state.clone()));
+        if host.history.len() > HISTORY {
+            host.history.pop_front();
+        }
+        let State { value, recent, taken, version } = &mut host.state;
+        let digests = batches.iter().map(|batch| batch.info.digest(&chain));
+        taken.insert(
+            index,
+            digests.chain([payload].into_iter().filter(|p| !gone.contains(p))).collect(),
+        );
+        if taken.len() > HISTORY {
+            taken.pop_first();
+        }
+        for digest in gone {
+            let part = u64::from_le_bytes(std::array::from_fn(|at| digest.0[at]));
+            *version = (*version ^ part ^ index).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+        let version = *version;
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(*value);
         let mut ids = Vec::new();
@@ -175,9 +259,10 @@ impl Cluster {
         host.executed = index;
         let value = *value;
         self.trace.event(self.now, node, "executed", index);
-        self.checker.on_executed(node, index, value, &ids);
+        self.checker.on_executed(node, (index, version), value, &ids);
         if let Some(running) = &mut self.nodes[node].running {
             running.fetched.clear();
+            running.fetched_payloads.clear();
         }
     }
 

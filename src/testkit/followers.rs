@@ -139,6 +139,7 @@ impl Cluster {
         let follows = match delivery {
             Delivery::Commit(commit) => commit.index.0 == expected,
             Delivery::Skipped { from, to } => from.0 <= expected && to.0 >= expected,
+            Delivery::Rewritten { by, .. } => by.0 == expected,
         };
         attachment.expected = delivery.last().0 + 1;
         let current = attachments.current.get(&which) == Some(&id);
@@ -177,6 +178,8 @@ impl Cluster {
                     fold(follower.disk.hash, commit.index.0, header)
                 }
                 Delivery::Skipped { to, .. } => self.checker.prefix(to.0),
+                // An indexer of headers rewrites nothing.
+                Delivery::Rewritten { .. } => continue,
             };
             follower.disk = Indexer { next, hash };
         }

@@ -47,6 +47,8 @@ pub(super) struct Host {
     pub state: State,
     /// What its disk held some writes ago, oldest first.
     pub former: VecDeque<(u64, State)>,
+    /// What it keeps to rebuild from, when what it executed turns out to be gone everywhere.
+    pub history: VecDeque<(u64, State)>,
     pub followers: [Follower; INDEXERS],
     /// True while the executor takes nothing.
     pub stopped: bool,
@@ -55,8 +57,9 @@ pub(super) struct Host {
 impl Host {
     pub fn new() -> Self {
         let followers = std::array::from_fn(|_| Follower::new());
-        let (state, former) = (State::default(), VecDeque::new());
-        Self { executed: 0, state, former, followers, stopped: false }
+        let (former, history) = (VecDeque::new(), VecDeque::new());
+        let state = State::default();
+        Self { executed: 0, state, former, history, followers, stopped: false }
     }
 }
 

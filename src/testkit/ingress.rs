@@ -10,8 +10,9 @@ use super::keys::Keys;
 use crate::crypto::{self, Signer};
 use crate::sequencer::port::{Input, NoContent};
 use crate::types::{
-    Author, Batch, ChainId, Digest, Epoch, FetchedContent, Genesis, Membership, Message, Payload,
-    ProofOfStore, SignedBatchInfo, Vote,
+    AbsenceAnswer, AbsenceStatement, Author, Batch, ChainId, Digest, Epoch, FetchedContent,
+    Genesis, InvalidEvidence, Membership, Message, Payload, ProofOfStore, SignedAbsence,
+    SignedBatchInfo, UnavailabilityProof, Vote,
 };
 
 /// What a message of a peer amounts to.
@@ -94,8 +95,29 @@ impl Ingress<'_> {
                 let asked = chunks.into_iter().map(|chunk| (chunk.digest, Some(chunk.index)));
                 Judged::Serve(asked.collect())
             }
+            Message::AbsenceRequest { index, digest } => {
+                Judged::Inputs(vec![Input::AbsenceRequest { from, index, digest }])
+            }
+            Message::Absence { index, digest, answer } => {
+                if let AbsenceAnswer::Signed { epoch, reason, signature } = answer {
+                    // Of an epoch that is not known here: late, or from a validator ahead.
+                    let Some(planned) = self.known(epoch) else { return Judged::Inputs(vec![]) };
+                    let statement = AbsenceStatement { epoch, index, digest, reason };
+                    let signed = SignedAbsence { statement, signer: from, signature };
+                    if !self.keys.verify_absence(&planned.scope, &signed) {
+                        return Judged::Invalid;
+                    }
+                }
+                Judged::Inputs(vec![Input::Absence { from, index, digest, answer }])
+            }
             Message::FetchReply { digest, content } => self.reply(from, digest, content),
         }
+    }
+
+    /// The epoch that is served, or one before it that still matters.
+    fn known(&self, epoch: Epoch) -> Option<&Planned> {
+        let former = self.membership.former.iter().any(|former| former.epoch == epoch);
+        (former || epoch == self.membership.epoch).then(|| self.plan.of(epoch))
     }
 
     fn chain(&self) -> ChainId {
@@ -117,9 +139,15 @@ impl Ingress<'_> {
         }
         let (chain, epoch) = (&self.chain(), self.membership.epoch);
         let Planned { scope, committee } = self.plan.of(epoch);
-        let verdict = payload.verify(chain, &self.genesis.parameters, epoch, |proof| {
-            crypto::verify_proof(self.keys, scope, committee, proof)
-        });
+        let proof = |proof: &ProofOfStore| crypto::verify_proof(self.keys, scope, committee, proof);
+        let evidence = |evidence: &UnavailabilityProof| {
+            let Some(planned) = self.known(evidence.epoch) else {
+                return Err(InvalidEvidence::Epoch(evidence.epoch));
+            };
+            let Planned { scope, committee } = planned;
+            crypto::verify_unavailability(self.keys, scope, committee, evidence)
+        };
+        let verdict = payload.verify(chain, &self.genesis.parameters, epoch, proof, evidence);
         let digest = payload.digest(chain);
         let batches = payload.content.batches().map(|info| info.digest(chain)).collect();
         let payload = Arc::new(payload);

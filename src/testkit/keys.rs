@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Ed25519Signer, Signer};
 use crate::store::{Durable, StoredBatch};
-use crate::types::{Author, Scope, Signature, SignedBatchInfo};
+use crate::types::{AbsenceStatement, Author, Scope, Signature, SignedAbsence, SignedBatchInfo};
 
 /// One validator's keys. Never use the fast kind where signatures count: whoever holds the
 /// cluster's secret signs for everybody.
@@ -82,6 +82,25 @@ impl Signer for Keys {
             Kind::Real(key) => {
                 let seed = Zeroizing::new(key.to_bytes());
                 Ed25519Signer::new(&seed).verify_batch(scope, signed)
+            }
+        }
+    }
+
+    fn sign_absence(&self, scope: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence {
+        let statement = *absence.get();
+        let signature = self.sign(&scope.absence_bytes(&statement));
+        SignedAbsence { statement, signer: self.author(), signature }
+    }
+
+    fn verify_absence(&self, scope: &Scope, signed: &SignedAbsence) -> bool {
+        match &self.0 {
+            Kind::Fast { secret, .. } => {
+                let bytes = scope.absence_bytes(&signed.statement);
+                fast(secret, &signed.signer, &bytes) == signed.signature
+            }
+            Kind::Real(key) => {
+                let seed = Zeroizing::new(key.to_bytes());
+                Ed25519Signer::new(&seed).verify_absence(scope, signed)
             }
         }
     }

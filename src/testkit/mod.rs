@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod host;
 mod ingress;
 mod keys;
+mod loss;
 mod network;
 mod node;
 mod options;

@@ -214,7 +214,7 @@ impl Cluster {
     }
 
     /// Answers from what is durable.
-    fn serve(&mut self, node: usize, peer: Author, asked: &[(Digest, Option<u16>)]) {
+    pub(super) fn serve(&mut self, node: usize, peer: Author, asked: &[(Digest, Option<u16>)]) {
         for (digest, chunk) in asked {
             let Some(store) = &self.nodes[node].store else { return };
             let reader = crate::store::Store::reader(store);

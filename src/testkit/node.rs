@@ -13,7 +13,10 @@ use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
 use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
-use crate::types::{Author, Digest, Epoch, Membership, Message, ProofOfStore, Timestamp, Vote};
+use crate::types::{
+    AbsenceAnswer, AbsenceStatement, Author, Digest, Epoch, Membership, Message, ProofOfStore,
+    Timestamp, Vote,
+};
 
 /// See the module docs.
 pub(super) struct Node {
@@ -58,6 +61,8 @@ pub(super) struct Running {
     /// When it tries to execute next.
     pub execute_at: Option<u64>,
     /// Content that was fetched for execution.
+    /// Payloads that were.
+    pub fetched_payloads: BTreeSet<Digest>,
     pub fetched: BTreeMap<Digest, crate::types::Batch>,
 }
 
@@ -122,6 +127,7 @@ impl Cluster {
             progress: (0, self.now),
             may_miss: lost,
             execute_at: None,
+            fetched_payloads: BTreeSet::new(),
             fetched: BTreeMap::new(),
         });
         self.trace.event(self.now, node, "boot", life);
@@ -244,6 +250,12 @@ impl Cluster {
                         self.send(node, &to, &Message::Batch(batch));
                     }
                 }
+                Effect::Push { to, digest } => {
+                    self.trace.count("content pushed against evidence");
+                    for peer in to {
+                        self.serve(node, peer, &[(digest, None)]);
+                    }
+                }
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
                 Effect::Measured(_) => {}
@@ -314,6 +326,7 @@ impl Cluster {
     fn release(&mut self, node: usize, promise: Durable<Promise>) {
         match promise.release() {
             Released::Sign(token) => self.sign(node, &token),
+            Released::SignAbsence(token, to) => self.sign_absence(node, &token, to),
             Released::Other(Promise::Publish(proof)) => {
                 let Some(running) = &self.nodes[node].running else { return };
                 let committee = &running.membership.committee;
@@ -331,7 +344,9 @@ impl Cluster {
             Released::Other(Promise::EndSubscription { subscription, end }) => {
                 self.on_subscription_end(node, subscription, end);
             }
-            Released::Other(Promise::Sign(_)) => unreachable!("released as a token"),
+            Released::Other(Promise::Sign(_) | Promise::SignAbsence { .. }) => {
+                unreachable!("released as a token")
+            }
         }
     }
 
@@ -349,6 +364,22 @@ impl Cluster {
         let announcement = running.sequencer.announcement();
         let vote = Vote { digest: signed.digest, signature: signed.signature };
         self.send(node, &[author], &Message::Votes { announcement, votes: vec![vote] });
+    }
+
+    fn sign_absence(&mut self, node: usize, token: &Durable<AbsenceStatement>, to: Author) {
+        let AbsenceStatement { epoch, index, digest, reason } = *token.get();
+        let scope = self.plan.of(epoch).scope;
+        let state = &self.nodes[node];
+        let signature = state.keys.sign_absence(&scope, token).signature;
+        let from = state.author;
+        self.trace.count("absence signed");
+        self.checker.on_absence(node, index, &digest);
+        let answer = AbsenceAnswer::Signed { epoch, reason, signature };
+        if to == from {
+            self.step(node, Input::Absence { from, index, digest, answer });
+        } else {
+            self.send(node, &[to], &Message::Absence { index, digest, answer });
+        }
     }
 
     /// The power fails, or the process dies: memory is gone, the disk keeps what `tear` says.
@@ -429,6 +460,8 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Pull { id, .. } => ("pull", id.0),
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),
+        Input::AbsenceRequest { index, .. } => ("absence request", index.0),
+        Input::Absence { index, .. } => ("absence", index.0),
         Input::Fetch { wanted, .. } => ("fetch", of(&wanted.digest)),
         Input::Close { final_index, .. } => ("close", final_index.0),
         Input::OpenEpoch { epoch, .. } => ("open epoch", epoch.0),

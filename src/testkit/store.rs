@@ -56,6 +56,16 @@ impl CrashStore {
         self.fails = true;
     }
 
+    /// These are gone from the disk, as no crash would do it.
+    pub(super) fn erase(&mut self, records: &[Record]) {
+        let tail = std::mem::take(&mut self.tail);
+        if let Some(writes) = intact(&tail) {
+            self.memory.replay(writes);
+        }
+        let erased = self.memory.recover().and_then(|_| self.memory.commit(records));
+        assert!(erased.is_ok(), "memory does not fail");
+    }
+
     /// What the next life finds if the power fails while these records are on their way.
     #[must_use]
     pub fn crash(&self, in_flight: Option<&[Record]>, tear: Tear, rng: &mut Rng) -> Self {

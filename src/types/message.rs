@@ -8,11 +8,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use super::absence::AbsenceAnswer;
 use super::batch::{Batch, BatchInfo};
 use super::chunk::{Chunk, ChunkId, chunks_of};
 use super::codec::{self, DecodeError};
 use super::genesis::BATCH_BYTES_LIMIT;
-use super::ids::{ChainId, CommitteeHash, Digest, Epoch, Timestamp};
+use super::ids::{ChainId, CommitIndex, CommitteeHash, Digest, Epoch, Timestamp};
 use super::payload::Payload;
 use super::proof::{ProofOfStore, Signature};
 
@@ -165,6 +166,22 @@ pub enum Message {
     /// The epoch that the sender serves: told when it opens one, and the answer to a message of
     /// an epoch that it has not reached.
     Serving(Epoch),
+    /// Asks whether content that a commit names is absent.
+    AbsenceRequest {
+        /// The commit.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+    },
+    /// The answer.
+    Absence {
+        /// The commit.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+        /// What the sender says.
+        answer: AbsenceAnswer,
+    },
 }
 
 mod kind {
@@ -181,6 +198,8 @@ mod kind {
     pub const CHUNK_REQUEST: u8 = 11;
     pub const FETCH_CHUNK: u8 = 12;
     pub const FETCH_BUSY: u8 = 13;
+    pub const ABSENCE_REQUEST: u8 = 14;
+    pub const ABSENCE: u8 = 15;
 }
 
 /// An encoded message: a head of its own, and a body that is shared, not copied.
@@ -215,6 +234,8 @@ impl Message {
             Self::ChunkRequest(_) => "chunk_request",
             Self::FetchReply { .. } => "fetch_reply",
             Self::Serving(_) => "serving",
+            Self::AbsenceRequest { .. } => "absence_request",
+            Self::Absence { .. } => "absence",
         }
     }
 
@@ -234,6 +255,10 @@ impl Message {
             Self::FetchRequest(digests) => head(kind::FETCH_REQUEST, digests),
             Self::ChunkRequest(chunks) => head(kind::CHUNK_REQUEST, chunks),
             Self::Serving(epoch) => head(kind::SERVING, epoch),
+            Self::AbsenceRequest { index, digest } => head(kind::ABSENCE_REQUEST, &(index, digest)),
+            Self::Absence { index, digest, answer } => {
+                head(kind::ABSENCE, &(index, digest, answer))
+            }
             Self::FetchReply { digest, content } => match content {
                 FetchedContent::Absent(reason) => head(kind::FETCH_ABSENT, &(digest, reason)),
                 FetchedContent::Busy(millis) => head(kind::FETCH_BUSY, &(digest, millis)),
@@ -309,6 +334,14 @@ impl Message {
             kind::FETCH_PAYLOAD => {
                 let (digest, payload) = codec::decode("fetch reply", &rest, BULK_FRAME_BYTES_MAX)?;
                 Ok(Self::FetchReply { digest, content: FetchedContent::Payload(payload) })
+            }
+            kind::ABSENCE_REQUEST => {
+                let (index, digest) = codec::decode("absence request", &rest, 40)?;
+                Ok(Self::AbsenceRequest { index, digest })
+            }
+            kind::ABSENCE => {
+                let (index, digest, answer) = codec::decode("absence", &rest, 128)?;
+                Ok(Self::Absence { index, digest, answer })
             }
             kind::SERVING => Ok(Self::Serving(codec::decode("serving", &rest, 8)?)),
             unknown => Err(DecodeError::Kind(unknown)),

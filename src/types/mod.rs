@@ -5,9 +5,11 @@
 //! signed strings are an ASCII domain of their kind and version followed by the BCS of a fixed
 //! struct (design section 9). Nothing in this module knows tokio, a clock, a file or a thread.
 //!
-//! Reading order: [`ids`] → [`committee`] → [`genesis`] → [`batch`] → [`chunk`] → [`proof`] → [`payload`] →
+//! Reading order: [`ids`] → [`committee`] → [`genesis`] → [`batch`] → [`chunk`] → [`proof`] → [`absence`] →
+//! [`payload`] →
 //! [`commit`] → [`message`].
 
+pub mod absence;
 pub mod batch;
 pub mod chunk;
 pub mod codec;
@@ -24,6 +26,10 @@ mod golden;
 #[cfg(test)]
 pub(crate) mod samples;
 
+pub use absence::{
+    AbsenceAnswer, AbsenceReason, AbsenceSignature, AbsenceStatement, InvalidEvidence,
+    SignedAbsence, UnavailabilityProof,
+};
 pub use batch::{Batch, BatchBody, BatchInfo, BodyBuilder, InvalidBatch};
 pub use chunk::{Chunk, ChunkId, InvalidChunk};
 pub use codec::DecodeError;

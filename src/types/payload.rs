@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::absence::{InvalidEvidence, UnavailabilityProof};
 use super::batch::{Batch, BatchInfo};
 use super::codec;
 use super::genesis::ChainParameters;
@@ -15,6 +16,9 @@ use super::proof::ProofOfStore;
 
 const HEADER_DOMAIN: &str = "quorum-store/v1/payload";
 const CONTENT_DOMAIN: &str = "quorum-store/v1/payload-content";
+
+/// Most evidence in one payload: each is told to every subscriber.
+pub const EVIDENCE_MAX: usize = 16;
 
 /// The part of a payload that is agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +51,8 @@ pub struct PayloadContent {
     pub optimistic: Vec<BatchInfo>,
     /// Small batches that travel inside the payload.
     pub inline: Vec<Batch>,
-    /// Evidence that content of earlier commits is gone; empty until that exists.
-    pub unavailable: Vec<Digest>,
+    /// Evidence that content of earlier commits is gone: once this is committed, everybody skips it.
+    pub unavailable: Vec<UnavailabilityProof>,
 }
 
 impl PayloadContent {
@@ -94,13 +98,14 @@ impl Payload {
 
     /// Everything about it that does not depend on where or when it was proposed, as a list of
     /// checks in order; the content root has been checked already. `verify_proof` checks a proof of
-    /// store completely.
+    /// store completely, `verify_evidence` does the same for evidence.
     pub fn verify(
         &self,
         chain: &ChainId,
         parameters: &ChainParameters,
         epoch: Epoch,
         mut verify_proof: impl FnMut(&ProofOfStore) -> Result<(), super::proof::InvalidProof>,
+        mut verify_evidence: impl FnMut(&UnavailabilityProof) -> Result<(), InvalidEvidence>,
     ) -> Result<(), InvalidPayload> {
         let length = self.encode().len();
         if length > parameters.payload_bytes_max as usize {
@@ -117,8 +122,18 @@ impl Payload {
         if !content.inline.is_empty() {
             return Err(InvalidPayload::Unsupported("inline batches"));
         }
-        if !content.unavailable.is_empty() {
-            return Err(InvalidPayload::Unsupported("evidence"));
+        if content.unavailable.len() > EVIDENCE_MAX {
+            return Err(InvalidPayload::TooMuchEvidence(content.unavailable.len()));
+        }
+        let mut named = BTreeSet::new();
+        for evidence in &content.unavailable {
+            if !named.insert((evidence.digest, evidence.index)) {
+                return Err(InvalidPayload::Duplicate(evidence.digest));
+            }
+            if evidence.index >= self.header.height {
+                return Err(InvalidEvidence::Index(evidence.index).into());
+            }
+            verify_evidence(evidence)?;
         }
         let mut seen = BTreeSet::new();
         for proof in &content.proofs {
@@ -182,6 +197,12 @@ pub enum InvalidPayload {
     /// A proof in it is invalid.
     #[error("an invalid proof: {0}")]
     Proof(#[from] super::proof::InvalidProof),
+    /// Evidence in it is invalid.
+    #[error("invalid evidence: {0}")]
+    Evidence(#[from] InvalidEvidence),
+    /// More evidence than a payload may carry.
+    #[error("{0} pieces of evidence are more than a payload may carry")]
+    TooMuchEvidence(usize),
     /// An inline batch is invalid.
     #[error("an invalid inline batch: {0}")]
     Inline(#[from] super::batch::InvalidBatch),

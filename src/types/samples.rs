@@ -65,6 +65,7 @@ pub(crate) fn messages() -> Vec<Message> {
         Announcement { window: Usage { bytes: 1 << 20, batches: 100 }, released: Timestamp(17) };
     let vote = Vote { digest, signature: Signature::from_bytes(&[9; 64]) };
     let batch = batch(1, 1, &[b"one", b"two"]);
+    let absence = |answer| Message::Absence { index: CommitIndex(5), digest, answer };
     let reply = |content| Message::FetchReply { digest, content };
     vec![
         Message::Batch(batch.clone()),
@@ -80,5 +81,14 @@ pub(crate) fn messages() -> Vec<Message> {
         Message::ChunkRequest(vec![ChunkId { digest, index: 3 }]),
         reply(FetchedContent::Chunk(Box::new(chunk()))),
         reply(FetchedContent::Busy(250)),
+        Message::AbsenceRequest { index: CommitIndex(5), digest },
+        absence(AbsenceAnswer::Signed {
+            epoch: Epoch(3),
+            reason: AbsenceReason::StoreReplaced,
+            signature: Signature::from_bytes(&[9; 64]),
+        }),
+        absence(AbsenceAnswer::Passed),
+        absence(AbsenceAnswer::Held),
+        absence(AbsenceAnswer::Unknown),
     ]
 }

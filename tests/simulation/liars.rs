@@ -43,6 +43,7 @@ liars! {
     a_quota_hog: QuotaHog,
     a_leader_of_invalid_payloads: BadLeader,
     a_false_granter: BadGranter,
+    a_liar_about_absences: Absent,
 }
 
 #[test]

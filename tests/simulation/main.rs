@@ -7,4 +7,5 @@
 
 mod flows;
 mod liars;
+mod losses;
 mod seeds;

@@ -35,6 +35,7 @@ const FAULTS: &[&str] = &[
     "epoch opened",
     "full partition",
     "input waits for a full group",
+    "lie: absence",
     "lie: beyond the window",
     "lie: equivocation",
     "lie: false grant",

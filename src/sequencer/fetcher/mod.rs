@@ -165,6 +165,13 @@ impl Fetcher {
         self.want(digest, info, holders, due).internal = true;
     }
 
+    /// A payload that a logged commit names.
+    pub fn on_named_need(&mut self, digest: Digest, index: CommitIndex, due: Duration) {
+        let want = self.want(digest, None, &[], due);
+        want.internal = true;
+        want.named.insert(index);
+    }
+
     fn want(
         &mut self,
         digest: Digest,
@@ -489,11 +496,6 @@ impl Fetcher {
     /// Fetches under way.
     pub fn len(&self) -> usize {
         self.wants.len()
-    }
-
-    /// Of those, our own.
-    pub fn internal(&self) -> usize {
-        self.wants.values().filter(|want| want.waiters.is_empty()).count()
     }
 
     /// Bytes asked for and not answered.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::sequencer::status::Status;
 use crate::types::{
     AbsentReason, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Epoch,
-    EpochReceipt, InvalidPayload, Payload, PayloadHeader, Timestamp,
+    EpochReceipt, InvalidPayload, Payload, PayloadHeader, Timestamp, UnavailabilityProof,
 };
 
 /// A transaction as the host submits it: the bytes are opaque to this crate.
@@ -307,6 +307,17 @@ pub enum SkipError {
 pub enum Delivery {
     /// The next commit: applied here to all components, and durable.
     Commit(Commit),
+    /// The next commit carries evidence that content of an earlier one is gone, and everybody skips
+    /// it: whoever executed that content rebuilds its state from below that commit, or stops. Comes
+    /// before that next commit, also to those who had skipped the content already.
+    Rewritten {
+        /// The commit that carries the evidence.
+        by: CommitIndex,
+        /// The commit that named the content.
+        index: CommitIndex,
+        /// The content: a batch, or the whole payload of that commit.
+        digest: Digest,
+    },
     /// State sync passed over these: the only gap there is.
     Skipped {
         /// The first one.
@@ -322,6 +333,7 @@ impl Delivery {
         match self {
             Self::Commit(commit) => commit.index,
             Self::Skipped { to, .. } => *to,
+            Self::Rewritten { by, .. } => CommitIndex(by.0.saturating_sub(1)),
         }
     }
 }
@@ -399,6 +411,15 @@ pub enum FetchError {
     /// Too much is being fetched already.
     #[error("too many fetches at once")]
     Busy,
+    /// A quorum signed that it is gone. It changes nothing until a commit carries the evidence.
+    #[error("a quorum says that it is gone; ask again, or propose the evidence")]
+    Unavailable(Arc<UnavailabilityProof>),
+    /// A commit carries evidence that it is gone: everybody skips it.
+    #[error("evidence that it is gone is committed: it is skipped")]
+    Rewritten,
+    /// The commit lies so far back that others, or this node, have rightly deleted it.
+    #[error("the commit is too old: take the state of another validator")]
+    Pruned,
 }
 
 /// What was fetched.

@@ -20,9 +20,10 @@ pub use host::{
 
 use crate::store::StoredBatch;
 use crate::types::{
-    Announcement, Author, Batch, BatchInfo, Chunk, Commit, CommitIndex, CommitReceipt, Committee,
-    Digest, Epoch, EpochReceipt, Hello, Incarnation, InvalidPayload, Membership, Message, Payload,
-    PayloadHeader, ProofOfStore, SignedBatchInfo, Slot, Timestamp,
+    AbsenceAnswer, AbsenceStatement, Announcement, Author, Batch, BatchInfo, Chunk, Commit,
+    CommitIndex, CommitReceipt, Committee, Digest, Epoch, EpochReceipt, Hello, Incarnation,
+    InvalidPayload, Membership, Message, Payload, PayloadHeader, ProofOfStore, SignedBatchInfo,
+    Slot, Timestamp, UnavailabilityProof,
 };
 
 /// The time of a step: an argument, never read by the core.
@@ -147,6 +148,26 @@ pub enum Input {
         /// The block.
         commit: Commit,
     },
+    /// A peer asks whether content that a commit names is absent here.
+    AbsenceRequest {
+        /// Who.
+        from: Author,
+        /// The commit.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+    },
+    /// A peer says whether content is absent there; a signature verifies. Or our own, looped back.
+    Absence {
+        /// Who.
+        from: Author,
+        /// The commit.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+        /// What it says.
+        answer: AbsenceAnswer,
+    },
     /// The host needs a content that is not in the store.
     Fetch {
         /// Answered with [`Reply::Fetched`].
@@ -267,6 +288,8 @@ impl Input {
             Self::Pull { .. } => "pull",
             Self::Verify { .. } => "verify",
             Self::Commit { .. } => "commit",
+            Self::AbsenceRequest { .. } => "absence_request",
+            Self::Absence { .. } => "absence",
             Self::Fetch { .. } => "fetch",
             Self::SkipTo { .. } => "skip_to",
             Self::Close { .. } => "close",
@@ -309,6 +332,13 @@ pub enum Effect {
         /// Whom.
         to: Vec<Author>,
         /// The batch.
+        digest: Digest,
+    },
+    /// Content goes to those who may have lost it: read, and sent as if they had asked.
+    Push {
+        /// Whom.
+        to: Vec<Author>,
+        /// The content.
         digest: Digest,
     },
     /// Answers a request.
@@ -394,6 +424,9 @@ pub enum Refusal {
     /// Not asked for. No fault by itself: a restart forgets what was asked.
     #[error("unasked")]
     Unasked,
+    /// In a slot of a batch that was said to be absent: it is never signed. No fault.
+    #[error("declared_absent")]
+    DeclaredAbsent,
     /// More than a restart explains that was not asked for.
     #[error("unasked_flood")]
     UnaskedFlood,
@@ -421,6 +454,13 @@ impl Refusal {
 pub enum Promise {
     /// "I hold this batch": signed, and sent to its author.
     Sign(StoredBatch),
+    /// "I do not hold this": signed, and sent to whoever asked; looped back if that is us.
+    SignAbsence {
+        /// What is said.
+        statement: AbsenceStatement,
+        /// To whom.
+        to: Author,
+    },
     /// A proof of ours: to every peer.
     Publish(Arc<ProofOfStore>),
     /// Answers a request.
@@ -533,6 +573,56 @@ pub enum Record {
         /// The block whose state the host has.
         header: PayloadHeader,
     },
+    /// It was said that this is absent: its slot is never signed.
+    Absent {
+        /// The commit that names it.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+        /// For a batch: its slot, and when it expires.
+        slot: Option<(Slot, Timestamp)>,
+    },
+    /// Commits so old that what was said about them no longer matters.
+    DropAbsent {
+        /// The commit that named it.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+    },
+    /// For a while, at least, no subscriber needed any commit below this: what they named may be gone
+    /// rightly, also if somebody comes back to them.
+    Passed {
+        /// The lowest index that was not.
+        below: CommitIndex,
+    },
+    /// A commit carries evidence: from then on everybody skips what it names.
+    Rewritten {
+        /// The commit that carries it.
+        by: CommitIndex,
+        /// The evidence.
+        proof: Arc<UnavailabilityProof>,
+    },
+    /// The commits that evidence concerns are no longer kept.
+    DropRewritten {
+        /// The commit that carried it.
+        by: CommitIndex,
+        /// The content.
+        digest: Digest,
+        /// The commit it was about.
+        index: CommitIndex,
+    },
+    /// A store that replaces a lost one signs for no batch before this consensus time.
+    Silence {
+        /// When it ends; `None` once it has.
+        until: Option<Timestamp>,
+    },
+    /// A proof whose batch never came is no longer needed.
+    DropProof {
+        /// The batch.
+        digest: Digest,
+        /// Its expiration: part of its key.
+        expiration: Timestamp,
+    },
     /// Own counters below this may be in use.
     Reserved {
         /// One above the highest counter that may be used.
@@ -588,6 +678,13 @@ impl Record {
             Self::DropBatch { .. } => "drop_batch",
             Self::DropPayload { .. } => "drop_payload",
             Self::DropCommits { .. } => "drop_commits",
+            Self::Absent { .. } => "absent",
+            Self::DropAbsent { .. } => "drop_absent",
+            Self::Passed { .. } => "passed",
+            Self::Rewritten { .. } => "rewritten",
+            Self::DropRewritten { .. } => "drop_rewritten",
+            Self::Silence { .. } => "silence",
+            Self::DropProof { .. } => "drop_proof",
         }
     }
 }

@@ -124,6 +124,7 @@ impl World {
         for promise in persisted.promises {
             match promise.release() {
                 Released::Sign(_) => assert!(!fenced, "signed after the fence"),
+                Released::SignAbsence(..) => unreachable!("nothing is absent"),
                 Released::Other(Promise::Reply { id, reply }) => {
                     self.net.nodes[0].replies.insert(id, reply);
                 }

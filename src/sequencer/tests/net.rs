@@ -76,8 +76,7 @@ impl FastSigner {
         Self(Author(**seed))
     }
 
-    fn signature(scope: &Scope, signer: &Author, digest: &Digest) -> Signature {
-        let said = scope.batch_stored_bytes(digest);
+    fn signature(signer: &Author, said: Vec<u8>) -> Signature {
         let (mut bytes, all) = ([0_u8; 64], signer.0.into_iter().chain(said));
         for (at, byte) in all.enumerate() {
             bytes[at % 64] = bytes[at % 64].rotate_left(1) ^ byte;
@@ -94,12 +93,24 @@ impl Signer for FastSigner {
 
     fn sign_batch(&self, scope: &Scope, batch: &Durable<StoredBatch>) -> SignedBatchInfo {
         let digest = batch.get().digest;
-        let signature = Self::signature(scope, &self.0, &digest);
+        let signature = Self::signature(&self.0, scope.batch_stored_bytes(&digest));
         SignedBatchInfo { digest, signer: self.0, signature }
     }
 
     fn verify_batch(&self, scope: &Scope, signed: &SignedBatchInfo) -> bool {
-        Self::signature(scope, &signed.signer, &signed.digest) == signed.signature
+        let said = scope.batch_stored_bytes(&signed.digest);
+        Self::signature(&signed.signer, said) == signed.signature
+    }
+
+    fn sign_absence(&self, scope: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence {
+        let statement = *absence.get();
+        let signature = Self::signature(&self.0, scope.absence_bytes(&statement));
+        SignedAbsence { statement, signer: self.0, signature }
+    }
+
+    fn verify_absence(&self, scope: &Scope, signed: &SignedAbsence) -> bool {
+        let said = scope.absence_bytes(&signed.statement);
+        Self::signature(&signed.signer, said) == signed.signature
     }
 }
 
@@ -267,6 +278,15 @@ impl Net {
                         self.send(index, &to, &Message::Batch(batch));
                     }
                 }
+                Effect::Push { to, digest } => {
+                    let reader = self.nodes[index].store.reader();
+                    let batch = reader.batch(&digest).unwrap().map(FetchedContent::Batch);
+                    let payload = reader.payload(&digest).unwrap();
+                    let payload = payload.map(|p| FetchedContent::Payload(Box::new(p)));
+                    if let Some(content) = batch.or(payload) {
+                        self.send(index, &to, &Message::FetchReply { digest, content });
+                    }
+                }
                 Effect::Reply { id, reply } => {
                     self.nodes[index].replies.insert(id, reply);
                 }
@@ -291,6 +311,7 @@ impl Net {
     /// Writes the open group of a node, if there is one, and lets its promises go.
     pub fn write(&mut self, index: usize) -> bool {
         let Some(group) = self.nodes[index].sequencer.take_group() else { return false };
+        let index_of = index;
         let persisted = group.persist(&mut self.nodes[index].store).unwrap();
         self.input(index, Input::Durable { sequence: persisted.sequence });
         for promise in persisted.promises {
@@ -326,7 +347,20 @@ impl Net {
                 Released::Other(Promise::EndSubscription { subscription, end }) => {
                     self.nodes[index].ended.insert(subscription, end);
                 }
-                Released::Other(Promise::Sign(_)) => unreachable!(),
+                Released::SignAbsence(token, to) => {
+                    let AbsenceStatement { epoch, index, digest, reason } = *token.get();
+                    let scope = self.scope(epoch);
+                    let node = &mut self.nodes[index_of];
+                    let signature = node.signer.sign_absence(&scope, &token).signature;
+                    let answer = AbsenceAnswer::Signed { epoch, reason, signature };
+                    let from = node.author;
+                    if to == from {
+                        self.input(index_of, Input::Absence { from, index, digest, answer });
+                    } else {
+                        self.send(index_of, &[to], &Message::Absence { index, digest, answer });
+                    }
+                }
+                Released::Other(Promise::Sign(_) | Promise::SignAbsence { .. }) => unreachable!(),
             }
         }
         true
@@ -380,6 +414,18 @@ impl Net {
                 self.input(to, Input::Announce { from: peer, announcement });
             }
             Message::Serving(epoch) => self.input(to, Input::Serving { from: peer, epoch }),
+            Message::AbsenceRequest { index, digest } => {
+                self.input(to, Input::AbsenceRequest { from: peer, index, digest });
+            }
+            Message::Absence { index, digest, answer } => {
+                if let AbsenceAnswer::Signed { epoch, reason, signature } = answer {
+                    let statement = AbsenceStatement { epoch, index, digest, reason };
+                    let signed = SignedAbsence { statement, signer: peer, signature };
+                    let scope = self.scope(epoch);
+                    assert!(self.nodes[to].signer.verify_absence(&scope, &signed));
+                }
+                self.input(to, Input::Absence { from: peer, index, digest, answer });
+            }
             Message::FetchRequest(digests) => {
                 for digest in digests {
                     let reader = self.nodes[to].store.reader();

@@ -41,6 +41,7 @@ impl Follower {
             let first = match delivery {
                 Delivery::Commit(commit) => commit.index.0,
                 Delivery::Skipped { from, .. } => from.0,
+                Delivery::Rewritten { by, .. } => by.0,
             };
             assert!(
                 first <= self.next,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
-    APPLIED, BATCH, BatchEntry, CLAIM, CLOSED, COMMIT, CURSOR, EPOCH, FENCE, FLOOR, LAGGED, LIFE,
-    META, Meta, PAYLOAD, PROOF, RESERVED, SKIPPED, VALUE_VERSION,
+    ABSENT, APPLIED, BATCH, BatchEntry, CLAIM, CLOSED, COMMIT, CURSOR, EPOCH, FENCE, FLOOR, LAGGED,
+    LIFE, META, Meta, PASSED, PAYLOAD, PROOF, RESERVED, REWRITTEN, SILENCE, SKIPPED, VALUE_VERSION,
 };
 use crate::types::genesis::PAYLOAD_BYTES_LIMIT;
 use crate::types::{
     Author, BatchId, Commit, CommitIndex, CommitReceipt, DecodeError, Digest, Epoch, EpochReceipt,
-    Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp, codec,
+    Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot, Timestamp,
+    UnavailabilityProof, codec,
 };
 
 /// Bounds of encoded values: twice what the largest chain parameters allow.
@@ -90,6 +91,26 @@ pub enum Entry {
         /// The last one.
         header: PayloadHeader,
     },
+    /// It was said that content is absent.
+    Absent {
+        /// The commit that names it.
+        index: CommitIndex,
+        /// The content.
+        digest: Digest,
+        /// For a batch: its slot, and when it expires.
+        slot: Option<(Slot, Timestamp)>,
+    },
+    /// Commits below this were passed.
+    Passed(CommitIndex),
+    /// Evidence that a commit carries.
+    Rewritten {
+        /// The commit.
+        by: CommitIndex,
+        /// The evidence.
+        proof: Arc<UnavailabilityProof>,
+    },
+    /// Consensus time before which nothing is signed.
+    Silence(Timestamp),
 }
 
 /// Why bytes on disk are not an entry.
@@ -166,6 +187,20 @@ impl Entry {
                 let (from, header) = small(key.kind, value)?;
                 Self::Skipped { from, header }
             }
+            ABSENT => {
+                let (index, digest) = (CommitIndex(key.integer()?), Digest(key.bytes32()?));
+                Self::Absent { index, digest, slot: small(key.kind, value)? }
+            }
+            PASSED => Self::Passed(small(key.kind, value)?),
+            REWRITTEN => {
+                let by = CommitIndex(key.integer()?);
+                let digest = Digest(key.bytes32()?);
+                let index = CommitIndex(key.integer()?);
+                let proof: UnavailabilityProof = large(key.kind, value)?;
+                key.agrees(proof.digest == digest && proof.index == index)?;
+                Self::Rewritten { by, proof: Arc::new(proof) }
+            }
+            SILENCE => Self::Silence(small(key.kind, value)?),
             _ => return Err(EntryError::Kind),
         };
         if key.rest.is_empty() { Ok(entry) } else { Err(EntryError::Key(key.kind)) }
@@ -190,6 +225,10 @@ impl Entry {
             Self::Cursor { .. } => "cursor",
             Self::Lagged { .. } => "lagged",
             Self::Skipped { .. } => "skipped",
+            Self::Absent { .. } => "absent",
+            Self::Passed(_) => "passed",
+            Self::Rewritten { .. } => "rewritten",
+            Self::Silence(_) => "silence",
         }
     }
 }
@@ -253,6 +292,10 @@ fn kind_name(kind: u8) -> Option<&'static str> {
         CURSOR => "cursor",
         LAGGED => "lagged",
         SKIPPED => "skipped",
+        ABSENT => "absent",
+        PASSED => "passed",
+        REWRITTEN => "rewritten",
+        SILENCE => "silence",
         _ => return None,
     })
 }

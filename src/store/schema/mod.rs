@@ -19,6 +19,7 @@
 //! | control | `0x12` epoch | | version, [`Membership`] |
 //! | control | `0x13` fence | | version, epoch, index of its last commit |
 //! | control | `0x14` closed | | version, [`EpochReceipt`] of the last epoch that ended |
+//! | control | `0x15` silence | | version, consensus time before which nothing is signed |
 //! | control | `0x20` batch | expiration, digest | version, [`BatchInfo`], own transactions' metas |
 //! | control | `0x21` claim | digest | version, [`Slot`] |
 //! | control | `0x22` proof | expiration, digest | version, [`ProofOfStore`] |
@@ -28,6 +29,9 @@
 //! | control | `0x32` cursor | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
 //! | control | `0x33` lagged | name of the subscriber, UTF-8 | version, [`CommitIndex`] |
 //! | control | `0x34` skipped | | version, first index, [`PayloadHeader`] of the last |
+//! | control | `0x35` absent | index, digest | version, [`Slot`] and expiration of a batch |
+//! | control | `0x36` passed | | version, [`CommitIndex`] |
+//! | control | `0x37` rewritten | carrying index, digest, index | version, [`UnavailabilityProof`] |
 //!
 //! Integers in keys are big-endian, so that keys sort as their values do; values are BCS behind one
 //! version byte. A body has no version: it is opaque, and its batch entry names its length and root.
@@ -47,6 +51,7 @@
 //! [`PayloadHeader`]: crate::types::PayloadHeader
 //! [`Commit`]: crate::types::Commit
 //! [`CommitReceipt`]: crate::types::CommitReceipt
+//! [`UnavailabilityProof`]: crate::types::UnavailabilityProof
 
 mod decode;
 #[cfg(test)]
@@ -76,6 +81,7 @@ const FLOOR: u8 = 0x11;
 const EPOCH: u8 = 0x12;
 const FENCE: u8 = 0x13;
 const CLOSED: u8 = 0x14;
+const SILENCE: u8 = 0x15;
 const BATCH: u8 = 0x20;
 const CLAIM: u8 = 0x21;
 const PROOF: u8 = 0x22;
@@ -85,6 +91,9 @@ const APPLIED: u8 = 0x31;
 const CURSOR: u8 = 0x32;
 const LAGGED: u8 = 0x33;
 const SKIPPED: u8 = 0x34;
+const ABSENT: u8 = 0x35;
+const PASSED: u8 = 0x36;
+const REWRITTEN: u8 = 0x37;
 
 /// Where an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -244,6 +253,27 @@ fn encode_record<'a>(record: &'a Record, write: &mut impl FnMut(Write<'a>)) {
         Record::Skipped { from, header } => {
             put(Table::Control, vec![SKIPPED], versioned(&(from, header)));
         }
+        Record::Absent { index, digest, slot } => {
+            put(Table::Control, absent_key(*index, digest), versioned(slot));
+        }
+        Record::DropAbsent { index, digest } => {
+            write(delete(Table::Control, absent_key(*index, digest)));
+        }
+        Record::Passed { below } => put(Table::Control, vec![PASSED], versioned(below)),
+        Record::Rewritten { by, proof } => {
+            let key = rewritten_key(*by, &proof.digest, proof.index);
+            put(Table::Control, key, versioned(&**proof));
+        }
+        Record::DropRewritten { by, digest, index } => {
+            write(delete(Table::Control, rewritten_key(*by, digest, *index)));
+        }
+        Record::Silence { until: Some(until) } => {
+            put(Table::Control, vec![SILENCE], versioned(until));
+        }
+        Record::Silence { until: None } => write(delete(Table::Control, vec![SILENCE])),
+        Record::DropProof { digest, expiration } => {
+            write(delete(Table::Control, proof_key(*expiration, digest)));
+        }
         Record::Epoch(membership) => put(Table::Control, vec![EPOCH], versioned(&**membership)),
         Record::Fence { epoch, final_index } => {
             put(Table::Control, vec![FENCE], versioned(&(epoch, final_index)));
@@ -297,6 +327,11 @@ pub fn encode_meta(meta: &Meta) -> Write<'static> {
     Write::Put { table: Table::Control, key: vec![META], value: versioned(meta) }
 }
 
+/// The entry of a store that replaces a lost one.
+pub fn encode_silence(until: Timestamp) -> Write<'static> {
+    Write::Put { table: Table::Control, key: vec![SILENCE], value: versioned(&until) }
+}
+
 /// The entry that starts a life.
 pub fn encode_life(life: u64) -> Write<'static> {
     Write::Put { table: Table::Control, key: vec![LIFE], value: versioned(&life) }
@@ -329,6 +364,14 @@ pub fn applied_key(index: CommitIndex) -> Vec<u8> {
 
 fn commit_key(index: CommitIndex) -> Vec<u8> {
     tagged(COMMIT, &[&index.0.to_be_bytes()])
+}
+
+fn absent_key(index: CommitIndex, digest: &Digest) -> Vec<u8> {
+    tagged(ABSENT, &[&index.0.to_be_bytes(), digest.as_bytes()])
+}
+
+fn rewritten_key(by: CommitIndex, digest: &Digest, index: CommitIndex) -> Vec<u8> {
+    tagged(REWRITTEN, &[&by.0.to_be_bytes(), digest.as_bytes(), &index.0.to_be_bytes()])
 }
 
 fn claim_key(digest: &Digest) -> Vec<u8> {

@@ -83,6 +83,8 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.fetch_bytes_in_flight_max" "size" "64.0 MiB" "at least one full batch" "content asked for and not answered, all peers together";
     "sequencer.fetch_asks_per_peer_max" "contents" "64" "1 to 1024" "contents, or chunks of large ones, one peer is asked for at once";
     "sequencer.recovered_bytes_max" "size" "1.0 GiB" "" "fetched content kept beyond its author's window";
+    "sequencer.refetch_delay" "duration" "2s" "10ms to 1m" "a certified batch that has not arrived is fetched after this long";
+    "sequencer.refetch_bytes_per_second" "size" "32.0 MiB" "at least 64KiB" "content nobody waits for yet is fetched at this rate at most";
     "sequencer.subscriber_window" "commits" "64" "1 to 65536" "commits delivered to a subscriber beyond what it acknowledged";
     "sequencer.subscriber_lag_bytes_max" "size" "4.0 GiB" "at least 1MiB" "bytes kept beyond their time because a subscriber needs them";
     "sequencer.subscriber_lag_max" "duration" "10m" "1s to 24h" "how long a subscriber may leave a commit unacknowledged";
