@@ -48,8 +48,8 @@ pub fn verify_unavailability(
             return Err(InvalidEvidence::UnknownSigner(part.signer));
         };
         let statement = proof.statement(part.reason);
-        let signed = SignedAbsence { statement, signer: member.author, signature: part.signature };
-        if !signer.verify_absence(scope, &signed) {
+        let absence = SignedAbsence { statement, signer: member.author, signature: part.signature };
+        if !signer.verify_absence(scope, &absence) {
             return Err(InvalidEvidence::Signature(part.signer));
         }
     }

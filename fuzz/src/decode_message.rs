@@ -58,8 +58,14 @@ fn check_message(message: &Message) {
         Message::FetchRequest(digests) => {
             assert!(digests.len() <= 256, "{} digests", digests.len());
         }
+        Message::ChunkRequest(chunks) => assert!(chunks.len() <= 256, "{} chunks", chunks.len()),
+        Message::AbsenceRequest { .. } | Message::Absence { .. } => {}
         Message::FetchReply { content, .. } => match content {
-            FetchedContent::Missing => {}
+            FetchedContent::Absent(_) | FetchedContent::Busy(_) => {}
+            FetchedContent::Chunk(chunk) => {
+                assert!(chunk.outline.len() <= 64, "{} chunks", chunk.outline.len());
+                let _ = chunk.verify();
+            }
             FetchedContent::Batch(batch) => check_batch(batch),
             FetchedContent::Payload(payload) => check_payload(payload),
         },

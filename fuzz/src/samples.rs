@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use quorum_store::types::{
-    Announcement, Author, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, CommitIndex,
-    CommitteeHash, Digest, Epoch, FetchedContent, Hello, Incarnation, Message, Payload,
-    PayloadContent, PayloadHeader, ProofOfStore, ProofSignature, Signature, Timestamp, Usage, Vote,
+    AbsenceAnswer, AbsenceReason, AbsenceSignature, AbsentReason, Announcement, Author, Batch,
+    BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, ChunkId, CommitIndex, CommitteeHash,
+    Digest, Epoch, FetchedContent, Hello, Incarnation, Message, Payload, PayloadContent,
+    PayloadHeader, ProofOfStore, ProofSignature, Signature, Timestamp, UnavailabilityProof, Usage,
+    Vote,
 };
 
 /// A batch whose body matches its info.
@@ -64,7 +66,23 @@ pub fn frames() -> Vec<(&'static str, Bytes)> {
     let mut full = plain.clone();
     full.content.optimistic = vec![two.info];
     full.content.inline = vec![two.clone(), one.clone()];
-    full.content.unavailable = vec![digest];
+    let absence = |signer| AbsenceSignature {
+        signer,
+        reason: AbsenceReason::NeverHeld,
+        signature: Signature::from_bytes(&[9; 64]),
+    };
+    full.content.unavailable = vec![UnavailabilityProof {
+        epoch: Epoch(0),
+        index: CommitIndex(1),
+        digest,
+        signatures: (0..3).map(absence).collect(),
+    }];
+    let answer = AbsenceAnswer::Signed {
+        epoch: Epoch(0),
+        reason: AbsenceReason::StoreReplaced,
+        signature: Signature::from_bytes(&[9; 64]),
+    };
+    let index = CommitIndex(1);
     let reply = |content| Message::FetchReply { digest, content };
     let mut long_count = one.clone();
     // The count in two bytes where one does: not canonical.
@@ -81,7 +99,11 @@ pub fn frames() -> Vec<(&'static str, Bytes)> {
         ("payload-full", Message::Payload(Box::new(full))),
         ("announce", Message::Announce(announcement)),
         ("fetch-request", Message::FetchRequest(vec![digest; 130])),
-        ("fetch-missing", reply(FetchedContent::Missing)),
+        ("fetch-missing", reply(FetchedContent::Absent(AbsentReason::NotHeld))),
+        ("fetch-busy", reply(FetchedContent::Busy(300))),
+        ("chunk-request", Message::ChunkRequest(vec![ChunkId { digest, index: 2 }; 9])),
+        ("absence-request", Message::AbsenceRequest { index, digest }),
+        ("absence", Message::Absence { index, digest, answer }),
         ("fetch-batch", reply(FetchedContent::Batch(one))),
         ("fetch-payload", reply(FetchedContent::Payload(Box::new(plain)))),
     ];

@@ -194,6 +194,7 @@ impl Driver {
             self.writing = self.writer.try_send(group).is_ok();
         }
         self.follow_epoch();
+        self.follow_evidence();
         while let Some(effect) = self.sequencer.poll_effect() {
             self.carry_out(effect);
         }
@@ -204,6 +205,16 @@ impl Driver {
             changed
         });
         self.observe();
+    }
+
+    /// Shows what is skipped from now on to whoever executes, before any answer of the step that
+    /// brought it about.
+    fn follow_evidence(&mut self) {
+        let skips = self.sequencer.skips();
+        if !Arc::ptr_eq(&self.shared.skips(), skips) {
+            tracing::warn!(contents = skips.len(), "evidence is committed that content is gone");
+            self.shared.skips.send_replace(Arc::clone(skips));
+        }
     }
 
     /// Shows a new membership to everybody, and keeps links with those whom it names. Comes before
@@ -260,6 +271,12 @@ impl Driver {
             Effect::Resend { to, digest } => {
                 self.shared.metrics.messages.resends.inc_by(to.len() as u64);
                 if self.jobs.push_own(Job::Resend { to, digest }).is_err() {
+                    self.shared.metrics.messages.refused("serve_queue_full");
+                }
+            }
+            Effect::Push { to, digest } => {
+                self.shared.metrics.fetching.pushes.inc();
+                if self.jobs.push_own(Job::Push { to, digest }).is_err() {
                     self.shared.metrics.messages.refused("serve_queue_full");
                 }
             }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::epochs::View;
 use super::faults::Faults;
 use super::shared::{Cached, Shared};
 use crate::sequencer::port::{Event, Input, Promise, Reply};
-use crate::store::{Persisted, Released};
+use crate::store::{Durable, Persisted, Released};
 use crate::transport::{Class, Frame, Transport};
 use crate::types::message::{PROOFS_MAX, VOTES_MAX};
-use crate::types::{Author, Message, ProofOfStore, Vote};
+use crate::types::{AbsenceAnswer, AbsenceStatement, Author, Message, ProofOfStore, Vote};
 
 /// Encodes and sends; counts what a full queue or a missing link drops.
 #[derive(Clone)]
@@ -52,6 +53,7 @@ pub(super) async fn run(
         let mut own = Vec::new();
         let view = sender.shared.view();
         let mut proofs = Vec::new();
+        let mut said = Vec::new();
         // Subscriptions that nobody holds any more, and that the sequencer does not know of.
         let mut gone = BTreeSet::new();
         for promise in group.promises {
@@ -72,6 +74,11 @@ pub(super) async fn run(
                         votes.entry(author).or_default().push(vote);
                     }
                 }
+                Released::SignAbsence(absence, to) => {
+                    if let Some(input) = say_absent(&sender, &view, &absence, to) {
+                        said.push(input);
+                    }
+                }
                 Released::Other(Promise::Publish(proof)) => proofs.push(proof),
                 Released::Other(Promise::Deliver { subscription, delivery }) => {
                     let Shared { subscriptions, metrics, .. } = &*sender.shared;
@@ -85,13 +92,35 @@ pub(super) async fn run(
         send_votes(&sender, votes);
         send_proofs(&sender, &proofs);
         let detach = |subscription| Input::Detach { subscription };
-        let inputs = own.into_iter().map(Input::Vote).chain(gone.into_iter().map(detach));
+        let inputs =
+            own.into_iter().map(Input::Vote).chain(gone.into_iter().map(detach)).chain(said);
         for input in inputs {
             if loopback.send(input).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// Signs that content is absent here, for a peer or, looped back, for ourselves.
+fn say_absent(
+    sender: &Sender,
+    view: &View,
+    absence: &Durable<AbsenceStatement>,
+    to: Author,
+) -> Option<Input> {
+    let shared = &sender.shared;
+    let AbsenceStatement { epoch, index, digest, reason } = *absence.get();
+    // Of an epoch that was over long before this group: nobody asks any more.
+    let scope = view.scope_of(epoch)?;
+    shared.metrics.fetching.absences.inc();
+    let signature = shared.signer.sign_absence(&scope, absence).signature;
+    let answer = AbsenceAnswer::Signed { epoch, reason, signature };
+    if to == shared.author {
+        return Some(Input::Absence { from: to, index, digest, answer });
+    }
+    sender.send([to], &Message::Absence { index, digest, answer });
+    None
 }
 
 fn send_votes(sender: &Sender, votes: BTreeMap<Author, Vec<Vote>>) {
@@ -127,7 +156,10 @@ fn tell_host(shared: &Shared, promise: Promise) {
             shared.subscriptions.end(subscription, end);
         }
         // Handled by the caller.
-        Promise::Sign(_) | Promise::Publish(_) | Promise::Deliver { .. } => {}
+        Promise::Sign(_)
+        | Promise::SignAbsence { .. }
+        | Promise::Publish(_)
+        | Promise::Deliver { .. } => {}
     }
 }
 

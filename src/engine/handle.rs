@@ -179,6 +179,17 @@ impl QuorumStore {
         responders: Vec<Author>,
         deadline: Duration,
     ) -> Result<Arc<Payload>, CallError<FetchError>> {
+        let wanted = Wanted { digest, info: None, holders: responders, commit: None };
+        self.find_payload(wanted, deadline).await
+    }
+
+    /// The same, for a commit or not.
+    pub(super) async fn find_payload(
+        &self,
+        wanted: Wanted,
+        deadline: Duration,
+    ) -> Result<Arc<Payload>, CallError<FetchError>> {
+        let digest = wanted.digest;
         if let Some(payload) = self.inner.shared.cached_payload(&digest) {
             return Ok(payload);
         }
@@ -190,7 +201,6 @@ impl QuorumStore {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "reading a payload failed; it is fetched"),
         }
-        let wanted = Wanted { digest, info: None, holders: responders, commit: None };
         match self.fetch(wanted, deadline).await? {
             Content::Payload(payload) => Ok(payload),
             // A digest names one content: a batch cannot have a payload's.
@@ -469,6 +479,7 @@ fn shared(
         lives: AtomicU64::new(0),
         signer,
         reader,
+        skips: watch::channel(Arc::default()).0,
         contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
         proofs: Cache::new(config.engine.proof_cache),
         grants: RwLock::new(Grants::default()),

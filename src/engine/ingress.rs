@@ -27,8 +27,9 @@ use crate::transport::{
     Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
 };
 use crate::types::{
-    Announcement, Author, Batch, DecodeError, Digest, FetchedContent, Hello, InvalidPayload,
-    Message, Payload, ProofOfStore, Scope, SignedBatchInfo, Vote,
+    AbsenceAnswer, AbsenceStatement, Announcement, Author, Batch, CommitIndex, DecodeError, Digest,
+    FetchedContent, Hello, InvalidPayload, Message, Payload, ProofOfStore, Scope, SignedAbsence,
+    SignedBatchInfo, Vote,
 };
 
 /// An input with the receive budget that it occupies until the sequencer has taken it.
@@ -244,6 +245,13 @@ impl Ingress {
                 self.on_request(peer, Asked::by_digest(chunks), permit);
                 true
             }
+            Message::AbsenceRequest { index, digest } => {
+                self.control(Input::AbsenceRequest { from: peer, index, digest }, permit);
+                true
+            }
+            Message::Absence { index, digest, answer } => {
+                self.on_absence(peer, index, digest, answer, permit)
+            }
             Message::FetchReply { digest, content } => self.on_reply(peer, digest, content, permit),
         };
         if !valid {
@@ -377,6 +385,28 @@ impl Ingress {
         }
         self.control(Input::Payload { from, digest, payload, batches, verdict }, permit);
         !offends
+    }
+
+    fn on_absence(
+        &self,
+        from: Author,
+        index: CommitIndex,
+        digest: Digest,
+        answer: AbsenceAnswer,
+        permit: Option<Arc<ReceivePermit>>,
+    ) -> bool {
+        if let AbsenceAnswer::Signed { epoch, reason, signature } = answer {
+            // Of an epoch that is not known here: late, or from a validator ahead.
+            let Some(scope) = self.shared.view().scope_of(epoch) else { return true };
+            let statement = AbsenceStatement { epoch, index, digest, reason };
+            let signed = SignedAbsence { statement, signer: from, signature };
+            let verifies = || self.shared.signer.verify_absence(&scope, &signed);
+            if !self.timed("absence", verifies) {
+                return false;
+            }
+        }
+        self.control(Input::Absence { from, index, digest, answer }, permit);
+        true
     }
 
     fn on_reply(

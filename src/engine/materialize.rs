@@ -1,23 +1,42 @@
-//! Materialise: the transactions of a block, in the order of execution.
+//! Materialise: the transactions of a block, in the order of execution, or a verdict.
 //!
-//! Local first: memory, then disk; what is missing is fetched from the proof's signers, then from
-//! everybody else, until the deadline. Whether a batch is skipped is decided by the block alone:
-//! its timestamp is beyond the batch's expiration.
+//! ```text
+//!  commit ─▶ payload ─▶ its batches, 64 at once ─▶ in the order of execution, each once it is here
+//!             │             │                          │
+//!             └── memory, disk, peers ────────────────▶ Ready / TimedOut / Unavailable / Pruned
+//! ```
+//!
+//! It always ends, by its deadline and one tick, with one of five outcomes; the fifth is that the
+//! engine stopped. What is skipped is never a local opinion: a batch that expired before the block's
+//! timestamp, and content of which a logged commit carries evidence that it is gone. No deadline,
+//! clock or answer of a peer decides content.
+//!
+//! Whoever waits for the same content shares one fetch; dropping the future takes the wait back.
+//! What was fetched goes to whoever waits first, and is stored with the next group.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
-use futures::{StreamExt as _, stream};
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::error::{CallError, StopCause};
 use super::handle::QuorumStore;
 use super::serve;
-use crate::sequencer::port::{Content, Wanted};
-use crate::types::{Author, BatchBody, BatchInfo, Commit, Digest, Payload};
+use crate::sequencer::Skips;
+use crate::sequencer::port::{Content, FetchError, Wanted};
+use crate::types::{
+    Author, BatchBody, BatchInfo, Commit, CommitIndex, Digest, Payload, UnavailabilityProof,
+};
 
-/// Batches fetched at once for one block.
-const FETCHES_AT_ONCE: usize = 64;
+/// Batches looked for at once for one block.
+const AT_ONCE: usize = 64;
+/// How much later than its deadline a call may end.
+const TICK: Duration = Duration::from_millis(100);
 
 /// One batch of a block.
 #[derive(Clone, Debug)]
@@ -26,132 +45,259 @@ pub struct MaterializedBatch {
     pub digest: Digest,
     /// Its info.
     pub info: BatchInfo,
-    /// Its transactions; `None` if it expired before the block's timestamp and is skipped by
-    /// everybody.
+    /// Its transactions; `None` if everybody skips it: it expired before the block's timestamp, or
+    /// committed evidence says that it is gone.
     pub body: Option<BatchBody>,
 }
 
-/// How materialising ended.
+/// How materialising ended. Beside these, the engine may have stopped.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Materialized {
-    /// Everything is here, in the order of execution.
+    /// Everything is here, in the order of execution. Empty if committed evidence says that the
+    /// content of the payload is gone.
     Ready(Vec<MaterializedBatch>),
+    /// A quorum signed that content is gone. It changes nothing until a commit carries the evidence,
+    /// which goes into the next proposal by itself: call again. It may still turn up.
+    Unavailable(Arc<UnavailabilityProof>),
     /// No decision: call again.
     TimedOut {
-        /// What is still missing.
+        /// What is still missing: the payload, or batches of it.
         missing: Vec<Digest>,
     },
+    /// The commit lies so far back that its content has rightly been deleted: take the state of
+    /// another validator. Never skip it.
+    Pruned,
+}
+
+/// Why there is no content.
+enum Ended {
+    Verdict(Materialized),
+    Stopped(StopCause),
+}
+
+/// The batches of a commit as they become ready, in the order of execution.
+pub struct Materializing {
+    store: QuorumStore,
+    commit: Commit,
+    deadline: Instant,
+    skips: Arc<Skips>,
+    /// `None` until the payload is here.
+    batches: Option<FuturesOrdered<BoxFuture<'static, Result<MaterializedBatch, Ended>>>>,
+    /// Batches that are not looked for yet.
+    rest: VecDeque<(Digest, BatchInfo, Vec<Author>)>,
+    missing: Vec<Digest>,
+    ended: bool,
+}
+
+/// What comes next out of [`Materializing`].
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// The next batch.
+    Batch(MaterializedBatch),
+    /// There are no more. `Ready` is empty here: its batches have come before.
+    End(Materialized),
 }
 
 impl QuorumStore {
-    /// The batches of a committed block, in the order of execution, at the latest after `deadline`.
+    /// The batches of a committed block, in the order of execution, or a verdict; at the latest
+    /// after `deadline` and one tick.
     pub async fn materialize(
         &self,
         commit: &Commit,
         deadline: Duration,
     ) -> Result<Materialized, StopCause> {
         let began = std::time::Instant::now();
-        let end = tokio::time::Instant::now() + deadline;
-        let digest = commit.header.digest(&self.shared().chain);
-        let everyone: Vec<Author> = self.shared().view().peers.clone();
-        let payload = match self.payload(digest, everyone.clone(), deadline).await {
-            Ok(payload) => payload,
-            Err(CallError::Stopped(cause)) => return Err(cause),
-            Err(CallError::Refused(_)) => {
-                return Ok(Materialized::TimedOut { missing: vec![digest] });
+        let mut stream = self.materializing(commit, deadline);
+        let mut batches = Vec::new();
+        let end = loop {
+            match stream.next().await? {
+                Step::Batch(batch) => batches.push(batch),
+                Step::End(end) => break end,
             }
         };
-        let mut batches = self.read_local(&payload).await?;
-        let wanted: Vec<usize> = batches
-            .iter()
-            .enumerate()
-            .filter(|(_, batch)| {
-                batch.body.is_none() && batch.info.expiration >= commit.header.block_timestamp
-            })
-            .map(|(position, _)| position)
-            .collect();
-        let left = end.saturating_duration_since(tokio::time::Instant::now());
-        let requests = wanted.into_iter().map(|position| {
-            let digest = batches[position].digest;
-            let holders = self.holders(&payload, position, &everyone);
-            let info = Some(batches[position].info);
-            let wanted = Wanted { digest, info, holders, commit: Some(commit.index) };
-            async move { (position, self.fetch(wanted, left).await) }
-        });
-        let fetched: Vec<_> = stream::iter(requests.collect::<Vec<_>>())
-            .buffer_unordered(FETCHES_AT_ONCE)
-            .collect()
-            .await;
-        let mut missing = Vec::new();
-        for (position, result) in fetched {
-            match result {
-                Ok(Content::Batch(batch)) => batches[position].body = Some(batch.body),
-                Ok(Content::Payload(_)) | Err(CallError::Refused(_)) => {
-                    missing.push(batches[position].digest);
-                }
-                Err(CallError::Stopped(cause)) => return Err(cause),
-            }
-        }
         self.called("materialize", began);
-        if missing.is_empty() {
-            Ok(Materialized::Ready(batches))
-        } else {
-            Ok(Materialized::TimedOut { missing })
+        Ok(match end {
+            Materialized::Ready(_) => Materialized::Ready(batches),
+            other => other,
+        })
+    }
+
+    /// The same, batch by batch, so that execution can begin with the first.
+    pub fn materializing(&self, commit: &Commit, deadline: Duration) -> Materializing {
+        Materializing {
+            store: self.clone(),
+            commit: *commit,
+            deadline: Instant::now() + deadline,
+            skips: self.shared().skips(),
+            batches: None,
+            rest: VecDeque::new(),
+            missing: Vec::new(),
+            ended: false,
         }
     }
 
-    /// Signers of the proof first, then everybody else.
-    fn holders(&self, payload: &Payload, position: usize, everyone: &[Author]) -> Vec<Author> {
-        let shared = self.shared();
-        let view = shared.view();
-        let signers = payload.content.proofs.get(position).and_then(|proof| {
-            let committee = view.committee_of(proof.info.epoch)?;
-            Some(proof.signers(committee).collect())
-        });
-        let mut holders: Vec<Author> = signers.unwrap_or_default();
-        holders.retain(|holder| *holder != shared.author);
-        let rest = everyone.iter().filter(|peer| !holders.contains(peer)).copied();
-        let rest: Vec<_> = rest.collect();
-        holders.extend(rest);
-        holders
+    /// What everybody skips because a logged commit carries evidence that it is gone, and from which
+    /// commit on; as it changes.
+    pub fn skips(&self) -> watch::Receiver<Arc<Skips>> {
+        self.shared().skips.subscribe()
     }
+}
 
-    /// What memory and disk have of a block; skipped batches stay without a body.
-    async fn read_local(
-        &self,
-        payload: &Arc<Payload>,
-    ) -> Result<Vec<MaterializedBatch>, StopCause> {
-        let shared = self.shared();
-        let timestamp = payload.header.block_timestamp;
-        let mut batches = Vec::new();
-        let mut reads = Vec::new();
-        for (position, info) in payload.content.batches().enumerate() {
-            let digest = info.digest(&shared.chain);
-            let mut batch = MaterializedBatch { digest, info: *info, body: None };
-            if info.expiration >= timestamp {
-                match shared.cached_batch(&digest) {
-                    Some(found) => batch.body = Some(found.body),
-                    None => reads.push((position, digest)),
-                }
+impl Materializing {
+    /// The next batch, or how it ended; after the end, the same end again. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Step, StopCause> {
+        let deadline = self.deadline + TICK;
+        let step = tokio::time::timeout_at(deadline, self.step()).await;
+        match step {
+            Ok(Ok(step)) => Ok(step),
+            Ok(Err(Ended::Verdict(verdict))) => Ok(self.end(verdict)),
+            Ok(Err(Ended::Stopped(cause))) => Err(cause),
+            // The queue of requests is full, or the sequencer is being rebuilt.
+            Err(_) => {
+                let missing = self.missing();
+                Ok(self.end(Materialized::TimedOut { missing }))
             }
-            batches.push(batch);
         }
-        let chunks = reads.chunks(8).map(|chunk| {
-            let (chunk, shared) = (chunk.to_vec(), Arc::clone(shared));
-            tokio::task::spawn_blocking(move || {
-                let read = |(position, digest)| {
-                    let batch = serve::find_batch(&shared, &digest).ok().flatten();
-                    batch.map(|batch| (position, batch.body))
-                };
-                chunk.into_iter().filter_map(read).collect::<Vec<_>>()
+    }
+
+    fn end(&mut self, verdict: Materialized) -> Step {
+        (self.ended, self.batches) = (true, None);
+        self.rest.clear();
+        Step::End(verdict)
+    }
+
+    fn missing(&self) -> Vec<Digest> {
+        let payload = self.commit.header.digest(&self.store.shared().chain);
+        if self.batches.is_none() && !self.ended { vec![payload] } else { self.missing.clone() }
+    }
+
+    async fn step(&mut self) -> Result<Step, Ended> {
+        if self.ended {
+            let missing = self.missing.clone();
+            return Ok(Step::End(Materialized::TimedOut { missing }));
+        }
+        if self.batches.is_none() {
+            self.open().await?;
+        }
+        while let Some(batches) = &mut self.batches {
+            while batches.len() < AT_ONCE
+                && let Some((digest, info, holders)) = self.rest.pop_front()
+            {
+                let (store, commit) = (self.store.clone(), self.commit);
+                let (skips, deadline) = (Arc::clone(&self.skips), self.deadline);
+                let find = find_batch(store, commit, skips, deadline, (digest, info, holders));
+                batches.push_back(find.boxed());
+            }
+            match batches.next().await {
+                Some(Ok(batch)) if self.missing.is_empty() => return Ok(Step::Batch(batch)),
+                // Beyond a gap nothing is handed out; what else is missing is gathered.
+                Some(Ok(_)) => {}
+                Some(Err(Ended::Verdict(Materialized::TimedOut { missing }))) => {
+                    self.missing.extend(missing);
+                }
+                Some(Err(other)) => return Err(other),
+                None => break,
+            }
+        }
+        let missing = std::mem::take(&mut self.missing);
+        Err(Ended::Verdict(if missing.is_empty() {
+            Materialized::Ready(Vec::new())
+        } else {
+            Materialized::TimedOut { missing }
+        }))
+    }
+
+    /// The payload, and with it the list of batches.
+    async fn open(&mut self) -> Result<(), Ended> {
+        let shared = Arc::clone(self.store.shared());
+        let digest = self.commit.header.digest(&shared.chain);
+        if is_skipped(&self.skips, &digest, self.commit.index) {
+            return Err(Ended::Verdict(Materialized::Ready(Vec::new())));
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let wanted =
+            Wanted { digest, info: None, holders: Vec::new(), commit: Some(self.commit.index) };
+        let payload = match self.store.find_payload(wanted, left).await {
+            Ok(payload) => payload,
+            Err(CallError::Refused(FetchError::Rewritten)) => {
+                return Err(Ended::Verdict(Materialized::Ready(Vec::new())));
+            }
+            Err(error) => return Err(ended(digest, error)),
+        };
+        self.rest = payload
+            .content
+            .batches()
+            .enumerate()
+            .map(|(position, info)| {
+                (info.digest(&shared.chain), *info, holders(&self.store, &payload, position))
             })
-        });
-        let found = try_join_all(chunks).await;
-        let found = found.map_err(|error| self.reader_broke(&error))?;
-        for (position, body) in found.into_iter().flatten() {
-            batches[position].body = Some(body);
+            .collect();
+        self.batches = Some(FuturesOrdered::new());
+        Ok(())
+    }
+}
+
+/// True if committed evidence says that it is gone.
+fn is_skipped(skips: &Skips, digest: &Digest, at: CommitIndex) -> bool {
+    skips.get(digest).is_some_and(|from| *from <= at)
+}
+
+/// Who signed the proof of this batch. The others are asked after them.
+fn holders(store: &QuorumStore, payload: &Payload, position: usize) -> Vec<Author> {
+    let shared = store.shared();
+    let view = shared.view();
+    let signers = payload.content.proofs.get(position).and_then(|proof| {
+        let committee = view.committee_of(proof.info.epoch)?;
+        Some(proof.signers(committee).filter(|signer| *signer != shared.author).collect())
+    });
+    signers.unwrap_or_default()
+}
+
+/// One batch: memory, then disk, then peers.
+async fn find_batch(
+    store: QuorumStore,
+    commit: Commit,
+    skips: Arc<Skips>,
+    deadline: Instant,
+    (digest, info, holders): (Digest, BatchInfo, Vec<Author>),
+) -> Result<MaterializedBatch, Ended> {
+    let skipped = MaterializedBatch { digest, info, body: None };
+    if info.expiration < commit.header.block_timestamp || is_skipped(&skips, &digest, commit.index)
+    {
+        return Ok(skipped);
+    }
+    let shared = Arc::clone(store.shared());
+    let local = if let Some(batch) = shared.cached_batch(&digest) {
+        Some(batch)
+    } else {
+        let read = move || serve::find_batch(&shared, &digest).ok().flatten();
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|error| Ended::Stopped(store.reader_broke(&error)))?
+    };
+    if let Some(batch) = local {
+        return Ok(MaterializedBatch { digest, info, body: Some(batch.body) });
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let wanted = Wanted { digest, info: Some(info), holders, commit: Some(commit.index) };
+    match store.fetch(wanted, left).await {
+        Ok(Content::Batch(batch)) => Ok(MaterializedBatch { digest, info, body: Some(batch.body) }),
+        // A digest names one content: a payload cannot have a batch's.
+        Ok(Content::Payload(_)) => {
+            Err(Ended::Verdict(Materialized::TimedOut { missing: vec![digest] }))
         }
-        Ok(batches)
+        Err(CallError::Refused(FetchError::Rewritten)) => Ok(skipped),
+        Err(error) => Err(ended(digest, error)),
+    }
+}
+
+fn ended(digest: Digest, error: CallError<FetchError>) -> Ended {
+    match error {
+        CallError::Stopped(cause) => Ended::Stopped(cause),
+        CallError::Refused(FetchError::Unavailable(proof)) => {
+            Ended::Verdict(Materialized::Unavailable(proof))
+        }
+        CallError::Refused(FetchError::Pruned) => Ended::Verdict(Materialized::Pruned),
+        CallError::Refused(_) => Ended::Verdict(Materialized::TimedOut { missing: vec![digest] }),
     }
 }

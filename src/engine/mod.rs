@@ -49,7 +49,7 @@ mod writer;
 pub use config::{ConfigError, EngineConfig, NodeConfig};
 pub use error::{AcknowledgeError, CallError, Part, StartError, StopCause, SubscriptionError};
 pub use handle::QuorumStore;
-pub use materialize::{Materialized, MaterializedBatch};
+pub use materialize::{Materialized, MaterializedBatch, Materializing, Step};
 pub use metrics::{Distribution, Statistics};
 pub use subscription::{Acknowledger, Subscription};
 pub use supervisor::Restarts;

@@ -14,6 +14,7 @@ use super::error::StopCause;
 use super::metrics::Metrics;
 use super::subscription::Subscriptions;
 use crate::crypto::Signer;
+use crate::sequencer::Skips;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};
 use crate::store::StoreReader;
 use crate::types::{
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub lives: AtomicU64,
     pub signer: Arc<dyn Signer>,
     pub reader: Arc<dyn StoreReader>,
+    /// What everybody skips: see [`Skips`].
+    pub skips: watch::Sender<Arc<Skips>>,
     pub contents: Cache<Digest, Cached, ByBytes>,
     /// Proofs that verified, by the hash of all their bytes and of the scope.
     pub proofs: Cache<[u8; 32], ()>,
@@ -109,6 +112,11 @@ impl Shared {
     /// What we grant now.
     pub fn announcement(&self) -> Announcement {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).announcement
+    }
+
+    /// What committed evidence says is gone.
+    pub fn skips(&self) -> Arc<Skips> {
+        Arc::clone(&self.skips.borrow())
     }
 
     /// A batch in memory.

@@ -26,6 +26,7 @@ use super::ingress::Inboxed;
 use super::metrics::Followers;
 use crate::sequencer::port::{Delivery, Input, Reply, RequestId, SubscribeError, SubscriptionEnd};
 use crate::types::CommitIndex;
+use crate::types::payload::EVIDENCE_MAX;
 
 type Told = Result<Delivery, SubscriptionEnd>;
 
@@ -53,6 +54,9 @@ impl Subscriptions {
         let mut open = self.lock();
         let Open { queues, highest } = &mut *open;
         let Some((name, queue)) = queues.get(&subscription) else { return false };
+        if matches!(delivery, Delivery::Rewritten { .. }) {
+            return queue.try_send(Ok(delivery)).is_ok();
+        }
         let last = delivery.last();
         let before = highest.get(name).copied();
         count.delivered(name, before.is_some_and(|before| last <= before));
@@ -143,8 +147,9 @@ impl QuorumStore {
     ) -> Result<Attached, CallError<SubscribeError>> {
         let mut attached = None;
         let input = |id| {
-            // The window, and one place for what ends it.
-            let (queue, told) = mpsc::channel(self.subscriber_window() + 1);
+            // The window, what each commit in it may rewrite, and one place for what ends it.
+            let room = self.subscriber_window() * (1 + EVIDENCE_MAX) + 1;
+            let (queue, told) = mpsc::channel(room);
             let subscriptions = &self.shared().subscriptions;
             subscriptions.lock().queues.insert(id, (name.to_owned(), queue));
             attached = Some(Attached { store: self.clone(), id, told });
@@ -181,6 +186,12 @@ impl Subscription {
                 continue;
             };
             match attached.told.recv().await {
+                Some(Ok(delivery @ Delivery::Rewritten { by, .. })) => {
+                    // Until the commit that carries it was yielded, perhaps again.
+                    if self.progress().next.load(Ordering::Acquire) <= by.0 {
+                        return Ok(delivery);
+                    }
+                }
                 Some(Ok(delivery)) => {
                     let next = delivery.last().next().0;
                     // After attaching again, what was yielded and not acknowledged comes again.

@@ -10,7 +10,7 @@
 //!      signed   (a) logged and named, (b) not held, (c) never passed: a record, then a signature
 //!      ▼
 //!  a quorum of power signed ──▶ UnavailabilityProof ──▶ whoever waits; the next proposal
-//!  more than f has passed   ──▶ pruned: whoever waits takes the state of another
+//!  more than f has passed, and nobody holds it in the next round either ──▶ pruned: whoever waits takes the state of another
 //! ```
 //!
 //! **Invariants.** A statement leaves only with, or after, its record. What was said to be absent
@@ -44,6 +44,8 @@ type Named = (CommitIndex, Digest);
 struct Gathering {
     signatures: BTreeMap<u16, (AbsenceReason, Signature)>,
     passed: BTreeSet<Author>,
+    /// Who said, since it was last asked for, that the content is there.
+    held: BTreeSet<Author>,
     /// Once there is a quorum of them.
     proof: Option<Arc<UnavailabilityProof>>,
 }
@@ -141,6 +143,14 @@ impl Sequencer {
         if known.is_none() && self.absences.gathering.len() >= GATHERED_MAX {
             return;
         }
+        if let Some(gathering) = self.absences.gathering.get_mut(&named) {
+            let power = gathering.passed.iter().map(|author| committee.power_of(author)).sum();
+            if committee.is_above_faults(power) && gathering.held.is_empty() {
+                // Asked, and looked for once more: whoever is left does not have it either.
+                return self.fetcher.on_verdict(&mut self.outbox, &digest, &FetchError::Pruned);
+            }
+            gathering.held.clear();
+        }
         let members = self.windows.linked().filter(|peer| committee.index_of(peer).is_some());
         let to: Vec<Author> = members.collect();
         self.absences.gathering.entry(named).or_default();
@@ -233,15 +243,12 @@ impl Sequencer {
         match answer {
             AbsenceAnswer::Unknown => {}
             AbsenceAnswer::Held => {
+                gathering.held.insert(from);
                 self.fetcher.on_holder(clock.now.monotonic, from, &digest);
                 self.tick_fetcher(clock);
             }
             AbsenceAnswer::Passed => {
                 gathering.passed.insert(from);
-                let power = gathering.passed.iter().map(|author| committee.power_of(author)).sum();
-                if committee.is_above_faults(power) {
-                    self.fetcher.on_verdict(&mut self.outbox, &digest, &FetchError::Pruned);
-                }
             }
             AbsenceAnswer::Signed { epoch: of, reason, signature } if of == epoch => {
                 gathering.signatures.insert(member, (reason, signature));

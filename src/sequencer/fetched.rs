@@ -37,8 +37,7 @@ impl Sequencer {
         if self.commits.rewrites.skips(digest, at) {
             return Some(FetchError::Rewritten);
         }
-        let gone = at < self.commits.kept_from() || self.commits.skipped_to(at).is_some();
-        gone.then_some(FetchError::Pruned)
+        (at < self.commits.kept_from()).then_some(FetchError::Pruned)
     }
 
     /// A batch from its author in a slot that is never signed, because its batch was said to be

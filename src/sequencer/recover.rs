@@ -84,6 +84,9 @@ pub enum RecoverError {
 /// Indices and own counters stay below this: half of the range leaves room to count on.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
+/// What was said to be absent: in which commit, and for a batch its slot and expiration.
+type Said = (CommitIndex, Digest, Option<(Slot, Timestamp)>);
+
 /// Records by kind.
 #[derive(Default)]
 struct Sorted {
@@ -101,7 +104,7 @@ struct Sorted {
     epoch: Option<Arc<Membership>>,
     fence: Option<(Epoch, CommitIndex)>,
     closed: Option<EpochReceipt>,
-    absent: Vec<(CommitIndex, Digest, Option<(Slot, Timestamp)>)>,
+    absent: Vec<Said>,
     passed: CommitIndex,
     rewritten: Vec<(CommitIndex, Arc<UnavailabilityProof>)>,
     silence: Option<Timestamp>,
@@ -359,7 +362,9 @@ impl Sequencer {
             self.commits.subscribers.on_recovered(now.monotonic, name, next, lagged);
         }
         let lowest = self.commits.subscribers.lowest();
-        lowest.into_iter().for_each(|lowest| self.commits.subscribers.pass(lowest));
+        if let Some(lowest) = lowest {
+            self.commits.subscribers.pass(lowest);
+        }
         self.retention.on_lowest(lowest);
         if let Some((from, header)) = &sorted.skipped {
             self.commits.on_recovered_skip(*from, header);

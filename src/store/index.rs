@@ -134,10 +134,10 @@ impl Index {
                     self.proofs.remove(digest);
                 }
             }
-            Record::DropProof { digest, expiration } => {
-                if self.proofs.get(digest) == Some(expiration) {
-                    self.proofs.remove(digest);
-                }
+            Record::DropProof { digest, expiration }
+                if self.proofs.get(digest) == Some(expiration) =>
+            {
+                self.proofs.remove(digest);
             }
             Record::DropPayload { digest, expiration } => {
                 self.remove_content(digest, ContentKind::Payload, *expiration);

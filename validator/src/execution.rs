@@ -86,6 +86,16 @@ impl Execution {
                         "{count} contents of block {height} are missing for {seconds} s"
                     ));
                 }
+                // The evidence goes into a proposal by itself; once it is committed, all skip it.
+                Materialized::Unavailable(proof) => {
+                    self.waiting.for_what(format!(
+                        "a quorum says that content {} of block {height} is gone",
+                        proof.digest
+                    ));
+                    let mut skips = self.store.skips();
+                    // Without a commit it is looked for again: it may turn up.
+                    let _ = tokio::time::timeout(deadline, skips.changed()).await;
+                }
                 // Any other end is final: waiting longer would not bring the content.
                 _ => {
                     return Err(Failure::other(format!(

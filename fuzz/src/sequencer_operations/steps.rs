@@ -52,6 +52,7 @@ impl Run {
             Effect::Send { to, message } => self.on_send(&[to], &message),
             Effect::Multicast { to, message } => self.on_send(&to, &message),
             Effect::Resend { to, digest } => self.model.on_sent(&to, digest),
+            Effect::Push { digest, .. } => panic!("{digest:?} is pushed without evidence"),
             Effect::Reply { id, reply } => self.on_reply(id, reply, false),
             Effect::Event(event) => panic!("{event:?} is told before it is durable"),
             Effect::Refused { reason, .. } => self.refused = Some(reason),
@@ -117,6 +118,7 @@ impl Run {
                         votes.push(digest);
                     }
                 }
+                Released::SignAbsence(..) => panic!("nobody asked for an absence"),
                 Released::Other(Promise::Publish(proof)) => self.model.on_published(&proof),
                 Released::Other(Promise::Reply { id, reply }) => self.on_reply(id, reply, true),
                 Released::Other(Promise::Event(event)) => self.on_event(event),

@@ -9,7 +9,8 @@ use crate::sequencer::port::{Accepted, BusyReason, Event, FetchError, SubmitErro
 
 /// The calls that are timed.
 const CALLS: &[&str] = &["submit", "pull", "verify", "notify_commit", "materialize"];
-pub(super) const FETCH_OUTCOMES: &[&str] = &["found", "timed_out", "busy", "cancelled"];
+pub(super) const FETCH_OUTCOMES: &[&str] =
+    &["found", "timed_out", "busy", "unavailable", "rewritten", "pruned", "cancelled"];
 const RESULTS: [&str; 10] = [
     "accepted",
     "empty",
@@ -143,6 +144,9 @@ impl Fetching<'_> {
             Ok(_) => "found",
             Err(FetchError::TimedOut { .. }) => "timed_out",
             Err(FetchError::Busy) => "busy",
+            Err(FetchError::Unavailable(_)) => "unavailable",
+            Err(FetchError::Rewritten) => "rewritten",
+            Err(FetchError::Pruned) => "pruned",
         };
     }
 }

@@ -20,9 +20,11 @@ const KINDS: &[&str] = &[
     "chunk_request",
     "fetch_reply",
     "serving",
+    "absence_request",
+    "absence",
 ];
 /// Kinds with signatures or hashes to check.
-const VERIFIED: &[&str] = &["batch", "votes", "proofs", "payload", "chunk"];
+const VERIFIED: &[&str] = &["batch", "votes", "proofs", "payload", "chunk", "absence"];
 const INVALID: &[&str] = &[
     "batch",
     "votes",
@@ -79,7 +81,7 @@ impl Messages {
             )?,
             verification_seconds: make.histograms(
                 "verification_seconds",
-                "Time to check hashes and signatures of one batch, chunk, vote, proof or payload.",
+                "Time to check hashes and signatures of one batch, chunk, vote, absence, proof or payload.",
                 times()?,
                 "kind",
                 VERIFIED,

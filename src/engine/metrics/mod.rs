@@ -132,7 +132,10 @@ impl Metrics {
             content_bytes: groups.content_bytes.get(),
             certified: host.certified.get(),
             commits: host.commits.get(),
-            fetch_requests: ["found", "timed_out", "busy"].into_iter().map(fetched).sum(),
+            fetch_requests: ["found", "timed_out", "busy", "unavailable", "rewritten", "pruned"]
+                .into_iter()
+                .map(fetched)
+                .sum(),
             fetch_found: fetched("found"),
             fetch_timed_out: fetched("timed_out"),
             refused: by_label(&self.messages.refused),

@@ -437,7 +437,7 @@ impl Fetcher {
         let chunked = want.pieces.len() > 1;
         let Want { holders, pieces, asked, named, .. } = want;
         let piece = &mut pieces[usize::from(index)];
-        let mut wait = None;
+        let mut patience = None;
         for _ in 0..piece.fan_out {
             let in_flight = self.peers.bytes();
             if in_flight > 0 && in_flight + bytes > bytes_in_flight_max / share {
@@ -451,13 +451,13 @@ impl Fetcher {
             let Some((_, peer)) = best else { break };
             piece.tried.insert(peer);
             *asked += 1;
-            let patience = self.peers.on_ask(peer, id, bytes, now);
-            wait = Some(wait.map_or(patience, |wait: Duration| wait.max(patience)));
+            let own = self.peers.on_ask(peer, id, bytes, now);
+            patience = Some(patience.map_or(own, |longest: Duration| longest.max(own)));
             asks.entry(peer).or_default().push((id, chunked));
         }
-        let due = if let Some(wait) = wait {
+        let due = if let Some(patience) = patience {
             piece.fan_out = (piece.fan_out * 2).min(FAN_OUT_MAX);
-            now + wait
+            now + patience
         } else if linked.iter().any(|peer| !piece.tried.contains(peer)) {
             // Somebody is left, and busy or asked for as much as it takes, or there is no room.
             let busy = linked.iter().filter(|peer| !piece.tried.contains(*peer));

@@ -118,7 +118,7 @@ pub(super) struct Peers {
     /// Before anything was measured.
     try_timeout: Duration,
     window_max: usize,
-    peers: BTreeMap<Author, Peer>,
+    by_author: BTreeMap<Author, Peer>,
     /// Over all peers: what a good answer takes.
     usual: Option<Duration>,
     expiries: BTreeSet<(Duration, Author, PieceId)>,
@@ -130,7 +130,7 @@ impl Peers {
         Self {
             try_timeout,
             window_max,
-            peers: BTreeMap::new(),
+            by_author: BTreeMap::new(),
             usual: None,
             expiries: BTreeSet::new(),
             bytes: 0,
@@ -148,7 +148,7 @@ impl Peers {
     }
 
     fn peer(&mut self, author: Author) -> &mut Peer {
-        self.peers.entry(author).or_insert_with(Peer::new)
+        self.by_author.entry(author).or_insert_with(Peer::new)
     }
 
     /// How long to wait for a peer before another one is asked as well: as long as its answers
@@ -156,14 +156,14 @@ impl Peers {
     pub fn patience(&self, author: &Author, now: Duration) -> Duration {
         let (least, most) = (self.try_timeout / WAIT_MIN, self.try_timeout * WAIT_MAX);
         let usual = self.usual.map_or(self.try_timeout, |usual| usual * 2);
-        let own = self.peers.get(author).filter(|peer| peer.penalty(now) < AVOIDED);
+        let own = self.by_author.get(author).filter(|peer| peer.penalty(now) < AVOIDED);
         let own = own.and_then(|peer| peer.latency).map(|(mean, off)| mean + off * 4);
         own.unwrap_or(usual).clamp(least, most)
     }
 
     /// Lower is better; `None` if it may not be asked for more now.
     pub fn cost(&self, author: &Author, holds: bool, now: Duration) -> Option<(u32, u128)> {
-        let Some(peer) = self.peers.get(author) else {
+        let Some(peer) = self.by_author.get(author) else {
             let usual = self.usual.unwrap_or(self.try_timeout) / 2;
             return Some((u32::from(!holds), usual.as_micros()));
         };
@@ -182,12 +182,12 @@ impl Peers {
 
     /// True if it was asked for the piece and has not answered.
     pub fn is_asked(&self, author: &Author, piece: &PieceId) -> bool {
-        self.peers.get(author).is_some_and(|peer| peer.asks.contains_key(piece))
+        self.by_author.get(author).is_some_and(|peer| peer.asks.contains_key(piece))
     }
 
     /// When a busy peer may be asked again.
     pub fn busy_until(&self, author: &Author) -> Option<Duration> {
-        self.peers.get(author).map(|peer| peer.busy_until)
+        self.by_author.get(author).map(|peer| peer.busy_until)
     }
 
     /// A peer is asked. Returns how long to wait before another one is.
@@ -208,7 +208,7 @@ impl Peers {
     }
 
     fn settle(&mut self, author: &Author, piece: &PieceId) -> Option<Ask> {
-        let ask = self.peers.get_mut(author)?.asks.remove(piece)?;
+        let ask = self.by_author.get_mut(author)?.asks.remove(piece)?;
         self.expiries.remove(&(ask.expires, *author, *piece));
         self.bytes -= ask.bytes;
         Some(ask)
@@ -217,7 +217,7 @@ impl Peers {
     /// Every chunk of this digest that a peer was asked for is answered. True if there was one.
     fn settle_all(&mut self, author: &Author, digest: &Digest) -> Option<Ask> {
         let range = (*digest, 0)..=(*digest, u16::MAX);
-        let asks = self.peers.get(author)?.asks.range(range).map(|(piece, _)| *piece);
+        let asks = self.by_author.get(author)?.asks.range(range).map(|(piece, _)| *piece);
         let pieces: Vec<PieceId> = asks.collect();
         pieces.iter().filter_map(|piece| self.settle(author, piece)).next_back()
     }
@@ -303,7 +303,7 @@ impl Peers {
 
     /// The link is down: what was asked over it is not answered, which is nobody's fault.
     pub fn on_link_down(&mut self, author: &Author) -> Vec<PieceId> {
-        let Some(peer) = self.peers.get(author) else { return Vec::new() };
+        let Some(peer) = self.by_author.get(author) else { return Vec::new() };
         let pieces: Vec<PieceId> = peer.asks.keys().copied().collect();
         for piece in &pieces {
             self.settle(author, piece);
@@ -314,7 +314,7 @@ impl Peers {
     /// True if a peer sends more of what nobody asked for than a restart of ours explains.
     pub fn floods(&self, author: &Author, now: Duration) -> bool {
         let bound = 8 * self.window_max as u32;
-        self.peers
+        self.by_author
             .get(author)
             .is_some_and(|peer| halved(peer.unasked, peer.unasked_at, now) > bound)
     }
@@ -331,15 +331,16 @@ impl Peers {
             };
             (*author, standing)
         };
-        self.peers.iter().map(standing).collect()
+        self.by_author.iter().map(standing).collect()
     }
 
     /// Only those who are still talked to are remembered.
     pub fn retain(&mut self, keep: impl Fn(&Author) -> bool) {
-        let gone: Vec<Author> = self.peers.keys().filter(|author| !keep(author)).copied().collect();
+        let gone: Vec<Author> =
+            self.by_author.keys().filter(|author| !keep(author)).copied().collect();
         for author in gone {
             self.on_link_down(&author);
-            self.peers.remove(&author);
+            self.by_author.remove(&author);
         }
     }
 }

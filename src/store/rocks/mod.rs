@@ -47,7 +47,7 @@ use super::recovery;
 use super::schema::{self, ContentKind, Meta, StoreIdentity};
 use super::{CommitStats, Recovered, Space, Store, StoreError, StoreReader, sealed};
 use crate::sequencer::port::Record;
-use crate::types::{Batch, CommitIndex, CommitReceipt, Digest, Payload, ProofOfStore};
+use crate::types::{Batch, CommitIndex, CommitReceipt, Digest, Payload, ProofOfStore, Timestamp};
 
 /// The one writer of a durable store.
 #[derive(Debug)]
@@ -90,16 +90,39 @@ impl RocksStore {
         identity: StoreIdentity,
         config: &RocksConfig,
     ) -> Result<Self, StoreError> {
+        Self::create_with(path, identity, config, None)
+    }
+
+    fn create_with(
+        path: &Path,
+        identity: StoreIdentity,
+        config: &RocksConfig,
+        silent_until: Option<Timestamp>,
+    ) -> Result<Self, StoreError> {
         config.validate()?;
         let (directory, database) = DataDirectory::create(path, identity, |path, meta| {
             let database = Database::create(path, config)?;
             let mut batch = WriteBatch::default();
             database.stage(&mut batch, &schema::encode_meta(meta))?;
+            if let Some(until) = silent_until {
+                database.stage(&mut batch, &schema::encode_silence(until))?;
+            }
             database.write_synced(batch, "creating the database")?;
             database.flush()?;
             Ok(database)
         })?;
         Ok(Self::new(directory, database, config))
+    }
+
+    /// Creates a store in place of one that was lost: nothing is signed before `until`, in consensus
+    /// time, also not after a restart. See [`crate::sequencer::silent_until`].
+    pub fn replace(
+        path: &Path,
+        identity: StoreIdentity,
+        config: &RocksConfig,
+        until: Timestamp,
+    ) -> Result<Self, StoreError> {
+        Self::create_with(path, identity, config, Some(until))
     }
 
     /// Opens the store of this validator on this chain.
