@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench rocksdb tools simulate mutations power-loss fuzz miri nightly
+.PHONY: testnet embed test check bench rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.

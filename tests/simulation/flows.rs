@@ -12,6 +12,8 @@ use quorum_store::testkit::{self, Cluster, CrashPoint, Options, StopPoint, Tear}
 
 /// How long something happens: long enough for content to be deleted and for an epoch to end.
 const EVENTFUL: Duration = Duration::from_secs(8);
+/// How long everything has to end.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// What validator 0 writes in it.
 const RECORDS: &[&str] = &[
@@ -37,8 +39,8 @@ const LEAVES: u64 = 2;
 
 fn flow(seed: u64) -> Options {
     let mut options = Options::calm(seed, 4);
-    options.duration = Duration::from_secs(38);
-    options.quiet = options.duration - EVENTFUL;
+    options.duration = EVENTFUL + QUIET;
+    options.quiet = QUIET;
     options.parameters.batch_lifetime_micros = 1_000_000;
     options.parameters.grace_micros = 2_000_000;
     options.parameters.clock_allowance_micros = 500_000;
