@@ -8,7 +8,7 @@ use quorum_store::testkit::{self, Cluster, Lie, Options, Outcome};
 fn calm(seed: u64, validators: usize) -> Options {
     let mut options = Options::calm(seed, validators);
     options.duration = Duration::from_secs(75);
-    options.quiet = Duration::from_secs(60);
+    options.quiet = Duration::from_mins(1);
     options.parameters.batch_lifetime_micros = 8_000_000;
     options
 }
