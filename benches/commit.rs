@@ -29,10 +29,10 @@ use quorum_store::store::{Durable, StoreIdentity, StoredBatch};
 use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
 use quorum_store::transport::{Class, Frame, Handshake, LinkEvent, Peer, Refusal, Transport};
 use quorum_store::types::{
-    AbsenceStatement, SignedAbsence, Announcement, Author, BatchId, BatchInfo, ChainParameters, Commit, CommitIndex, CommitReceipt,
-    Committee, Digest, Epoch, Genesis, Hello, Incarnation, Member, Message, Payload,
-    PayloadContent, PayloadHeader, ProofOfStore, ProofSignature, Scope, Signature, SignedBatchInfo,
-    Timestamp, Usage,
+    AbsenceStatement, Announcement, Author, BatchId, BatchInfo, ChainParameters, Commit,
+    CommitIndex, CommitReceipt, Committee, Digest, Epoch, Genesis, Hello, Incarnation, Member,
+    Message, Payload, PayloadContent, PayloadHeader, ProofOfStore, ProofSignature, Scope,
+    Signature, SignedAbsence, SignedBatchInfo, Timestamp, Usage,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;

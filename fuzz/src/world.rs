@@ -82,7 +82,15 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
         payload_patience: Duration::from_millis(50),
         fetch_try_timeout: Duration::from_millis(40),
         fetches_max: 3,
+        fetch_bytes_in_flight_max: ByteSize(8 << 10),
+        fetch_asks_per_peer_max: 4,
         recovered_bytes_max: ByteSize(4096),
+        refetch_delay: Duration::from_millis(100),
+        refetch_bytes_per_second: ByteSize::kib(64),
+        subscriber_window: 4,
+        // Whoever stands still for so long as a run never lasts is not detached.
+        subscriber_lag_bytes_max: ByteSize::gib(1),
+        subscriber_lag_max: Duration::from_hours(24),
         announce_interval: Duration::from_millis(500),
     };
     assert_eq!(config.validate(&genesis.parameters), Ok(()), "the settings");

@@ -26,7 +26,10 @@ pub struct Disk {
     pub cursors: BTreeMap<String, CommitIndex>,
     /// One above the highest own counter that may be used.
     pub reserved: u64,
+    /// What was said to be absent, and in which commit.
+    pub absent: BTreeSet<(CommitIndex, Digest)>,
     floors: BTreeMap<(Author, Incarnation), u64>,
+    passed: CommitIndex,
 }
 
 impl Disk {
@@ -91,8 +94,39 @@ impl Disk {
             }
             Record::DropCommits { below } => {
                 let lowest = self.cursors.values().min();
-                assert!(lowest.is_some_and(|lowest| below <= lowest), "{below:?} is needed");
+                assert!(lowest.is_none_or(|lowest| below <= lowest), "{below:?} is needed");
             }
+            Record::DropProof { digest, expiration } => {
+                // It may have gone with its batch in the same step.
+                self.proofs.remove(digest);
+                let held = self.batches.contains_key(digest);
+                assert!(!held, "the proof of {digest:?} goes before its batch at {expiration:?}");
+            }
+            Record::Passed { below } => {
+                assert!(*below > self.passed, "what was passed falls to {below:?}");
+                self.passed = *below;
+            }
+            Record::Epoch(membership) => assert_eq!(membership.epoch.0, 0, "another epoch"),
+            Record::Settled { .. } => {}
+            Record::Absent { index, digest, slot } => {
+                // Nobody waits for a batch of a commit here: only payloads are asked about.
+                assert!(slot.is_none() && self.commits.contains_key(index), "{digest:?} absent");
+                assert!(!self.payloads.contains_key(digest), "{digest:?} is here");
+                assert!(self.absent.insert((*index, *digest)), "{digest:?} is said twice");
+            }
+            Record::DropAbsent { index, digest } => {
+                assert!(self.absent.remove(&(*index, *digest)), "{digest:?} was never said");
+            }
+            // Nobody closes an epoch, jumps, leaves, or has evidence.
+            other @ (Record::Fence { .. }
+            | Record::Closed(_)
+            | Record::DropFloors { .. }
+            | Record::Lagged { .. }
+            | Record::Unsubscribed { .. }
+            | Record::Skipped { .. }
+            | Record::Rewritten { .. }
+            | Record::DropRewritten { .. }
+            | Record::Silence { .. }) => panic!("{} is written", other.name()),
         }
     }
 

@@ -33,7 +33,8 @@ impl Run {
         let status = self.sequencer.status();
         assert_eq!(status.consensus_time, self.model.consensus(), "consensus time");
         self.model.on_applied(status.applied.0);
-        self.model.on_cursors(status.cursors);
+        let cursors = status.subscribers.iter();
+        self.model.on_cursors(cursors.map(|one| (one.name.clone(), one.next)).collect());
         while let Some(effect) = self.sequencer.poll_effect() {
             self.on_effect(effect);
         }
@@ -80,6 +81,11 @@ impl Run {
                 let linked = to.iter().all(|to| self.model.peers[to].linked);
                 assert!(linked, "asked without a link");
             }
+            Message::Serving(epoch) => assert_eq!(epoch.0, 0, "another epoch is served"),
+            Message::AbsenceRequest { index, digest } => {
+                let logged = self.model.log_digests.get((index.0 as usize).wrapping_sub(1));
+                assert_eq!(logged, Some(digest), "{index:?} names no such payload");
+            }
             Message::Announce(announcement) => {
                 assert_eq!(*announcement, self.sequencer.announcement());
             }
@@ -118,11 +124,16 @@ impl Run {
                         votes.push(digest);
                     }
                 }
-                Released::SignAbsence(..) => panic!("nobody asked for an absence"),
+                Released::SignAbsence(statement, _) => {
+                    let statement = statement.get();
+                    let said = (statement.index, statement.digest);
+                    assert!(self.model.disk.absent.contains(&said), "{said:?} is not on record");
+                }
                 Released::Other(Promise::Publish(proof)) => self.model.on_published(&proof),
                 Released::Other(Promise::Reply { id, reply }) => self.on_reply(id, reply, true),
                 Released::Other(Promise::Event(event)) => self.on_event(event),
                 Released::Other(Promise::Sign(batch)) => panic!("{batch:?} without a token"),
+                Released::Other(other) => panic!("nobody asked for {other:?}"),
             }
         }
         self.step(Input::Durable { sequence: persisted.sequence });
@@ -156,6 +167,7 @@ impl Run {
             Event::Expired { batch, positions } => {
                 self.model.on_moved(batch, positions.iter().copied());
             }
+            Event::Returned { batch, .. } => panic!("{batch:?} is returned in the only epoch"),
         }
     }
 
