@@ -54,7 +54,7 @@ fn check_message(message: &Message) {
         Message::Votes { votes, .. } => assert!(votes.len() <= 4096, "{} votes", votes.len()),
         Message::Proofs(proofs) => assert!(proofs.len() <= 1024, "{} proofs", proofs.len()),
         Message::Payload(payload) => check_payload(payload),
-        Message::Announce(_) => {}
+        Message::Announce(_) | Message::Serving(_) => {}
         Message::FetchRequest(digests) => {
             assert!(digests.len() <= 256, "{} digests", digests.len());
         }

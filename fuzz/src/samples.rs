@@ -80,6 +80,7 @@ pub fn frames() -> Vec<(&'static str, Bytes)> {
         ("payload", Message::Payload(Box::new(plain.clone()))),
         ("payload-full", Message::Payload(Box::new(full))),
         ("announce", Message::Announce(announcement)),
+        ("serving", Message::Serving(Epoch(1))),
         ("fetch-request", Message::FetchRequest(vec![digest; 130])),
         ("fetch-missing", reply(FetchedContent::Missing)),
         ("fetch-batch", reply(FetchedContent::Batch(one))),

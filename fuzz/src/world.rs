@@ -84,6 +84,9 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
         fetches_max: 3,
         recovered_bytes_max: ByteSize(4096),
         announce_interval: Duration::from_millis(500),
+        subscriber_window: 3,
+        subscriber_lag_bytes_max: ByteSize(1 << 20),
+        subscriber_lag_max: Duration::from_secs(4),
     };
     assert_eq!(config.validate(&genesis.parameters), Ok(()), "the settings");
     config

@@ -172,7 +172,7 @@ impl Sequencer {
 
     /// How many proofs could be proposed.
     pub fn proposable(&self) -> u64 {
-        self.manager.len() as u64
+        self.manager.totals().proofs
     }
 
     /// A snapshot.

@@ -8,7 +8,7 @@ use super::Sequencer;
 use super::outbox::Clock;
 use super::port::{Effect, Measurement, Now, Reply, RequestId};
 use crate::types::{
-    Ack, BatchInfo, Commit, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
+    Ack, BatchInfo, Commit, CommitIndex, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
 };
 
 impl Sequencer {
@@ -44,7 +44,7 @@ impl Sequencer {
             let receipt = self.apply(now, &commit.header, &ordered);
             let bytes = ordered.iter().map(|(_, info)| info.charge()).sum();
             self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, bytes);
-            self.payloads.on_applied(commit.index);
+            self.payloads_over(commit.index);
         }
         self.commits.on_cursors(&mut self.outbox, &mut self.retention);
         self.commits.on_time(&mut self.outbox, &mut self.retention, now.monotonic);
@@ -109,10 +109,17 @@ impl Sequencer {
             self.fetcher.on_needless(digest);
         }
         let receipt = self.advance(now, header, &[]);
-        self.payloads.on_applied(header.height);
+        self.payloads_over(header.height);
         self.end_epoch_by_skip(header);
         self.outbox.reply_durably(id, Reply::SkippedTo(Ok(receipt)));
         self.apply_commits(now);
+    }
+
+    /// Payloads up to this height are ordered, or came to nothing.
+    fn payloads_over(&mut self, index: CommitIndex) {
+        for payload in self.payloads.on_applied(index) {
+            self.manager.on_payload_over(&payload);
+        }
     }
 
     /// What an applied commit ordered is neither collected nor proposed again.

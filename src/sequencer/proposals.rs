@@ -8,6 +8,7 @@ use super::payloads::{self, Arrived, Content};
 use super::port::{
     self, ParentOf, PullError, PullRequest, Record, Reply, RequestId, VerifyRequest,
 };
+use super::proof_manager::Wanted;
 use super::retention::Held;
 use crate::types::{
     Author, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader, ProofOfStore,
@@ -33,7 +34,7 @@ impl Sequencer {
             return Err(PullError::EpochClosed { epoch: request.epoch });
         }
         let applied = self.commits.applied();
-        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
+        let ancestors = self.payloads.ancestors(request.parent, applied)?;
         let (height, timestamp) = match self.payloads.stored(&request.parent) {
             Some(parent) => (parent.header.height, parent.header.block_timestamp),
             // Only what is applied needs no stored payload.
@@ -43,12 +44,16 @@ impl Sequencer {
         if !follows || request.block_timestamp < timestamp {
             return Err(PullError::Parent);
         }
-        excluded.extend(&request.exclude);
         // Room for the header and the lists' lengths.
         let encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
         self.enters(Component::ProofManager);
-        let proofs =
-            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
+        let proofs = self.manager.pull(&Wanted {
+            limits: &request.limits,
+            encoded_max,
+            block_timestamp: request.block_timestamp,
+            ancestors: &ancestors,
+            exclude: &request.exclude.iter().copied().collect(),
+        });
         let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
         let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
         let content = PayloadContent { proofs, ..PayloadContent::default() };
@@ -168,7 +173,10 @@ impl Sequencer {
             self.outbox.record(Record::Payload { digest, payload, batches, expiration });
             self.retention.insert(digest, Held::Payload { expiration }, self.outbox.group);
         }
-        self.payloads.on_stored(digest, content);
+        let batches = content.batches.clone();
+        if self.payloads.on_stored(digest, content) {
+            self.manager.on_payload(digest, &batches);
+        }
         self.fetcher.on_needless(&digest);
     }
 }

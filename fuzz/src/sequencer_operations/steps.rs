@@ -7,7 +7,7 @@ use quorum_store::sequencer::port::{
 };
 use quorum_store::store::Released;
 use quorum_store::testkit::fuzzing;
-use quorum_store::types::{Author, Component, Digest, Message, Timestamp};
+use quorum_store::types::{Author, Component, Digest, Epoch, Message, Timestamp};
 
 use super::model::{Asked, Model};
 use super::{ME, Run};
@@ -33,7 +33,7 @@ impl Run {
         let status = self.sequencer.status();
         assert_eq!(status.consensus_time, self.model.consensus(), "consensus time");
         self.model.on_applied(status.applied.0);
-        self.model.on_cursors(status.cursors);
+        self.model.on_cursors(status.subscribers);
         while let Some(effect) = self.sequencer.poll_effect() {
             self.on_effect(effect);
         }
@@ -82,6 +82,7 @@ impl Run {
             Message::Announce(announcement) => {
                 assert_eq!(*announcement, self.sequencer.announcement());
             }
+            Message::Serving(epoch) => assert_eq!(*epoch, Epoch(0), "nobody opened an epoch"),
             other => panic!("{other:?} is nothing that leaves as an effect"),
         }
     }
@@ -104,7 +105,7 @@ impl Run {
             return;
         }
         let group = self.in_flight.remove(0);
-        group.records().iter().for_each(|record| self.model.disk.apply(record));
+        self.model.disk.write(group.records());
         let persisted = fuzzing::persist(group, &mut self.store);
         let Ok(persisted) = persisted else { unreachable!("in memory: {persisted:?}") };
         let mut votes = Vec::new();
@@ -120,6 +121,12 @@ impl Run {
                 Released::Other(Promise::Publish(proof)) => self.model.on_published(&proof),
                 Released::Other(Promise::Reply { id, reply }) => self.on_reply(id, reply, true),
                 Released::Other(Promise::Event(event)) => self.on_event(event),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    self.model.on_delivered(subscription, delivery);
+                }
+                Released::Other(Promise::EndSubscription { subscription, .. }) => {
+                    self.model.attached.remove(&subscription);
+                }
                 Released::Other(Promise::Sign(batch)) => panic!("{batch:?} without a token"),
             }
         }
@@ -151,6 +158,7 @@ impl Run {
                 }
                 self.model.on_moved(from, moved.iter().map(|(position, _)| *position));
             }
+            Event::Returned { .. } => panic!("{event:?}: nobody left, nobody skipped"),
             Event::Expired { batch, positions } => {
                 self.model.on_moved(batch, positions.iter().copied());
             }
@@ -219,6 +227,12 @@ impl Run {
             (Asked::Fetch(..), Reply::Fetched(Err(_))) => {
                 assert!(self.sequencer.status().fetches >= 3, "busy with nothing");
             }
+            (Asked::Subscribe(name, next), Reply::Subscribed(Ok(()))) => {
+                assert!(durable, "attached before it is durable");
+                self.model.attached.insert(id, (name, next));
+            }
+            (Asked::Subscribe(..), Reply::Subscribed(Err(_))) => assert!(!durable),
+            (Asked::Unsubscribe, Reply::Unsubscribed) => assert!(durable),
             (Asked::Status, Reply::Status(_)) => {}
             (asked, reply) => panic!("{asked:?} is answered by {reply:?}"),
         }
@@ -255,7 +269,11 @@ impl Run {
                 Asked::Submit(_) => !busy,
                 Asked::Commit(index) => index.0 <= self.model.applied,
                 Asked::Verify(_) => false,
-                Asked::Pull(..) | Asked::Fetch(..) | Asked::Status => true,
+                Asked::Pull(..)
+                | Asked::Fetch(..)
+                | Asked::Subscribe(..)
+                | Asked::Unsubscribe
+                | Asked::Status => true,
             };
             assert!(!late || self.model.cancelled.contains(id), "{id:?} {asked:?} has no answer");
         }
