@@ -120,12 +120,19 @@ pub struct Client {
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    answer_bytes_max: usize,
 }
 
 impl Client {
     /// No connection yet; drivers run in `tasks` until `stop`.
     pub fn new(target: Target, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { target, idle: Mutex::new(Vec::new()), tasks, stop }
+        let answer_bytes_max = ANSWER_BYTES_MAX;
+        Self { target, idle: Mutex::new(Vec::new()), tasks, stop, answer_bytes_max }
+    }
+
+    /// The same, that reads answers of another size.
+    pub fn reading(self, answer_bytes_max: usize) -> Self {
+        Self { answer_bytes_max, ..self }
     }
 
     /// Where it connects to.
@@ -146,7 +153,7 @@ impl Client {
             let response = connection.send_request(request).await?;
             let status = response.status();
             let retry_after = retry_after(response.headers());
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = Limited::new(response.into_body(), self.answer_bytes_max).collect().await;
             let body = body.map_err(ClientError::Body)?.to_bytes();
             self.idle().push(connection);
             Ok(Answer { status, body, retry_after })

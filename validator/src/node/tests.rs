@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn chain_of_one() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let options = GenerateOptions { validators: 1, directory: directory.path().to_owned() };
+    let directory_path = directory.path().to_owned();
+    let options = GenerateOptions { validators: 1, spares: 0, directory: directory_path };
     let config = generate(&options).unwrap().remove(0).config;
     (directory, config)
 }
@@ -162,6 +163,49 @@ fn a_validator_resumes_from_its_own_state_whatever_the_library_has_logged() {
     let data = directory.path().join("validator-0");
     assert!(crate::executor::check::check(&data.join("execution")).unwrap().is_sound());
     assert!(quorum_store::store::check::check(&data.join("store")).unwrap().is_sound());
+}
+
+/// What lay on the disk of the executor a moment before the last blocks, as a power cut that takes
+/// its last writes back would leave it: the library had been told that they are executed.
+#[test]
+fn what_the_executor_had_acknowledged_and_lost_is_executed_again() {
+    let (directory, config) = chain_of_one();
+    let execution = directory.path().join("validator-0/execution");
+    let saved = directory.path().join("saved");
+    let expiration = clock_seconds() + 25;
+    let (kept, height, before) = live(&config, |address| async move {
+        ready(address).await;
+        let first = submit(address, b"kept", expiration).await;
+        let kept = executed(address, &first).await;
+        copy(&execution, &saved);
+        let mut height = 0;
+        for text in [b"lost", b"gone"] {
+            let id = submit(address, text, expiration).await;
+            height = executed(address, &id).await;
+        }
+        // The library has heard of it: it need not keep these commits for us any more.
+        let acknowledged = |_: u16, value: &Value| {
+            let subscribers = value["status"]["subscribers"].as_array()?;
+            let executor =
+                subscribers.iter().find(|subscriber| subscriber["name"] == "executor")?;
+            (executor["next"].as_u64()? > height).then_some(())
+        };
+        until(address, "/status", acknowledged).await;
+        (kept, height, block(address, height).await)
+    });
+    assert!(kept < height);
+    let execution = directory.path().join("validator-0/execution");
+    std::fs::remove_dir_all(&execution).unwrap();
+    copy(&directory.path().join("saved"), &execution);
+    let lost = Setup::read(&config).unwrap().open().unwrap().1.progress();
+    assert!((kept..height).contains(&lost.height()), "{lost:?}");
+
+    let after = live(&config, |address| async move {
+        ready(address).await;
+        block(address, height).await
+    });
+    assert_eq!(before, after);
+    assert!(crate::executor::check::check(&execution).unwrap().is_sound());
 }
 
 fn clock_seconds() -> u64 {
