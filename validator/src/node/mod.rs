@@ -29,6 +29,7 @@ mod returned;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod transitions;
 
 use std::fs::File;
 use std::future::Future;

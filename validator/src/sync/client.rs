@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    SNAPSHOT_BYTES_MAX, STATEMENT_BYTES_MAX, SignedStatement, Standing, Statement, agreed,
+    BOUNDARY_BYTES_MAX, SNAPSHOT_BYTES_MAX, STATEMENT_BYTES_MAX, SignedStatement, Standing,
+    Statement, agreed,
 };
 use crate::config::epochs::Plan;
 use crate::executor::Boundary;
@@ -64,7 +65,7 @@ impl Others {
             let target = Target::parse(&peer.sync.to_string()).ok()?;
             let client = clients.entry(peer.sync).or_insert_with(|| {
                 let client = Client::new(target, self.tasks.clone(), self.stop.clone());
-                Arc::new(client.reading(SNAPSHOT_BYTES_MAX))
+                Arc::new(client)
             });
             Some((author, client.clone()))
         };
@@ -114,10 +115,8 @@ impl Others {
         client: &Client,
         path: &str,
     ) -> Option<SignedStatement> {
-        let answer = get(client, path, SNAPSHOT_DEADLINE).await?;
-        if answer.len() > STATEMENT_BYTES_MAX {
-            return None;
-        }
+        let answer = client.get_bounded(path, SNAPSHOT_DEADLINE, STATEMENT_BYTES_MAX);
+        let answer = answer.await.ok()?;
         let signed: SignedStatement = bcs::from_bytes(&answer).ok()?;
         let fits = signed.author == author && signed.statement.chain == self.chain;
         (fits && signed.is_valid()).then_some(signed)
@@ -171,10 +170,12 @@ impl Others {
     pub async fn boundary(&self, epoch: Epoch) -> Option<(Boundary, Finalized)> {
         let path = format!("/sync/boundaries/{}", epoch.0);
         let everybody = self.everybody();
-        let answers = everybody.iter().map(|(_, client)| get(client, &path, DEADLINE));
+        let answers = everybody
+            .iter()
+            .map(|(_, client)| client.get_bounded(&path, DEADLINE, BOUNDARY_BYTES_MAX));
+        let answers = join_all(answers).await;
         let plan = self.plan.borrow().clone();
-        let answers = join_all(answers).await.into_iter().flatten();
-        answers.into_iter().find_map(|answer| self.check(&plan, epoch, &answer))
+        answers.into_iter().flatten().find_map(|answer| self.check(&plan, epoch, &answer))
     }
 
     fn check(&self, plan: &Plan, epoch: Epoch, answer: &[u8]) -> Option<(Boundary, Finalized)> {
@@ -192,8 +193,10 @@ async fn snapshot(
 ) -> Option<Snapshot> {
     let height = statement.header.height.0;
     let path = format!("/sync/snapshots/{height}/content?above={executed}");
+    let bytes_max = usize::try_from(statement.bytes).unwrap_or(usize::MAX).min(SNAPSHOT_BYTES_MAX);
     for (_, client, _) in from {
-        let Some(bytes) = get(client, &path, SNAPSHOT_DEADLINE).await else { continue };
+        let answer = client.get_bounded(&path, SNAPSHOT_DEADLINE, bytes_max);
+        let Ok(bytes) = answer.await else { continue };
         if let Some(snapshot) = statement.read(&bytes) {
             return Some(snapshot);
         }
@@ -211,10 +214,4 @@ pub fn verify(chain: &ChainId, plan: &Plan, boundary: &Boundary) -> Option<Final
     let finalized = verify_finalization(&chain.0, epoch.0, &keys, &certificate).ok()?;
     let is_it = Digest(finalized.digest) == header.digest(chain) && plan.is_last(header);
     is_it.then_some(finalized)
-}
-
-/// The body of an answer that is one.
-async fn get(client: &Client, path: &str, deadline: Duration) -> Option<Bytes> {
-    let answer = client.get(path, deadline).await.ok()?;
-    (answer.status == StatusCode::OK).then_some(answer.body)
 }

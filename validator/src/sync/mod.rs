@@ -33,10 +33,13 @@ use crate::executor::snapshot::Snapshot;
 const DOMAIN: &[u8] = b"quorum-store/validator/v1/snapshot";
 
 /// Longest encoded statement that is read.
-pub const STATEMENT_BYTES_MAX: usize = 4 << 10;
+const STATEMENT_BYTES_MAX: usize = 4 << 10;
+
+/// Longest encoded end of an epoch that is read: a certificate of the largest committee.
+const BOUNDARY_BYTES_MAX: usize = 256 << 10;
 
 /// Largest snapshot that is read: two minutes of a hundred thousand transactions a second.
-pub const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
+const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
 
 /// How far a validator got: a hint, not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
