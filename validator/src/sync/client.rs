@@ -180,8 +180,20 @@ impl Others {
 
     fn check(&self, plan: &Plan, epoch: Epoch, answer: &[u8]) -> Option<(Boundary, Finalized)> {
         let boundary: Boundary = bcs::from_bytes(answer).ok()?;
-        let finalized = verify(&self.chain, plan, &boundary)?;
-        (boundary.header.epoch == epoch).then_some((boundary, finalized))
+        let finalized = finalized(&self.chain, plan, &boundary)?;
+        if boundary.header.epoch != epoch {
+            return None;
+        }
+        if !plan.is_last(&boundary.header) {
+            tracing::error!(
+                epoch = epoch.0,
+                height = boundary.header.height.0,
+                "the others ended this epoch, and the plan of epochs here does not say so: give \
+                 this validator the same file, and SIGHUP"
+            );
+            return None;
+        }
+        Some((boundary, finalized))
     }
 }
 
@@ -206,12 +218,16 @@ async fn snapshot(
 
 /// What the end of an epoch proves, if it is one.
 pub fn verify(chain: &ChainId, plan: &Plan, boundary: &Boundary) -> Option<Finalized> {
+    finalized(chain, plan, boundary).filter(|_| plan.is_last(&boundary.header))
+}
+
+/// What the certificate of a block proves, if it is one.
+fn finalized(chain: &ChainId, plan: &Plan, boundary: &Boundary) -> Option<Finalized> {
     let Boundary { header, certificate } = boundary;
     let epoch = header.epoch;
     let members = plan.committee(epoch)?.members();
     let keys: Vec<[u8; 32]> = members.iter().map(|member| member.author.0).collect();
     let certificate = Bytes::from(certificate.clone());
     let finalized = verify_finalization(&chain.0, epoch.0, &keys, &certificate).ok()?;
-    let is_it = Digest(finalized.digest) == header.digest(chain) && plan.is_last(header);
-    is_it.then_some(finalized)
+    (Digest(finalized.digest) == header.digest(chain)).then_some(finalized)
 }
