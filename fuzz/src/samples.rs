@@ -98,6 +98,7 @@ pub fn frames() -> Vec<(&'static str, Bytes)> {
         ("payload", Message::Payload(Box::new(plain.clone()))),
         ("payload-full", Message::Payload(Box::new(full))),
         ("announce", Message::Announce(announcement)),
+        ("serving", Message::Serving(Epoch(1))),
         ("fetch-request", Message::FetchRequest(vec![digest; 130])),
         ("fetch-missing", reply(FetchedContent::Absent(AbsentReason::NotHeld))),
         ("fetch-busy", reply(FetchedContent::Busy(300))),

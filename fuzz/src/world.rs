@@ -87,11 +87,10 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
         recovered_bytes_max: ByteSize(4096),
         refetch_delay: Duration::from_millis(100),
         refetch_bytes_per_second: ByteSize::kib(64),
-        subscriber_window: 4,
-        // Whoever stands still for so long as a run never lasts is not detached.
-        subscriber_lag_bytes_max: ByteSize::gib(1),
-        subscriber_lag_max: Duration::from_hours(24),
         announce_interval: Duration::from_millis(500),
+        subscriber_window: 3,
+        subscriber_lag_bytes_max: ByteSize(1 << 20),
+        subscriber_lag_max: Duration::from_secs(4),
     };
     assert_eq!(config.validate(&genesis.parameters), Ok(()), "the settings");
     config

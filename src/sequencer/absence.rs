@@ -277,20 +277,25 @@ impl Sequencer {
 
     // ---- evidence ------------------------------------------------------------------------------
 
-    /// What the next payload carries: evidence that is not committed, about content that is still
-    /// not here.
+    /// What the next payload carries: evidence that is neither committed nor in an ancestor of it,
+    /// about content that is still not here.
     pub(super) fn evidence_to_propose(
         &self,
         height: CommitIndex,
-        excluded: &BTreeSet<Digest>,
+        ancestors: &BTreeSet<Digest>,
         room: &mut u64,
     ) -> Vec<UnavailabilityProof> {
+        let ancestors = ancestors.iter().filter_map(|digest| self.payloads.stored(digest));
+        let ancestors = ancestors.filter_map(|stored| stored.content.as_ref());
+        let proposed = ancestors.flat_map(|content| &content.payload.content.unavailable);
+        let proposed: BTreeSet<(CommitIndex, Digest)> =
+            proposed.map(|proof| (proof.index, proof.digest)).collect();
         let mut taken = Vec::new();
         for proof in self.absences.ready() {
             let bytes = 64 + 67 * proof.signatures.len() as u64;
             let useful = proof.index < height
                 && proof.index >= self.passed()
-                && !excluded.contains(&proof.digest)
+                && !proposed.contains(&(proof.index, proof.digest))
                 && self.retention.get(&proof.digest).is_none()
                 && !self.commits.rewrites.is_committed(proof.index, &proof.digest);
             if useful && taken.len() < EVIDENCE_MAX && bytes <= *room {

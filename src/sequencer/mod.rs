@@ -186,7 +186,7 @@ impl Sequencer {
 
     /// How many proofs could be proposed.
     pub fn proposable(&self) -> u64 {
-        self.manager.len() as u64
+        self.manager.totals().proofs
     }
 
     /// What is skipped because committed evidence says that it is gone.

@@ -42,7 +42,7 @@ impl Sequencer {
                 // Whatever it ordered is gone: nobody executes it, wherever it may still be.
                 let receipt = self.apply(now, &commit.header, &[]);
                 self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, 0);
-                self.payloads.on_applied(commit.index);
+                self.payloads_over(commit.index);
                 continue;
             }
             let Some(content) = content else {
@@ -57,7 +57,7 @@ impl Sequencer {
             let receipt = self.apply(now, &commit.header, &ordered);
             let bytes = ordered.iter().map(|(_, info)| info.charge()).sum();
             self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, bytes);
-            self.payloads.on_applied(commit.index);
+            self.payloads_over(commit.index);
             self.refetch_batches(&content, now.monotonic);
         }
         self.commits.on_cursors(&mut self.outbox, &mut self.retention);
@@ -142,10 +142,17 @@ impl Sequencer {
         }
         self.commits.subscribers.pass(header.height.next());
         let receipt = self.advance(now, header, &[]);
-        self.payloads.on_applied(header.height);
+        self.payloads_over(header.height);
         self.end_epoch_by_skip(header);
         self.outbox.reply_durably(id, Reply::SkippedTo(Ok(receipt)));
         self.apply_commits(now);
+    }
+
+    /// Payloads up to this height are ordered, or came to nothing.
+    fn payloads_over(&mut self, index: CommitIndex) {
+        for payload in self.payloads.on_applied(index) {
+            self.manager.on_payload_over(&payload);
+        }
     }
 
     /// What an applied commit ordered is neither collected nor proposed again.

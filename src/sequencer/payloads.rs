@@ -63,12 +63,16 @@ impl Payloads {
         }
     }
 
-    /// A payload that is, or is about to be, in the store.
-    pub fn on_stored(&mut self, digest: Digest, content: Content) {
+    /// A payload that is, or is about to be, in the store. True if it may still be ordered.
+    pub fn on_stored(&mut self, digest: Digest, content: Content) -> bool {
         let header = content.payload.header;
         self.heights.insert((header.height, digest));
-        self.stored.insert(digest, Stored { header, content: Some(content) });
+        // Of what is ordered already, the content is needed no more.
+        let is_open = header.height > self.cleared;
+        let content = is_open.then_some(content);
+        self.stored.insert(digest, Stored { header, content });
         self.take_arrived(&digest);
+        is_open
     }
 
     /// Keeps a payload that nobody asked about; the oldest of the same peer makes room.
@@ -128,13 +132,17 @@ impl Payloads {
         Some(digest)
     }
 
-    /// A commit is applied: contents at its height go from memory, old headers altogether.
-    pub fn on_applied(&mut self, index: CommitIndex) {
+    /// A commit is applied: contents at its height go from memory, old headers altogether. Returns
+    /// whose content went.
+    pub fn on_applied(&mut self, index: CommitIndex) -> Vec<Digest> {
+        let mut over = Vec::new();
         let cleared = (self.cleared.next(), Digest::default());
         let end = (index.next(), Digest::default());
         for (_, digest) in self.heights.range(cleared..end) {
-            if let Some(stored) = self.stored.get_mut(digest) {
-                stored.content = None;
+            if let Some(stored) = self.stored.get_mut(digest)
+                && stored.content.take().is_some()
+            {
+                over.push(*digest);
             }
         }
         self.cleared = index;
@@ -145,15 +153,16 @@ impl Payloads {
             self.heights.remove(&(height, digest));
             self.stored.remove(&digest);
         }
+        over
     }
 
-    /// Batches of the payloads from `parent` down to, not including, what is applied.
-    pub fn batches_of_ancestors(
+    /// The payloads from `parent` down to, not including, what is applied.
+    pub fn ancestors(
         &self,
         parent: Digest,
         applied: (CommitIndex, Digest),
     ) -> Result<BTreeSet<Digest>, PullError> {
-        let mut excluded = BTreeSet::new();
+        let mut ancestors = BTreeSet::new();
         let mut at = parent;
         let mut above = None;
         while at != applied.1 {
@@ -169,14 +178,13 @@ impl Payloads {
             if stored.header.height <= applied.0 {
                 return Err(PullError::Stale(stored.header.height));
             }
-            let Some(content) = &stored.content else {
+            if stored.content.is_none() {
                 return Err(PullError::UnknownAncestor(at));
-            };
-            excluded.extend(&content.batches);
-            excluded.extend(content.payload.content.unavailable.iter().map(|proof| proof.digest));
+            }
+            ancestors.insert(at);
             at = stored.header.parent;
         }
-        Ok(excluded)
+        Ok(ancestors)
     }
 
     /// Payloads stored and not ordered yet.

@@ -1,39 +1,74 @@
 //! `ProofManager`: what can be proposed, and in which order.
 //!
 //! Identity is the digest, never a part of it. What is ordered stays as a tombstone until it
-//! expires, so that a late proof does not bring it back. A pull takes the highest gas bucket first
-//! and, inside a bucket, what arrived here first; a batch that does not fit is skipped and smaller
-//! ones follow; the same state gives the same answer.
+//! expires, so that a late proof does not bring it back.
+//!
+//! ```text
+//!             proof                  a payload names it
+//!   unknown ────────▶ queued ◀──────────────────────────▶ named ── commit ─▶ ordered ─▶ expired
+//!                              the payload came to nothing
+//! ```
+//!
+//! A pull takes the highest gas bucket first. Inside a bucket authors take turns: the one of whom
+//! the chain has ordered the fewest bytes goes first, with what arrived here first. So an author
+//! that offers ten times as much as the others delays its own batches, not theirs. Whoever comes
+//! back after having had nothing to propose starts level with the others. A batch that does not fit
+//! is skipped and smaller ones follow; the same state gives the same answer.
+//!
+//! What a stored payload names waits aside, so that a pull costs no more for what its ancestors
+//! hold, or for what is ordered already.
+
+mod pull;
+#[cfg(test)]
+mod tests;
+
+pub(super) use pull::Wanted;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::port::PayloadLimits;
-use crate::types::{BatchInfo, Digest, ProofOfStore, Timestamp};
+use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
 
-/// What a queue entry weighs in an encoded payload beyond its signatures.
-const SIGNATURE_BYTES: u64 = 66;
-
-/// A pull looks at no more than this many entries beyond those it takes: its cost is bounded
-/// although many entries may be excluded or too large.
-const SKIPPED_MAX: usize = 8192;
+/// Order of arrival here.
+type Arrival = u64;
 
 #[derive(Debug)]
 enum State {
-    /// Can be proposed; its place in the order.
-    Queued { proof: Arc<ProofOfStore>, arrival: u64 },
+    /// Can be proposed.
+    Queued { proof: Arc<ProofOfStore>, arrival: Arrival },
     /// Ordered by a commit; whether a proof of it is on record here.
     Ordered { proven: bool },
+}
+
+/// What of one gas bucket can be proposed, by author.
+type Bucket = BTreeMap<Author, BTreeMap<Arrival, Digest>>;
+
+/// Exactly what is queued, named or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub proofs: u64,
+    pub transactions: u64,
+    pub bytes: u64,
 }
 
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct ProofManager {
     entries: BTreeMap<Digest, State>,
-    queue: BTreeMap<(Reverse<u64>, u64), Digest>,
+    /// Queued and named by no open payload; the highest bucket first.
+    buckets: BTreeMap<Reverse<u64>, Bucket>,
+    /// Stored payloads that no commit has ordered or passed by, with their batches.
+    open: BTreeMap<Digest, Vec<Digest>>,
+    /// For each batch that open payloads name, which ones.
+    names: BTreeMap<Digest, Vec<Digest>>,
     expirations: BTreeSet<(Timestamp, Digest)>,
-    arrivals: u64,
+    /// Bytes ordered, by author, since the epoch began.
+    served: BTreeMap<Author, u64>,
+    /// How many of each author are queued.
+    backlog: BTreeMap<Author, u64>,
+    totals: Totals,
+    arrivals: Arrival,
     /// Proofs on record that can be proposed no more.
     expired: Vec<(Timestamp, Digest)>,
 }
@@ -52,47 +87,82 @@ impl ProofManager {
         }
         let arrival = self.arrivals;
         self.arrivals += 1;
+        self.level(info.author);
+        *self.backlog.entry(info.author).or_default() += 1;
+        self.totals.proofs += 1;
+        self.totals.transactions += u64::from(info.count);
+        self.totals.bytes += u64::from(info.bytes);
         self.entries.insert(digest, State::Queued { proof, arrival });
-        self.queue.insert((Reverse(info.gas_bucket_start), arrival), digest);
         self.expirations.insert((info.expiration, digest));
+        if !self.names.contains_key(&digest) {
+            self.enqueue(digest, &info, arrival);
+        }
         true
     }
 
-    /// The best payload within the limits, leaving out what `excluded` names.
-    pub fn pull(
-        &self,
-        limits: &PayloadLimits,
-        payload_bytes_max: u64,
-        block_timestamp: Timestamp,
-        excluded: &BTreeSet<Digest>,
-    ) -> Vec<Arc<ProofOfStore>> {
-        let mut taken = Vec::new();
-        let (mut transactions, mut batch_bytes, mut encoded) = (0_u64, 0_u64, 0_u64);
-        let mut skipped = 0;
-        for digest in self.queue.values() {
-            if taken.len() as u64 >= limits.batches_max || skipped > SKIPPED_MAX {
-                break;
-            }
-            let Some(State::Queued { proof, .. }) = self.entries.get(digest) else {
-                unreachable!("{digest:?} is queued and has no proof")
-            };
-            let info = &proof.info;
-            let size = BatchInfo::ENCODED_BYTES as u64
-                + 4
-                + SIGNATURE_BYTES * proof.signatures.len() as u64;
-            let fits = transactions + u64::from(info.count) <= limits.transactions_max
-                && batch_bytes + u64::from(info.bytes) <= limits.batch_bytes_max
-                && encoded + size <= payload_bytes_max;
-            if !fits || info.expiration < block_timestamp || excluded.contains(digest) {
-                skipped += 1;
-                continue;
-            }
-            transactions += u64::from(info.count);
-            batch_bytes += u64::from(info.bytes);
-            encoded += size;
-            taken.push(Arc::clone(proof));
+    /// An author that had nothing to propose has saved up no turns.
+    fn level(&mut self, author: Author) {
+        if self.backlog.contains_key(&author) {
+            return;
         }
-        taken
+        let served = |author: &Author| self.served.get(author).copied().unwrap_or_default();
+        if let Some(least) = self.backlog.keys().map(served).min() {
+            let own = self.served.entry(author).or_default();
+            *own = (*own).max(least);
+        }
+    }
+
+    fn enqueue(&mut self, digest: Digest, info: &BatchInfo, arrival: Arrival) {
+        let bucket = self.buckets.entry(Reverse(info.gas_bucket_start)).or_default();
+        bucket.entry(info.author).or_default().insert(arrival, digest);
+    }
+
+    fn dequeue(&mut self, info: &BatchInfo, arrival: Arrival) {
+        let at = Reverse(info.gas_bucket_start);
+        let Some(bucket) = self.buckets.get_mut(&at) else { return };
+        let Some(queue) = bucket.get_mut(&info.author) else { return };
+        queue.remove(&arrival);
+        if queue.is_empty() {
+            bucket.remove(&info.author);
+            if bucket.is_empty() {
+                self.buckets.remove(&at);
+            }
+        }
+    }
+
+    /// A payload is stored: what it names waits aside.
+    pub fn on_payload(&mut self, payload: Digest, batches: &[Digest]) {
+        if self.open.contains_key(&payload) {
+            return;
+        }
+        for digest in batches {
+            self.names.entry(*digest).or_default().push(payload);
+            if let Some((info, arrival)) = self.queued(digest) {
+                self.dequeue(&info, arrival);
+            }
+        }
+        self.open.insert(payload, batches.to_vec());
+    }
+
+    /// A payload was ordered, or can be no more: what is not ordered can be proposed again.
+    pub fn on_payload_over(&mut self, payload: &Digest) {
+        for digest in self.open.remove(payload).unwrap_or_default() {
+            let Some(names) = self.names.get_mut(&digest) else { continue };
+            names.retain(|name| name != payload);
+            if names.is_empty() {
+                self.names.remove(&digest);
+                if let Some((info, arrival)) = self.queued(&digest) {
+                    self.enqueue(digest, &info, arrival);
+                }
+            }
+        }
+    }
+
+    fn queued(&self, digest: &Digest) -> Option<(BatchInfo, Arrival)> {
+        match self.entries.get(digest) {
+            Some(State::Queued { proof, arrival }) => Some((proof.info, *arrival)),
+            _ => None,
+        }
     }
 
     /// Ordered batches leave the queue, expired ones leave altogether. Returns how many left the
@@ -100,11 +170,15 @@ impl ProofManager {
     pub fn on_commit(&mut self, ordered: &[(Digest, BatchInfo)], consensus: Timestamp) -> u64 {
         let mut freed = 0;
         for (digest, info) in ordered {
-            freed += u64::from(self.dequeue(digest));
+            *self.served.entry(info.author).or_default() += info.charge();
+            let proven = self.is_proven(digest);
+            let queued = self.take(digest);
+            freed += u64::from(queued);
             if info.expiration >= consensus {
-                let proven = self.is_proven(digest);
                 self.entries.insert(*digest, State::Ordered { proven });
                 self.expirations.insert((info.expiration, *digest));
+            } else if queued {
+                self.expired.push((info.expiration, *digest));
             }
         }
         while let Some(&(expiration, digest)) = self.expirations.first() {
@@ -115,22 +189,31 @@ impl ProofManager {
             if self.is_proven(&digest) {
                 self.expired.push((expiration, digest));
             }
-            freed += u64::from(self.dequeue(&digest));
+            freed += u64::from(self.take(&digest));
             self.entries.remove(&digest);
         }
         freed
     }
 
-    fn dequeue(&mut self, digest: &Digest) -> bool {
-        let Some(State::Queued { proof, arrival }) = self.entries.get(digest) else {
-            return false;
-        };
-        self.queue.remove(&(Reverse(proof.info.gas_bucket_start), *arrival)).is_some()
+    /// Takes an entry out of what can be proposed. False if it was not there.
+    fn take(&mut self, digest: &Digest) -> bool {
+        let Some((info, arrival)) = self.queued(digest) else { return false };
+        self.dequeue(&info, arrival);
+        self.entries.remove(digest);
+        self.totals.proofs -= 1;
+        self.totals.transactions -= u64::from(info.count);
+        self.totals.bytes -= u64::from(info.bytes);
+        let left = self.backlog.entry(info.author).or_default();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.backlog.remove(&info.author);
+        }
+        true
     }
 
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
     pub fn on_close(&mut self) -> u64 {
-        let freed = self.queue.len() as u64;
+        let freed = self.totals.proofs;
         let proven = self.expirations.iter().filter(|(_, digest)| self.is_proven(digest));
         let expired = self.expired.iter().chain(proven).copied().collect();
         *self = Self { arrivals: self.arrivals, expired, ..Self::default() };
@@ -152,17 +235,16 @@ impl ProofManager {
         std::mem::take(&mut self.expired)
     }
 
-    /// What can be proposed.
-    pub fn queued(&self) -> Vec<(Digest, Arc<ProofOfStore>)> {
-        let proof = |digest: &Digest| match self.entries.get(digest) {
-            Some(State::Queued { proof, .. }) => Some((*digest, Arc::clone(proof))),
-            _ => None,
-        };
-        self.queue.values().filter_map(proof).collect()
+    /// Every proof that could be proposed, named by an open payload or not.
+    pub fn proofs(&self) -> impl Iterator<Item = (Digest, Arc<ProofOfStore>)> {
+        self.entries.iter().filter_map(|(digest, state)| match state {
+            State::Queued { proof, .. } => Some((*digest, Arc::clone(proof))),
+            State::Ordered { .. } => None,
+        })
     }
 
-    /// How many proofs could be proposed.
-    pub fn len(&self) -> usize {
-        self.queue.len()
+    /// What could be proposed.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 }

@@ -8,6 +8,7 @@ use super::payloads::{self, Arrived, Content};
 use super::port::{
     self, ParentOf, PullError, PullRequest, Record, Reply, RequestId, VerifyRequest,
 };
+use super::proof_manager::Wanted;
 use super::retention::Held;
 use crate::types::{
     Author, CommitIndex, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader,
@@ -34,7 +35,7 @@ impl Sequencer {
             return Err(PullError::EpochClosed { epoch: request.epoch });
         }
         let applied = self.commits.applied();
-        let mut excluded = self.payloads.batches_of_ancestors(request.parent, applied)?;
+        let ancestors = self.payloads.ancestors(request.parent, applied)?;
         let (height, timestamp) = match self.payloads.stored(&request.parent) {
             Some(parent) => (parent.header.height, parent.header.block_timestamp),
             // Only what is applied needs no stored payload.
@@ -44,13 +45,17 @@ impl Sequencer {
         if !follows || request.block_timestamp < timestamp {
             return Err(PullError::Parent);
         }
-        excluded.extend(&request.exclude);
         // Room for the header and the lists' lengths.
         let mut encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
-        let unavailable = self.evidence_to_propose(request.height, &excluded, &mut encoded_max);
+        let unavailable = self.evidence_to_propose(request.height, &ancestors, &mut encoded_max);
         self.enters(Component::ProofManager);
-        let proofs =
-            self.manager.pull(&request.limits, encoded_max, request.block_timestamp, &excluded);
+        let proofs = self.manager.pull(&Wanted {
+            limits: &request.limits,
+            encoded_max,
+            block_timestamp: request.block_timestamp,
+            ancestors: &ancestors,
+            exclude: &request.exclude.iter().copied().collect(),
+        });
         let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
         let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
         let content = PayloadContent { proofs, unavailable, ..PayloadContent::default() };
@@ -184,7 +189,10 @@ impl Sequencer {
         // On sight of it: execution will want what it orders.
         let due = self.stepped + self.config.payload_patience;
         self.refetch_batches(&content, due);
-        self.payloads.on_stored(digest, content);
+        let batches = content.batches.clone();
+        if self.payloads.on_stored(digest, content) {
+            self.manager.on_payload(digest, &batches);
+        }
         self.fetcher.on_needless(&digest);
     }
 }

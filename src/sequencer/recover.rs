@@ -430,6 +430,7 @@ impl Sequencer {
             .map(|commit| (commit.header.digest(&self.chain), commit.index))
             .collect();
         let mut bytes: BTreeMap<CommitIndex, u64> = BTreeMap::new();
+        self.payloads.on_applied(applied);
         for (digest, payload, batches, expiration) in std::mem::take(&mut sorted.payloads) {
             if self.retention.get(&digest).is_some() {
                 return Err(RecoverError::Twice(digest));
@@ -452,12 +453,14 @@ impl Sequencer {
                 self.settle_ordered(&ordered);
                 sorted.settle(&payload.header, &ordered);
             }
-            self.payloads.on_stored(digest, Content { payload, batches });
+            let content = Content { payload, batches: batches.clone() };
+            if self.payloads.on_stored(digest, content) {
+                self.manager.on_payload(digest, &batches);
+            }
         }
         for (index, bytes) in bytes {
             self.commits.on_recovered_bytes(index, bytes);
         }
-        self.payloads.on_applied(applied);
         Ok(())
     }
 

@@ -167,7 +167,8 @@ impl Sequencer {
 
     /// What proofs and logged commits of an earlier life name and its store does not hold.
     pub(super) fn refetch_recovered(&mut self) {
-        for (digest, proof) in self.manager.queued() {
+        let proofs: Vec<_> = self.manager.proofs().collect();
+        for (digest, proof) in proofs {
             self.refetch(digest, &proof, self.stepped);
         }
         for (digest, info) in self.retention.missing_batches() {

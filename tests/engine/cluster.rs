@@ -197,8 +197,19 @@ pub async fn block(
     height: u64,
     parent: ParentOf,
 ) -> (Arc<Payload>, Commit) {
+    block_at(nodes, genesis, height, parent, now()).await
+}
+
+/// The same, with a timestamp.
+pub async fn block_at(
+    nodes: &[QuorumStore],
+    genesis: &Genesis,
+    height: u64,
+    parent: ParentOf,
+    block_timestamp: Timestamp,
+) -> (Arc<Payload>, Commit) {
     let epoch = nodes[0].membership().epoch;
-    let request = pull_request(epoch, height, parent.digest);
+    let request = PullRequest { block_timestamp, ..pull_request(epoch, height, parent.digest) };
     let payload = nodes[0].pull(request).await.unwrap();
     let digest = payload.digest(&genesis.chain_id());
     nodes[0].announce(&payload);

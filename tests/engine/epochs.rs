@@ -163,3 +163,34 @@ async fn a_node_that_was_down_over_the_end_of_an_epoch_serves_the_one_on_its_dis
         assert!(report.is_sound(), "{:?}", report.problems);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_certified_in_the_last_moment_is_read_in_the_next_epoch_until_its_retention_ends() {
+    let genesis = genesis(33);
+    let (_network, nodes) = four(&genesis).await;
+    let (_, first) = block(&nodes, &genesis, 1, genesis_parent(&genesis)).await;
+    let last = certify(&nodes[1], "in the last moment").await;
+    let read = |node: &QuorumStore| node.reader().batch(&last).unwrap();
+    for node in &nodes {
+        // A quorum stored it before it was certified, and the last one does so right after.
+        until(|| read(node).is_some()).await;
+    }
+    for node in &nodes {
+        close(node, 0, 1).await;
+        node.open_epoch(Epoch(1), committee(0..4), peers()).await.unwrap();
+    }
+    agree(&nodes, 3).await;
+    let batch = read(&nodes[0]).unwrap();
+    assert_eq!(batch.info.epoch, Epoch(0));
+    let end = batch.info.expiration.saturating_add(genesis.parameters.grace());
+    let (_, second) = block_at(&nodes, &genesis, 2, child_of(&first, &genesis), end).await;
+    for node in &nodes {
+        assert_eq!(read(node).as_ref(), Some(&batch), "its retention ends after this instant");
+    }
+    let later = end.saturating_add(Duration::from_micros(1));
+    block_at(&nodes, &genesis, 3, child_of(&second, &genesis), later).await;
+    for node in &nodes {
+        until(|| read(node).is_none()).await;
+    }
+    stop(&nodes).await;
+}

@@ -6,6 +6,9 @@
 //! | verify | `true` once it is durable here and its time has come; `false` if it never can be |
 //! | certify | `true` once the payload is durable here; never `false` |
 //!
+//! **The end of an epoch.** Nothing is built on its last block: every further proposal is that
+//! block again, until it is final. The next epoch has another engine, and another of these.
+//!
 //! What is missing keeps the answer pending, and so does a store that stopped: a validator that
 //! cannot store does not vote. The engine drops a future whose answer nobody needs any more.
 
@@ -26,6 +29,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::clock;
 use crate::config::ProposalConfig;
+use crate::config::epochs::Plan;
 use crate::headers::Headers;
 
 /// Own payloads that may still have to be announced.
@@ -36,6 +40,19 @@ const PULL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the newest finalised block is, as far as this validator knows.
 pub type Newest = Option<Arc<Finalized>>;
+
+/// Takes note of a finalised block. After a restart older ones are reported again; the newest one
+/// covers them all.
+pub fn note(newest: &watch::Sender<Newest>, finalized: Finalized) {
+    newest.send_if_modified(|newest| {
+        let place = |finalized: &Finalized| (finalized.epoch, finalized.view);
+        let newer = newest.as_ref().is_none_or(|known| place(known) < place(&finalized));
+        if newer {
+            *newest = Some(Arc::new(finalized));
+        }
+        newer
+    });
+}
 
 /// The validator behind the ordering engine. Clones are the same.
 #[derive(Clone, Debug)]
@@ -51,6 +68,8 @@ pub struct Parts {
     pub chain: ChainId,
     /// The epoch that is served.
     pub epoch: Epoch,
+    /// When it ends.
+    pub plan: watch::Receiver<Arc<Plan>>,
     /// How far ahead of this clock a block may be.
     pub clock_allowance: Duration,
     /// Pace and size of proposals.
@@ -98,14 +117,7 @@ impl Application for Validator {
     }
 
     fn finalized(&self, finalized: Finalized) {
-        self.0.parts.newest.send_if_modified(|newest| {
-            // After a restart older ones are reported again; the newest one covers them all.
-            let newer = newest.as_ref().is_none_or(|known| known.view < finalized.view);
-            if newer {
-                *newest = Some(Arc::new(finalized));
-            }
-            newer
-        });
+        note(&self.0.parts.newest, finalized);
     }
 }
 
@@ -119,8 +131,12 @@ impl Inner {
         let Ok(header) = self.parts.headers.header(parent, &[]).await else {
             return std::future::pending().await;
         };
-        sleep(pause(self.parts.proposal.block_interval, header.block_timestamp, clock::wall()))
-            .await;
+        let interval = self.parts.proposal.block_interval;
+        if self.is_last(&header) {
+            sleep(interval).await;
+            return Some(parent.0);
+        }
+        sleep(pause(interval, header.block_timestamp, clock::wall())).await;
         let payload = self.payload(parent, &header, deadline).await?;
         let digest = payload.digest(&self.parts.chain);
         self.parts.headers.remember(digest, payload.header);
@@ -130,6 +146,11 @@ impl Inner {
             recent.pop_front();
         }
         Some(digest.0)
+    }
+
+    /// True for the last block of the epoch that is served.
+    fn is_last(&self, header: &PayloadHeader) -> bool {
+        header.epoch == self.parts.epoch && self.parts.plan.borrow().is_last(header)
     }
 
     /// Waits until there is something to order, or until the deadline for an empty payload.
@@ -209,6 +230,9 @@ impl Inner {
         let Ok(header) = self.parts.headers.header(parent, &[leader]).await else {
             return std::future::pending().await;
         };
+        if self.is_last(&header) {
+            return if digest == parent { self.certify(digest).await } else { false };
+        }
         let parent = ParentOf {
             digest: parent,
             height: header.height,

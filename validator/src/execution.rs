@@ -1,20 +1,29 @@
-//! Executes finalised blocks, one after the other: content, state, acknowledgement.
+//! Executes commits, one after the other: content, state, acknowledgement.
 //!
-//! A block's effects are durable before the library is told that its content is no longer needed
-//! here, so content that execution needs is never deleted. Missing content is waited for: a
-//! deadline decides nothing but what is reported.
+//! It is a subscriber of the library's commits, and says at each start which index its own store
+//! needs next. That store holds the index and the state in one write: whatever it lost, although it
+//! had acknowledged it, is delivered again, as long as it is kept.
+//!
+//! A commit's effects are durable before it is acknowledged, so content that execution needs is
+//! never deleted. Missing content is waited for: a deadline decides nothing but what is reported,
+//! and when the state of others is asked for instead. Content is skipped only because a commit
+//! carries evidence that it is gone; who has executed it goes back to below its block, and executes
+//! again what everybody executes.
 
-use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
-use quorum_store::engine::{Materialized, MaterializedBatch, QuorumStore};
-use quorum_store::types::CommitIndex;
-use tokio::sync::{mpsc, watch};
+use quorum_store::engine::{
+    AcknowledgeError, Acknowledger, CallError, Materialized, MaterializedBatch, QuorumStore,
+    Subscription, SubscriptionError,
+};
+use quorum_store::sequencer::port::{Delivery, SubscribeError, SubscriptionEnd};
+use quorum_store::types::{ChainId, Commit, CommitIndex, Digest};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::chain::Ordered;
+use crate::chain::MISSING_MAX;
 use crate::executor::{Block, Executor, Progress};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
@@ -25,66 +34,148 @@ use crate::waiting::Waiting;
 const PREFETCHED_BLOCKS: usize = 4;
 
 /// The executor's name among the subscribers.
-const SUBSCRIBER: &str = "executor";
+pub const SUBSCRIBER: &str = "executor";
 
 /// The task.
+#[derive(Clone)]
 pub struct Execution {
-    /// Where content comes from.
+    /// Where commits and content come from.
     pub store: QuorumStore,
+    /// Names blocks.
+    pub chain: ChainId,
     /// Told of every executed block.
     pub tracker: Arc<Tracker>,
     /// Says how far execution got.
     pub progress: watch::Sender<Progress>,
     /// Says what execution waits for, if it waits for long.
-    pub waiting: Waiting,
+    pub waiting: Arc<Waiting>,
     /// Missing content is reported after this long.
     pub materialize_deadline: Duration,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
 
+/// Why it ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Halt {
+    /// What is needed is not to be had: the state of others is.
+    Behind,
+    /// It attaches again: it was detached, or goes on from an earlier block.
+    Detached,
+}
+
+/// What a subscription tells, made ready.
+enum Next {
+    Block(Commit, Vec<MaterializedBatch>),
+    /// A commit says that content of this one is gone.
+    Rewritten(CommitIndex, Digest),
+}
+
+/// What comes next, or why nothing does.
+type Gathered = Result<Result<Next, Halt>, Failure>;
+
 impl Execution {
-    /// Runs until it is stopped, between two blocks. `Err` if execution cannot go on.
+    /// Runs until it is stopped, between two blocks, or until what it needs is not to be had. The
+    /// executor comes back. `Err` if execution cannot go on.
     pub async fn run(
         self,
         mut executor: Executor,
-        ordered: mpsc::Receiver<Ordered>,
         stop: CancellationToken,
-    ) -> Result<(), Failure> {
-        self.acknowledge(executor.progress()).await?;
-        let first = executor.progress().next_index;
-        let received = stream::unfold(ordered, |mut ordered| async move {
-            ordered.recv().await.map(|block| (block, ordered))
-        });
-        let wanted = received.filter(|block| ready(block.commit.index.0 >= first));
-        let this = &self;
-        let with_content = wanted.map(|block| async move {
-            let batches = this.content(&block).await;
-            batches.map(|batches| (block, batches))
-        });
-        let mut blocks = std::pin::pin!(with_content.buffered(PREFETCHED_BLOCKS));
-        while let Some(Some(block)) = stop.run_until_cancelled(blocks.next()).await {
-            let (block, batches) = block?;
-            self.waiting.over();
-            executor = self.execute(executor, block, batches).await?;
+    ) -> Result<Executor, Failure> {
+        loop {
+            let next = CommitIndex(executor.progress().next_index);
+            let halt = match self.store.subscribe(SUBSCRIBER, next).await {
+                Ok(subscription) => {
+                    let halt;
+                    (executor, halt) = self.follow(executor, subscription, &stop).await?;
+                    halt
+                }
+                Err(CallError::Refused(SubscribeError::Pruned { .. })) => Some(Halt::Behind),
+                Err(CallError::Refused(error)) => return Err(Failure::other(error.to_string())),
+                Err(CallError::Stopped(cause)) => return Err(cause.into()),
+            };
+            match halt {
+                Some(Halt::Detached) => {}
+                Some(Halt::Behind) | None => return Ok(executor),
+            }
         }
-        Ok(())
     }
 
-    /// The batches of a block, for as long as it takes.
-    async fn content(&self, ordered: &Ordered) -> Result<Vec<MaterializedBatch>, Failure> {
-        let height = ordered.commit.index.0;
+    async fn follow(
+        &self,
+        mut executor: Executor,
+        subscription: Subscription,
+        stop: &CancellationToken,
+    ) -> Result<(Executor, Option<Halt>), Failure> {
+        let acknowledger = subscription.acknowledger();
+        let next = executor.progress().next_index;
+        let delivered = stream::unfold(Some(subscription), |subscription| async move {
+            let mut subscription = subscription?;
+            let told = subscription.next().await;
+            let more = told.is_ok().then_some(subscription);
+            Some((told, more))
+        });
+        let gathered = delivered.filter_map(|told| async move {
+            match told {
+                Ok(Delivery::Rewritten { index, digest, .. }) => {
+                    Some(Err(Ok(Ok(Next::Rewritten(index, digest)))))
+                }
+                // Already in the state that was taken over.
+                Ok(delivery) if delivery.last().0 < next => None,
+                Ok(Delivery::Commit(commit)) => Some(Ok(commit)),
+                Ok(Delivery::Skipped { .. }) => Some(Err(Ok(Err(Halt::Behind)))),
+                Err(SubscriptionError::Ended(SubscriptionEnd::Lagged)) => {
+                    tracing::warn!("execution lagged behind the commits and attaches again");
+                    Some(Err(Ok(Err(Halt::Detached))))
+                }
+                Err(SubscriptionError::Stopped(cause)) => Some(Err(Err(cause.into()))),
+                Err(error) => Some(Err(Err(Failure::other(error.to_string())))),
+            }
+        });
+        let gathered = gathered.map(|commit| async move {
+            match commit {
+                Ok(commit) => self.content(commit).await,
+                Err(told) => told,
+            }
+        });
+        let mut blocks = std::pin::pin!(gathered.buffered(PREFETCHED_BLOCKS));
+        while let Some(Some(block)) = stop.run_until_cancelled(blocks.next()).await {
+            let (commit, batches) = match block? {
+                Ok(Next::Block(commit, batches)) => (commit, batches),
+                Ok(Next::Rewritten(index, digest)) => {
+                    let reverted;
+                    (executor, reverted) = self.rewrite(executor, index, digest).await?;
+                    if reverted {
+                        return Ok((executor, Some(Halt::Detached)));
+                    }
+                    continue;
+                }
+                Err(halt) => return Ok((executor, Some(halt))),
+            };
+            self.waiting.over();
+            executor = self.execute(executor, commit, batches, &acknowledger).await?;
+        }
+        Ok((executor, None))
+    }
+
+    /// The batches of a commit.
+    async fn content(&self, commit: Commit) -> Gathered {
+        let height = commit.index.0;
         let started = Instant::now();
+        // Before the first look, so that no change after it is missed.
+        let mut skips = self.store.skips();
         loop {
-            let deadline = self.materialize_deadline;
-            match self.store.materialize(&ordered.commit, deadline).await? {
-                Materialized::Ready(batches) => return Ok(batches),
+            match self.store.materialize(&commit, self.materialize_deadline).await? {
+                Materialized::Ready(batches) => return Ok(Ok(Next::Block(commit, batches))),
                 Materialized::TimedOut { missing } => {
                     let seconds = started.elapsed().as_secs();
                     let count = missing.len();
                     self.waiting.for_what(format!(
                         "{count} contents of block {height} are missing for {seconds} s"
                     ));
+                    if started.elapsed() >= MISSING_MAX {
+                        return Ok(Err(Halt::Behind));
+                    }
                 }
                 // The evidence goes into a proposal by itself; once it is committed, all skip it.
                 Materialized::Unavailable(proof) => {
@@ -92,38 +183,50 @@ impl Execution {
                         "a quorum says that content {} of block {height} is gone",
                         proof.digest
                     ));
-                    let mut skips = self.store.skips();
                     // Without a commit it is looked for again: it may turn up.
-                    let _ = tokio::time::timeout(deadline, skips.changed()).await;
+                    let _ = tokio::time::timeout(self.materialize_deadline, skips.changed()).await;
                 }
                 // Any other end is final: waiting longer would not bring the content.
-                _ => {
-                    return Err(Failure::other(format!(
-                        "the content of block {height} is not to be had any more: this validator \
-                         was away for longer than content is kept, and needs the state of another \
-                         one"
-                    )));
-                }
+                _ => return Ok(Err(Halt::Behind)),
             }
         }
     }
 
-    /// Content below the next index is not needed here any more: its effects are durable.
-    async fn acknowledge(&self, progress: Progress) -> Result<(), Failure> {
-        let next = CommitIndex(progress.next_index);
-        Ok(self.store.acknowledge(SUBSCRIBER, next).await?)
+    /// Content of a commit is gone for everybody: whoever executed it goes back. True if we did.
+    async fn rewrite(
+        &self,
+        mut executor: Executor,
+        index: CommitIndex,
+        content: Digest,
+    ) -> Result<(Executor, bool), Failure> {
+        let work = tokio::task::spawn_blocking(move || {
+            let reverted = executor.took(index, &content).and_then(|took| {
+                if took {
+                    executor.revert(index)?;
+                }
+                Ok(took)
+            });
+            (executor, reverted)
+        });
+        let (executor, reverted) =
+            work.await.map_err(|_| Failure::other("the executor panicked: see the log"))?;
+        let reverted = reverted?;
+        tracing::warn!(index = index.0, %content, reverted, "content is gone: everybody skips it");
+        if reverted {
+            self.progress.send_replace(executor.progress());
+        }
+        Ok((executor, reverted))
     }
 
     async fn execute(
         &self,
         mut executor: Executor,
-        ordered: Ordered,
+        commit: Commit,
         batches: Vec<MaterializedBatch>,
+        acknowledger: &Acknowledger,
     ) -> Result<Executor, Failure> {
-        let header = ordered.commit.header;
-        let height = header.height.0;
-        self.tracker.ordered(height, batches.iter().map(|batch| batch.digest));
-        let block = Block { digest: ordered.digest, header, batches };
+        let header = commit.header;
+        let block = Block { digest: header.digest(&self.chain), header, batches };
         let started = Instant::now();
         let work = tokio::task::spawn_blocking(move || {
             let outcome = executor.execute(&block);
@@ -133,9 +236,13 @@ impl Execution {
             work.await.map_err(|_| Failure::other("the executor panicked: see the log"))?;
         let outcome = outcome?;
         let progress = executor.progress();
-        self.acknowledge(progress).await?;
+        match acknowledger.acknowledge(commit.index).await {
+            // A store that ends says so itself; whatever it was not told is delivered again.
+            Ok(()) | Err(AcknowledgeError::Stopped(_)) => {}
+            Err(error) => return Err(Failure::other(error.to_string())),
+        }
         self.metrics.executed(&outcome, &progress, started.elapsed());
-        self.tracker.executed(height, header.block_timestamp, &outcome);
+        self.tracker.executed(header.height.0, header.block_timestamp, &outcome);
         self.progress.send_replace(progress);
         Ok(executor)
     }

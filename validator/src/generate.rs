@@ -49,6 +49,8 @@ pub struct GenerateArguments {
 pub struct GenerateOptions {
     /// Number of validators.
     pub validators: u32,
+    /// How many of them, the last ones, are not in the first committee.
+    pub spares: u32,
     /// Where.
     pub directory: PathBuf,
 }
@@ -60,12 +62,14 @@ pub struct GeneratedValidator {
     pub config: PathBuf,
     /// Where it will serve clients.
     pub http: SocketAddr,
+    /// What others know of it.
+    pub peer: PeerConfig,
 }
 
 /// Runs the command.
 pub fn run(arguments: &GenerateArguments) -> Result<(), Failure> {
     let directory = arguments.dir.clone();
-    let options = GenerateOptions { validators: arguments.validators, directory };
+    let options = GenerateOptions { validators: arguments.validators, spares: 0, directory };
     for validator in generate_at(&options, &arguments.listen, arguments.port)? {
         println!("{} serves http://{}", validator.config.display(), validator.http);
     }
@@ -116,17 +120,17 @@ pub fn generate_at(
         None => plan(&listen)?,
     };
     fs::create_dir_all(directory).map_err(|error| Failure::write(&what, &error))?;
-    let members = plans.iter().map(|plan| Member { author: plan.author, power: 1 }).collect();
+    let first = &plans[..plans.len().saturating_sub(options.spares as usize)];
+    let members = first.iter().map(|plan| Member { author: plan.author, power: 1 }).collect();
     let genesis = Genesis {
         nonce: Digest(*keys::random()?),
         parameters: ChainParameters::default(),
         committee: Committee::new(members).map_err(|error| Failure::other(error.to_string()))?,
     };
     write_new(&directory.join("genesis.toml"), &GenesisFile::describe(&genesis).text()?)?;
-    let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
+    let peers: Vec<PeerConfig> = first.iter().map(Plan::peer).collect();
     let loopback = listen.iter().all(IpAddr::is_loopback);
     let chain = genesis.chain_id();
-    let genesis_digest = genesis.header().digest(&chain);
     let mut generated = Vec::with_capacity(plans.len());
     for (index, plan) in plans.iter().enumerate() {
         let name = format!("validator-{index}");
@@ -136,8 +140,8 @@ pub fn generate_at(
         let data_directory = directory.join(&name);
         let identity = Identity { author: plan.author, chain };
         let storage = RocksConfig::default();
-        DataDirectory::new(&data_directory).create(identity, genesis_digest, &storage)?;
-        generated.push(GeneratedValidator { config, http: plan.http });
+        DataDirectory::new(&data_directory).create(identity, genesis.header(), &storage)?;
+        generated.push(GeneratedValidator { config, http: plan.http, peer: plan.peer() });
     }
     sync(directory)?;
     Ok(generated)
@@ -200,12 +204,20 @@ struct NetworkSection {
     transport_listen: SocketAddr,
     ordering_listen: SocketAddr,
     http_listen: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sync_listen: Option<SocketAddr>,
     loopback: bool,
 }
 
 impl Plan {
     fn peer(&self) -> PeerConfig {
-        PeerConfig { key: self.author, transport: self.transport, ordering: self.ordering }
+        let Self { author, transport, ordering, .. } = *self;
+        PeerConfig { key: author, transport, ordering, sync: self.sync() }
+    }
+
+    /// Where others ask for our state: where clients are served, if others reach that.
+    fn sync(&self) -> SocketAddr {
+        SocketAddr::new(self.transport.ip(), self.http.port())
     }
 
     fn config_text(
@@ -222,6 +234,7 @@ impl Plan {
                 transport_listen: self.transport,
                 ordering_listen: self.ordering,
                 http_listen: self.http,
+                sync_listen: Some(self.sync()).filter(|sync| *sync != self.http),
                 loopback,
             },
             proposal: ProposalSection { batch_bytes_max: "8MiB", transactions_max: 16_384 },
@@ -359,8 +372,10 @@ mod tests {
     fn a_directory_that_holds_a_chain_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("genesis.toml"), "old").unwrap();
-        let options =
-            |validators| GenerateOptions { validators, directory: directory.path().to_owned() };
+        let options = |validators| {
+            let directory = directory.path().to_owned();
+            GenerateOptions { validators, spares: 0, directory }
+        };
         let failure = generate(&options(1)).unwrap_err();
         assert_eq!(failure.code(), 2);
         let kept = std::fs::read_to_string(directory.path().join("genesis.toml")).unwrap();

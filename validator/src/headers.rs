@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorum_store::engine::{CallError, QuorumStore, StopCause};
 use quorum_store::sequencer::port::VerifyRequest;
-use quorum_store::types::{Author, Digest, PayloadHeader};
+use quorum_store::types::{Author, Committee, Digest, PayloadHeader};
 
 /// How long one search for a payload lasts.
 const FETCH_DEADLINE: Duration = Duration::from_secs(2);
@@ -24,28 +24,34 @@ const CACHE_HEADERS_MAX: usize = 4096;
 /// The headers.
 pub struct Headers {
     store: QuorumStore,
-    /// The other members of the committee.
-    others: Vec<Author>,
+    author: Author,
     cache: Mutex<Cache>,
 }
 
 struct Cache {
-    genesis: (Digest, PayloadHeader),
+    /// What the epoch that is served starts from: always known, although its payload need not be
+    /// here.
+    root: (Digest, PayloadHeader),
     headers: HashMap<Digest, PayloadHeader>,
     order: VecDeque<Digest>,
 }
 
 impl std::fmt::Debug for Headers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Headers").field("others", &self.others.len()).finish_non_exhaustive()
+        f.debug_struct("Headers").field("author", &self.author).finish_non_exhaustive()
     }
 }
 
 impl Headers {
-    /// Knows the genesis.
-    pub fn new(store: QuorumStore, others: Vec<Author>, genesis: (Digest, PayloadHeader)) -> Self {
-        let cache = Cache { genesis, headers: HashMap::new(), order: VecDeque::new() };
-        Self { store, others, cache: Mutex::new(cache) }
+    /// Knows the genesis, which the first epoch starts from.
+    pub fn new(store: QuorumStore, author: Author, genesis: (Digest, PayloadHeader)) -> Self {
+        let cache = Cache { root: genesis, headers: HashMap::new(), order: VecDeque::new() };
+        Self { store, author, cache: Mutex::new(cache) }
+    }
+
+    /// An epoch starts from this block.
+    pub fn start_from(&self, digest: Digest, header: PayloadHeader) {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).root = (digest, header);
     }
 
     /// Remembers a header that was verified or proposed here.
@@ -61,11 +67,20 @@ impl Headers {
         }
     }
 
-    /// The others, best first: those named, then everybody else.
+    /// The others, best first: those named, then every other member of the epoch that is served,
+    /// then those of former ones.
     pub fn responders(&self, first: &[Author]) -> Vec<Author> {
-        let named = first.iter().filter(|author| self.others.contains(author));
-        let rest = self.others.iter().filter(|author| !first.contains(author));
-        named.chain(rest).copied().collect()
+        let membership = self.store.membership();
+        let former = membership.former.iter().rev().map(|former| &former.committee);
+        let committees = std::iter::once(&membership.committee).chain(former);
+        let members = committees.flat_map(Committee::members).map(|member| &member.author);
+        let mut responders: Vec<Author> = Vec::new();
+        for author in first.iter().chain(members) {
+            if *author != self.author && !responders.contains(author) {
+                responders.push(*author);
+            }
+        }
+        responders
     }
 
     /// The header of a payload that a quorum holds. Waits for as long as it takes: drop the future
@@ -126,8 +141,8 @@ impl Headers {
 
     fn cached(&self, digest: &Digest) -> Option<PayloadHeader> {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.genesis.0 == *digest {
-            return Some(cache.genesis.1);
+        if cache.root.0 == *digest {
+            return Some(cache.root.1);
         }
         cache.headers.get(digest).copied()
     }

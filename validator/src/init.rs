@@ -17,7 +17,7 @@ pub struct InitArguments {
 pub fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let setup = Setup::read(&arguments.config)?;
     let storage = &setup.config.storage;
-    setup.data.create(setup.identity(), setup.genesis_digest(), storage)?;
+    setup.data.create(setup.identity(), setup.genesis.header(), storage)?;
     println!("created {} for validator {}", setup.data.path().display(), setup.author);
     eprintln!(
         "It is for a validator that never ran: one that did must not start on it, because an empty \

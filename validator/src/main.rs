@@ -28,6 +28,7 @@ mod process;
 mod report;
 mod setup;
 mod status;
+mod sync;
 mod testnet;
 mod tracker;
 mod transaction;

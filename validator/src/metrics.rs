@@ -61,6 +61,9 @@ pub struct Metrics {
     pub view: IntGauge,
     /// What is looked at when somebody asks for metrics.
     pub looked_at: LookedAt,
+    /// Snapshots handed to other validators.
+    pub snapshots_served: IntCounter,
+    states_taken_over: IntCounter,
     blocks: IntCounter,
     outcomes: IntCounterVec,
     height: IntGauge,
@@ -122,6 +125,14 @@ impl Metrics {
                     raising: Mutex::new(()),
                     resident: gauge("process_resident_bytes", "Resident memory")?,
                 },
+                snapshots_served: counter(
+                    "snapshots_served_total",
+                    "Snapshots of the state handed to other validators",
+                )?,
+                states_taken_over: counter(
+                    "states_taken_over_total",
+                    "How often the state of other validators was taken over",
+                )?,
                 blocks: counter("blocks_executed_total", "Blocks executed")?,
                 outcomes: counters(
                     "transactions_executed_total",
@@ -160,6 +171,12 @@ impl Metrics {
         for (name, count) in OUTCOMES.into_iter().zip(counts) {
             self.outcomes.with_label_values(&[name]).inc_by(count);
         }
+    }
+
+    /// The state of others was taken over.
+    pub fn state_taken_over(&self, progress: &Progress) {
+        self.states_taken_over.inc();
+        self.height.set(i64::try_from(progress.height()).unwrap_or(i64::MAX));
     }
 
     /// How many transactions were refused, by reason.

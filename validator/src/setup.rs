@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use quorum_store::crypto::{Ed25519Signer, Signer as _};
 use quorum_store::store::rocks::{RocksConfig, RocksStore};
 use quorum_store::store::schema::StoreIdentity;
-use quorum_store::types::{Author, ChainId, Digest, Genesis};
+use quorum_store::types::{Author, ChainId, Digest, Epoch, Genesis, PayloadHeader};
 
 use crate::config::ValidatorConfig;
+use crate::config::epochs::Plan;
 use crate::config::genesis::GenesisFile;
 use crate::executor::{Executor, Identity, Rules};
 use crate::exit::Failure;
@@ -56,7 +57,7 @@ impl DataDirectory {
     pub fn create(
         &self,
         identity: Identity,
-        genesis: Digest,
+        genesis: PayloadHeader,
         storage: &RocksConfig,
     ) -> Result<(), Failure> {
         let what = format!("data directory {}", self.0.display());
@@ -82,6 +83,8 @@ pub struct Setup {
     pub config: ValidatorConfig,
     /// The genesis.
     pub genesis: Genesis,
+    /// Every epoch that was known at the start.
+    pub plan: Plan,
     /// The secret seed.
     pub seed: Seed,
     /// Who this validator is.
@@ -99,17 +102,20 @@ impl Setup {
         let genesis = GenesisFile::read(&config.genesis)?;
         let seed = keys::read(&config.key_file)?;
         let author = Ed25519Signer::new(&seed).author();
-        if genesis.committee.index_of(&author).is_none() {
+        let plan = Plan::read(genesis.committee.clone(), &config.peers, &config.epochs)?;
+        if plan.next_epoch_of(&author, Epoch(0)).is_none() {
             return Err(Failure::usage(format!(
-                "the key in {} is that of {author}, which is not in the committee of {}",
+                "the key in {} is that of {author}, which is not in the committee of {} and in \
+                 none of {}",
                 config.key_file.display(),
-                config.genesis.display()
+                config.genesis.display(),
+                config.epochs.display()
             )));
         }
         config.validate(&genesis.parameters, &genesis.committee, &author)?;
         let chain = genesis.chain_id();
         let data = DataDirectory::new(&config.data_dir);
-        Ok(Self { config, genesis, seed, author, chain, data })
+        Ok(Self { config, genesis, plan, seed, author, chain, data })
     }
 
     /// Whom the data directory belongs to.
@@ -122,15 +128,19 @@ impl Setup {
         self.genesis.header().digest(&self.chain)
     }
 
+    /// What execution needs to know of the chain.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            transaction_life_max: self.genesis.parameters.transaction_life_max(),
+            blocks_kept: self.config.execution.blocks_kept,
+        }
+    }
+
     /// Takes the lock of the data directory and opens what is in it.
     pub fn open(&self) -> Result<(RocksStore, Executor), Failure> {
         let identity = StoreIdentity { author: self.author, chain: self.chain };
         let store = RocksStore::open(&self.data.store(), identity, &self.config.storage)?;
-        let rules = Rules {
-            transaction_life_max: self.genesis.parameters.transaction_life_max(),
-            blocks_kept: self.config.execution.blocks_kept,
-        };
-        let executor = Executor::open(&self.data.execution(), self.identity(), rules)?;
+        let executor = Executor::open(&self.data.execution(), self.identity(), self.rules())?;
         Ok((store, executor))
     }
 }

@@ -11,11 +11,13 @@
 //! - every validator has the same state at the highest height that all have,
 //! - every accepted transaction was executed exactly once, or was reported expired or skipped,
 //! - no validator failed,
+//! - the run went through as many epochs as it should have,
 //! - the store check of each data directory is clean,
 //! - and something was executed, or the rest would prove nothing.
 
 mod chaos;
 mod cluster;
+mod epochs;
 mod observer;
 mod process;
 mod series;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use self::chaos::parse_chaos;
+use self::epochs::{EPOCH_MIN, Rotation};
 use self::session::Session;
 use self::workspace::Workspace;
 use crate::exit::Failure;
@@ -76,8 +79,9 @@ pub struct TestnetArguments {
     /// Kills a random validator at this interval and starts it again, such as `kill=10s`.
     #[arg(long, value_name = "kill=D", value_parser = parse_chaos)]
     pub chaos: Option<Duration>,
-    /// Changes the committee so many times.
-    #[arg(long, value_name = "N")]
+    /// Goes through so many epochs: with each, one validator leaves the committee, another joins
+    /// it, and powers change. One validator of N is always out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub epochs: Option<u32>,
     /// This validator loses its data directory half way.
     #[arg(long, value_name = "I")]
@@ -134,15 +138,28 @@ pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
 /// Refuses options that ask for what is not built yet.
 fn supported(arguments: &TestnetArguments) -> Result<(), Failure> {
     let refused = [
-        ("--epochs", arguments.epochs.is_some()),
         ("--wipe", arguments.wipe.is_some()),
         ("--lose", arguments.lose.is_some()),
         ("--optimistic on", arguments.optimistic == Some(Switch::On)),
     ];
-    match refused.iter().find(|(_, given)| *given) {
-        Some((option, _)) => Err(not_yet(option)),
-        None => Ok(()),
+    if let Some((option, _)) = refused.iter().find(|(_, given)| *given) {
+        return Err(not_yet(option));
     }
+    let epochs = epochs_of(arguments);
+    if epochs > 1 && arguments.validators < 2 {
+        return Err(Failure::usage("--epochs needs two validators: one is always out"));
+    }
+    if epochs > 1 && arguments.duration < EPOCH_MIN * epochs {
+        return Err(Failure::usage(format!(
+            "--epochs {epochs} needs a --duration of {:?} or more",
+            EPOCH_MIN * epochs
+        )));
+    }
+    Ok(())
+}
+
+fn epochs_of(arguments: &TestnetArguments) -> u32 {
+    arguments.epochs.unwrap_or(1)
 }
 
 fn start(
@@ -154,7 +171,11 @@ fn start(
     let binary = std::env::current_exe()
         .map_err(|error| Failure::other(format!("cannot find this binary: {error}")))?;
     let directory = workspace.path().to_owned();
-    generate(&GenerateOptions { validators: arguments.validators, directory })?;
+    let epochs = epochs_of(arguments);
+    let path = directory.join("epochs.toml");
+    let spares = u32::from(epochs > 1);
+    let options = GenerateOptions { validators: arguments.validators, spares, directory };
+    let validators = generate(&options)?.into_iter().map(|generated| generated.peer).collect();
     Ok(Session {
         binary,
         members: workspace.members(arguments.validators)?,
@@ -163,6 +184,7 @@ fn start(
         content,
         seed,
         kill_interval: arguments.chaos,
+        rotation: (epochs > 1).then_some(Rotation { epochs, validators, path }),
     })
 }
 

@@ -54,6 +54,8 @@ impl Transaction {
 pub struct Envelope {
     /// BLAKE3 of the wrapped bytes.
     pub id: TransactionId,
+    /// What the client pays per unit of gas.
+    pub gas_unit_price: u64,
     /// The last block timestamp at which it may be executed.
     pub expiration: Timestamp,
 }
@@ -90,6 +92,7 @@ pub fn wrap(buffer: &mut BytesMut, gas_unit_price: u64, expiration_micros: u64, 
 /// Reads what a batch holds. `None` if it is not the canonical BCS of a transaction: whoever
 /// batched it did not take it from a client of a correct validator, and all validators agree.
 pub fn unwrap(wrapped: &[u8]) -> Option<Envelope> {
+    let gas_unit_price = u64::from_le_bytes(wrapped.get(..8)?.try_into().ok()?);
     let expiration = u64::from_le_bytes(wrapped.get(8..16)?.try_into().ok()?);
     let rest = wrapped.get(16..)?;
     let mut length = 0_u64;
@@ -100,7 +103,8 @@ pub fn unwrap(wrapped: &[u8]) -> Option<Envelope> {
         }
         let canonical = *byte != 0 || position == 0;
         let exact = rest.len() as u64 - position as u64 - 1 == length;
-        let envelope = Envelope { id: id(wrapped), expiration: Timestamp(expiration) };
+        let expiration = Timestamp(expiration);
+        let envelope = Envelope { id: id(wrapped), gas_unit_price, expiration };
         return (canonical && exact).then_some(envelope);
     }
     None
@@ -142,6 +146,7 @@ mod tests {
             let envelope = unwrap(&encoded).unwrap();
             assert_eq!(envelope.id, transaction.id());
             assert_eq!(envelope.expiration, Timestamp(transaction.expiration_micros));
+            assert_eq!(envelope.gas_unit_price, transaction.gas_unit_price);
         }
     }
 

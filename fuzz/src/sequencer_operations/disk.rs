@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorum_store::sequencer::port::Record;
 use quorum_store::types::{
-    Author, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Incarnation, Slot, Timestamp,
+    Author, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Epoch, Incarnation, Slot,
+    Timestamp,
 };
+
+use crate::world;
 
 /// What every written group together says.
 #[derive(Debug, Default)]
@@ -33,8 +36,41 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Writes a group, which is one moment: what it drops, nobody may need both before and after.
+    pub fn write(&mut self, records: &[Record]) {
+        let before = self.lowest_cursor();
+        for record in records {
+            self.move_cursor(record);
+        }
+        let needed_from = before.max(self.lowest_cursor());
+        for record in records {
+            if let Record::DropCommits { below } = record {
+                assert!(*below <= needed_from, "{below:?} is needed from {needed_from:?} on");
+            }
+            self.apply(record);
+        }
+    }
+
+    /// The lowest index that a subscriber needs, or none below the highest there is.
+    fn lowest_cursor(&self) -> CommitIndex {
+        self.cursors.values().min().copied().unwrap_or(CommitIndex(u64::MAX))
+    }
+
+    fn move_cursor(&mut self, record: &Record) {
+        match record {
+            Record::Cursor { subscriber, next } => {
+                self.cursors.insert(subscriber.clone(), *next);
+            }
+            // From then on it needs nothing.
+            Record::Lagged { subscriber, .. } | Record::Unsubscribed { subscriber } => {
+                self.cursors.remove(subscriber);
+            }
+            _ => {}
+        }
+    }
+
     /// Writes a record, and checks that it follows from what is there.
-    pub fn apply(&mut self, record: &Record) {
+    fn apply(&mut self, record: &Record) {
         match record {
             Record::Batch(batch) => {
                 let info = batch.info;
@@ -69,10 +105,6 @@ impl Disk {
                 assert!(self.commits.contains_key(&receipt.index), "applied before it is logged");
                 self.receipts.insert(receipt.index, *receipt);
             }
-            Record::Cursor { subscriber, next } => {
-                let before = self.cursors.insert(subscriber.clone(), *next);
-                assert!(before.is_none_or(|before| before < *next), "a cursor goes back");
-            }
             Record::Reserved { until } => {
                 assert!(*until > self.reserved, "the reservation falls to {until}");
                 self.reserved = *until;
@@ -92,22 +124,23 @@ impl Disk {
                 let known = self.payloads.remove(digest);
                 assert_eq!(known, Some(*expiration), "the key of payload {digest:?}");
             }
-            Record::DropCommits { below } => {
-                let lowest = self.cursors.values().min();
-                assert!(lowest.is_none_or(|lowest| below <= lowest), "{below:?} is needed");
-            }
             Record::DropProof { digest, expiration } => {
                 // It may have gone with its batch in the same step.
                 self.proofs.remove(digest);
                 let held = self.batches.contains_key(digest);
                 assert!(!held, "the proof of {digest:?} goes before its batch at {expiration:?}");
             }
+            Record::Settled { digest, info } => {
+                assert_eq!(self.batches.get(digest), Some(info), "a batch that is not here");
+                assert_eq!(info.author, world::author(0), "somebody else's transactions");
+            }
+            Record::Epoch(membership) => {
+                assert_eq!(membership.epoch, Epoch(0), "nobody opened an epoch");
+            }
             Record::Passed { below } => {
                 assert!(*below > self.passed, "what was passed falls to {below:?}");
                 self.passed = *below;
             }
-            Record::Epoch(membership) => assert_eq!(membership.epoch.0, 0, "another epoch"),
-            Record::Settled { .. } => {}
             Record::Absent { index, digest, slot } => {
                 // Nobody waits for a batch of a commit here: only payloads are asked about.
                 assert!(slot.is_none() && self.commits.contains_key(index), "{digest:?} absent");
@@ -117,16 +150,17 @@ impl Disk {
             Record::DropAbsent { index, digest } => {
                 assert!(self.absent.remove(&(*index, *digest)), "{digest:?} was never said");
             }
-            // Nobody closes an epoch, jumps, leaves, or has evidence.
-            other @ (Record::Fence { .. }
-            | Record::Closed(_)
-            | Record::DropFloors { .. }
+            Record::Cursor { .. }
             | Record::Lagged { .. }
             | Record::Unsubscribed { .. }
-            | Record::Skipped { .. }
-            | Record::Rewritten { .. }
-            | Record::DropRewritten { .. }
-            | Record::Silence { .. }) => panic!("{} is written", other.name()),
+            | Record::DropCommits { .. } => {}
+            Record::Fence { .. }
+            | Record::Closed(_)
+            | Record::DropFloors { .. }
+            | Record::Skipped { .. } => panic!("{record:?}: nobody closed the epoch"),
+            Record::Rewritten { .. } | Record::DropRewritten { .. } | Record::Silence { .. } => {
+                panic!("{record:?}: nothing is lost")
+            }
         }
     }
 

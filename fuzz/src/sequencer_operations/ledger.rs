@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use quorum_store::sequencer::port::{
-    CommitError, PayloadLimits, PullRequest, Record, RequestId, VerifyRequest,
+    CommitError, Delivery, PayloadLimits, PullRequest, Record, RequestId, VerifyRequest,
 };
+use quorum_store::sequencer::status::SubscriberStatus;
 use quorum_store::types::{Commit, CommitIndex, Digest, Payload, PayloadHeader};
 
 use super::model::{Asked, Model};
@@ -55,16 +56,32 @@ impl Model {
         self.log.push(commit);
     }
 
-    /// A subscriber moved.
-    pub fn on_cursors(&mut self, cursors: Vec<(String, CommitIndex)>) {
-        for (name, next) in cursors {
-            let before = self.cursors.insert(name, next);
-            assert!(before.is_none_or(|before| before <= next), "a cursor went back");
-            assert!(next.0 <= self.applied + 1, "a cursor is ahead of what is applied");
+    /// Subscribers moved, came or went.
+    pub fn on_cursors(&mut self, subscribers: Vec<SubscriberStatus>) {
+        let before = std::mem::take(&mut self.cursors);
+        for SubscriberStatus { name, next, lagged, .. } in subscribers {
+            let before = before.get(&name);
+            assert!(before.is_none_or(|before| *before <= next), "a cursor went back");
+            if !lagged {
+                self.cursors.insert(name, next);
+            }
         }
-        if let Some(lowest) = self.lowest_cursor() {
-            self.pinned = self.pinned.split_off(&lowest);
+        match self.lowest_cursor() {
+            Some(lowest) => self.pinned = self.pinned.split_off(&lowest),
+            None => self.pinned.clear(),
         }
+    }
+
+    /// An attached subscriber is told of a commit.
+    pub fn on_delivered(&mut self, subscription: RequestId, delivery: Delivery) {
+        let Some((name, next)) = self.attached.get_mut(&subscription) else {
+            panic!("{delivery:?} for nobody")
+        };
+        let Delivery::Commit(commit) = delivery else { panic!("{delivery:?}: nobody skipped") };
+        assert_eq!(commit.index, *next, "{name} is told out of order");
+        assert_eq!(commit, self.log[next.0 as usize - 1], "{name} is told of another commit");
+        assert!(self.disk.receipts.contains_key(next), "{name} is told before it is applied");
+        *next = next.next();
     }
 
     /// The log is applied up to here.

@@ -196,9 +196,31 @@ impl Run {
                 self.request(asked, |id| Input::Fetch { id, wanted, deadline });
             }
             Operation::Acknowledge { subscriber, next } => {
-                let subscriber = format!("subscriber-{}", subscriber % 2);
+                let subscriber = name_of(subscriber);
                 let next = CommitIndex(if next > 250 { u64::MAX } else { u64::from(next % 32) });
                 self.step(Input::Acknowledge { subscriber, next });
+            }
+            Operation::Subscribe { subscriber, back } => {
+                let next = self.model.applied.saturating_add(1).saturating_sub(u64::from(back % 8));
+                self.subscribe(name_of(subscriber), CommitIndex(next));
+            }
+            Operation::Delivered { which, back } => {
+                let Some(subscription) = self.subscription(which) else { return };
+                let told = self.model.attached[&subscription].1.0;
+                let next = match back {
+                    0..240 => told.saturating_sub(u64::from(back % 4)),
+                    _ => u64::MAX,
+                };
+                self.step(Input::Delivered { subscription, next: CommitIndex(next) });
+            }
+            Operation::Detach { which } => {
+                let Some(subscription) = self.subscription(which) else { return };
+                self.model.attached.remove(&subscription);
+                self.step(Input::Detach { subscription });
+            }
+            Operation::Unsubscribe { subscriber } => {
+                let subscriber = name_of(subscriber);
+                self.request(Asked::Unsubscribe, |id| Input::Unsubscribe { id, subscriber });
             }
             Operation::Cancel { which } => {
                 let ids: Vec<_> = self.model.asked.keys().copied().collect();
@@ -392,6 +414,18 @@ impl Run {
         }
     }
 
+    fn subscribe(&mut self, subscriber: String, next: CommitIndex) {
+        // Wherever it stood: what it says now governs.
+        self.model.cursors.remove(&subscriber);
+        let asked = Asked::Subscribe(subscriber.clone(), next);
+        self.request(asked, |id| Input::Subscribe { id, subscriber, next });
+    }
+
+    fn subscription(&self, which: u8) -> Option<RequestId> {
+        let attached: Vec<_> = self.model.attached.keys().copied().collect();
+        pick(&attached, which)
+    }
+
     fn advance(&mut self, by: Duration) {
         self.now.monotonic += by;
         self.now.wall = self.now.wall.saturating_add(by);
@@ -409,7 +443,7 @@ impl Run {
     fn crash(&mut self, written: bool) {
         if written && !self.in_flight.is_empty() {
             let group = self.in_flight.remove(0);
-            group.records().iter().for_each(|record| self.model.disk.apply(record));
+            self.model.disk.write(group.records());
             let persisted = fuzzing::persist(group, &mut self.store);
             assert!(persisted.is_ok(), "in memory");
         }
@@ -429,6 +463,10 @@ fn recover(store: &mut MemoryStore, now: Now) -> Sequencer {
     let Ok(recovered) = recovered else { panic!("the store is damaged: {recovered:?}") };
     let sequencer = Sequencer::recover(world::setup(), recovered, now);
     sequencer.unwrap_or_else(|error| panic!("its records contradict each other: {error}"))
+}
+
+fn name_of(choice: u8) -> String {
+    format!("subscriber-{}", choice % 2)
 }
 
 fn peer_of(choice: u8) -> Author {

@@ -28,6 +28,10 @@ pub enum Asked {
     Commit(CommitIndex),
     /// A content, until then.
     Fetch(Digest, Duration),
+    /// To be told of commits: a name, and the next index.
+    Subscribe(String, CommitIndex),
+    /// To be told of none.
+    Unsubscribe,
     /// How things stand.
     Status,
 }
@@ -104,8 +108,10 @@ pub struct Model {
     pub log_digests: Vec<Digest>,
     /// Commits whose content a subscriber needs.
     pub pinned: BTreeSet<CommitIndex>,
-    /// The next index of each subscriber.
+    /// The next index of each subscriber that holds something.
     pub cursors: BTreeMap<String, CommitIndex>,
+    /// Attached subscribers, and the next index that each is told.
+    pub attached: BTreeMap<RequestId, (String, CommitIndex)>,
     /// How far the log is applied.
     pub applied: u64,
     /// Peers.
@@ -129,6 +135,7 @@ impl Model {
         self.log_digests = self.log.iter().map(|commit| commit.header.digest(&chain)).collect();
         self.applied = self.disk.receipts.len() as u64;
         self.cursors = self.disk.cursors.clone();
+        self.attached.clear();
         let lowest = self.lowest_cursor();
         let needed = |index: &CommitIndex| lowest.is_some_and(|lowest| *index >= lowest);
         self.pinned = self.disk.commits.keys().copied().filter(needed).collect();

@@ -130,6 +130,20 @@ pub enum Operation {
         subscriber: u8,
         next: u8,
     },
+    Subscribe {
+        subscriber: u8,
+        back: u8,
+    },
+    Delivered {
+        which: u8,
+        back: u8,
+    },
+    Detach {
+        which: u8,
+    },
+    Unsubscribe {
+        subscriber: u8,
+    },
     Cancel {
         which: u8,
     },

@@ -7,7 +7,7 @@ use quorum_store::sequencer::port::{
 };
 use quorum_store::store::Released;
 use quorum_store::testkit::fuzzing;
-use quorum_store::types::{Author, Component, Digest, Message, Timestamp};
+use quorum_store::types::{Author, Component, Digest, Epoch, Message, Timestamp};
 
 use super::model::{Asked, Model};
 use super::{ME, Run};
@@ -33,8 +33,7 @@ impl Run {
         let status = self.sequencer.status();
         assert_eq!(status.consensus_time, self.model.consensus(), "consensus time");
         self.model.on_applied(status.applied.0);
-        let cursors = status.subscribers.iter();
-        self.model.on_cursors(cursors.map(|one| (one.name.clone(), one.next)).collect());
+        self.model.on_cursors(status.subscribers);
         while let Some(effect) = self.sequencer.poll_effect() {
             self.on_effect(effect);
         }
@@ -81,7 +80,6 @@ impl Run {
                 let linked = to.iter().all(|to| self.model.peers[to].linked);
                 assert!(linked, "asked without a link");
             }
-            Message::Serving(epoch) => assert_eq!(epoch.0, 0, "another epoch is served"),
             Message::AbsenceRequest { index, digest } => {
                 let logged = self.model.log_digests.get((index.0 as usize).wrapping_sub(1));
                 assert_eq!(logged, Some(digest), "{index:?} names no such payload");
@@ -89,6 +87,7 @@ impl Run {
             Message::Announce(announcement) => {
                 assert_eq!(*announcement, self.sequencer.announcement());
             }
+            Message::Serving(epoch) => assert_eq!(*epoch, Epoch(0), "nobody opened an epoch"),
             other => panic!("{other:?} is nothing that leaves as an effect"),
         }
     }
@@ -111,7 +110,7 @@ impl Run {
             return;
         }
         let group = self.in_flight.remove(0);
-        group.records().iter().for_each(|record| self.model.disk.apply(record));
+        self.model.disk.write(group.records());
         let persisted = fuzzing::persist(group, &mut self.store);
         let Ok(persisted) = persisted else { unreachable!("in memory: {persisted:?}") };
         let mut votes = Vec::new();
@@ -132,8 +131,16 @@ impl Run {
                 Released::Other(Promise::Publish(proof)) => self.model.on_published(&proof),
                 Released::Other(Promise::Reply { id, reply }) => self.on_reply(id, reply, true),
                 Released::Other(Promise::Event(event)) => self.on_event(event),
+                Released::Other(Promise::Deliver { subscription, delivery }) => {
+                    self.model.on_delivered(subscription, delivery);
+                }
+                Released::Other(Promise::EndSubscription { subscription, .. }) => {
+                    self.model.attached.remove(&subscription);
+                }
                 Released::Other(Promise::Sign(batch)) => panic!("{batch:?} without a token"),
-                Released::Other(other) => panic!("nobody asked for {other:?}"),
+                Released::Other(Promise::SignAbsence { statement, .. }) => {
+                    panic!("{statement:?} without a token")
+                }
             }
         }
         self.step(Input::Durable { sequence: persisted.sequence });
@@ -164,10 +171,10 @@ impl Run {
                 }
                 self.model.on_moved(from, moved.iter().map(|(position, _)| *position));
             }
+            Event::Returned { .. } => panic!("{event:?}: nobody left, nobody skipped"),
             Event::Expired { batch, positions } => {
                 self.model.on_moved(batch, positions.iter().copied());
             }
-            Event::Returned { batch, .. } => panic!("{batch:?} is returned in the only epoch"),
         }
     }
 
@@ -233,6 +240,12 @@ impl Run {
             (Asked::Fetch(..), Reply::Fetched(Err(_))) => {
                 assert!(self.sequencer.status().fetches >= 3, "busy with nothing");
             }
+            (Asked::Subscribe(name, next), Reply::Subscribed(Ok(()))) => {
+                assert!(durable, "attached before it is durable");
+                self.model.attached.insert(id, (name, next));
+            }
+            (Asked::Subscribe(..), Reply::Subscribed(Err(_))) => assert!(!durable),
+            (Asked::Unsubscribe, Reply::Unsubscribed) => assert!(durable),
             (Asked::Status, Reply::Status(_)) => {}
             (asked, reply) => panic!("{asked:?} is answered by {reply:?}"),
         }
@@ -269,7 +282,11 @@ impl Run {
                 Asked::Submit(_) => !busy,
                 Asked::Commit(index) => index.0 <= self.model.applied,
                 Asked::Verify(_) => false,
-                Asked::Pull(..) | Asked::Fetch(..) | Asked::Status => true,
+                Asked::Pull(..)
+                | Asked::Fetch(..)
+                | Asked::Subscribe(..)
+                | Asked::Unsubscribe
+                | Asked::Status => true,
             };
             assert!(!late || self.model.cancelled.contains(id), "{id:?} {asked:?} has no answer");
         }

@@ -132,17 +132,12 @@ impl GenesisFile {
     pub fn genesis(&self) -> Result<Genesis, Failure> {
         let parameters = self.parameters.parameters();
         parameters.validate().map_err(|error| Failure::usage(format!("genesis: {error}")))?;
-        if let Some(odd) = self.validators.iter().find(|member| member.power != 1) {
-            return Err(Failure::usage(format!(
-                "genesis: validator {} has power {}; the ordering engine counts every validator \
-                 once, so each power must be 1",
-                odd.key, odd.power
-            )));
-        }
         let members = self.validators.iter();
         let members = members.map(|m| Member { author: m.key, power: m.power }).collect();
         let committee =
             Committee::new(members).map_err(|error| Failure::usage(format!("genesis: {error}")))?;
+        check_powers(&committee)
+            .map_err(|problem| Failure::usage(format!("genesis: {problem}")))?;
         Ok(Genesis { nonce: self.nonce, parameters, committee })
     }
 
@@ -150,6 +145,22 @@ impl GenesisFile {
     pub fn read(path: &Path) -> Result<Genesis, Failure> {
         super::read_toml::<Self>(path)?.genesis()
     }
+}
+
+/// The ordering engine counts validators and the quorum store counts power: whoever is enough for
+/// the one must be enough for the other, or a block could be final that no quorum has stored.
+pub fn check_powers(committee: &Committee) -> Result<(), String> {
+    let mut powers: Vec<u64> = committee.members().iter().map(|member| member.power).collect();
+    powers.sort_unstable();
+    let enough = powers.len() - (powers.len() - 1) / 3;
+    if committee.is_quorum(powers[..enough].iter().sum()) {
+        return Ok(());
+    }
+    Err(format!(
+        "the ordering engine needs any {enough} of {} validators, and the weakest {enough} hold no \
+         quorum of power; make the powers more equal",
+        powers.len()
+    ))
 }
 
 /// Declares a serde module for a 32-byte name that files write as 64 hex digits.

@@ -4,6 +4,7 @@
 //! Paths are relative to the directory of the config. Durations are written as `"50ms"`, sizes as
 //! `"64MiB"`. An unknown key is an error, so that a typo never silently leaves a default in force.
 
+pub mod epochs;
 pub mod genesis;
 pub mod options;
 #[cfg(test)]
@@ -35,6 +36,9 @@ const LEADER_MARGIN: Duration = Duration::from_millis(200);
 pub struct ValidatorConfig {
     /// The genesis file.
     pub genesis: PathBuf,
+    /// The file of later committees; may be missing.
+    #[serde(default = "default_epochs")]
+    pub epochs: PathBuf,
     /// The file with the secret seed.
     pub key_file: PathBuf,
     /// Where this validator keeps its data.
@@ -83,6 +87,9 @@ pub struct NetworkConfig {
     pub ordering_listen: SocketAddr,
     /// Clients, operators and dashboards.
     pub http_listen: SocketAddr,
+    /// Other validators that want our state; without it they ask where clients do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_listen: Option<SocketAddr>,
     /// All validators are on this machine.
     #[serde(default)]
     pub loopback: bool,
@@ -102,6 +109,8 @@ pub struct PeerConfig {
     pub transport: SocketAddr,
     /// Its ordering engine.
     pub ordering: SocketAddr,
+    /// Its state, for other validators.
+    pub sync: SocketAddr,
 }
 
 /// What this validator proposes when it leads.
@@ -167,8 +176,6 @@ impl Default for OrderingConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExecutionConfig {
-    /// Blocks that wait to be executed.
-    pub queue_blocks_max: usize,
     /// Content that is missing for this long is reported; it is waited for all the same.
     #[serde(with = "humantime_serde")]
     pub materialize_deadline: Duration,
@@ -178,11 +185,7 @@ pub struct ExecutionConfig {
 
 impl Default for ExecutionConfig {
     fn default() -> Self {
-        Self {
-            queue_blocks_max: 256,
-            materialize_deadline: Duration::from_secs(5),
-            blocks_kept: 100_000,
-        }
+        Self { materialize_deadline: Duration::from_secs(5), blocks_kept: 100_000 }
     }
 }
 
@@ -224,6 +227,10 @@ impl Default for HttpConfig {
     }
 }
 
+fn default_epochs() -> PathBuf {
+    PathBuf::from("epochs.toml")
+}
+
 fn default_worker_threads() -> usize {
     2
 }
@@ -241,7 +248,8 @@ impl ValidatorConfig {
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let mut config: Self = read_toml(path)?;
         let base = path.parent().unwrap_or(Path::new(""));
-        for path in [&mut config.genesis, &mut config.key_file, &mut config.data_dir] {
+        let Self { genesis, epochs, key_file, data_dir, .. } = &mut config;
+        for path in [genesis, epochs, key_file, data_dir] {
             *path = base.join(&*path);
         }
         Ok(config)
@@ -308,7 +316,6 @@ impl ValidatorConfig {
     /// Bounds of queues and of what clients may use.
     fn validate_bounds(&self) -> Result<(), Failure> {
         let execution = &self.execution;
-        within("execution.queue_blocks_max", execution.queue_blocks_max as u64, 1, 65_536)?;
         lasts("execution.materialize_deadline", execution.materialize_deadline, 100, 60_000)?;
         within("execution.blocks_kept", execution.blocks_kept, 1000, 100_000_000)?;
         let http = &self.http;

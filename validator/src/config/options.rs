@@ -32,6 +32,7 @@ macro_rules! rows {
 #[rustfmt::skip]
 pub const OPTIONS: &[OptionRow] = rows![
     "genesis" "path" "" "an existing file" "the genesis; relative to the config";
+    "epochs" "path" "epochs.toml" "may be missing" "later committees, equal everywhere; relative to the config; read again on SIGHUP";
     "key_file" "path" "" "mode 0600" "64 hex digits: the secret seed";
     "data_dir" "path" "" "made by generate or init" "store, execution state and consensus journal";
     "worker_threads" "threads" "2" "1 to 64" "threads that run tasks";
@@ -39,11 +40,13 @@ pub const OPTIONS: &[OptionRow] = rows![
     "network.transport_listen" "address" "" "port 0: any" "links of the quorum store (UDP)";
     "network.ordering_listen" "address" "" "port 0: any" "the ordering engine (TCP)";
     "network.http_listen" "address" "" "port 0: any" "clients and operators (TCP); no access control: keep it on loopback or behind a proxy";
+    "network.sync_listen" "address" "" "port 0: any" "other validators that want our state (TCP); optional: without it they ask at http_listen";
     "network.loopback" "yes/no" "false" "" "all validators are on this machine: larger datagrams";
     "network.link_wait" "duration" "5s" "0s to 1m" "how long to wait for links to a quorum before ordering starts anyway";
     "peers[].key" "hex" "" "a member of the committee" "public key of another validator";
     "peers[].transport" "address" "" "" "its links of the quorum store";
     "peers[].ordering" "address" "" "" "its ordering engine";
+    "peers[].sync" "address" "" "" "its state, for other validators: its network.sync_listen, or else its http_listen";
     "proposal.block_interval" "duration" "50ms" "1ms to 10s" "least time between two blocks";
     "proposal.empty_block_interval" "duration" "500ms" "from block_interval to 200ms below ordering.leader_timeout" "an idle leader proposes an empty block after this long";
     "proposal.transactions_max" "transactions" "65536" "at least one full batch" "most transactions of a block";
@@ -53,7 +56,6 @@ pub const OPTIONS: &[OptionRow] = rows![
     "ordering.certification_timeout" "duration" "2s" "above leader_timeout" "how long a view may take";
     "ordering.timeout_retry" "duration" "1s" "10ms to 1m" "how often a vote to skip a view is repeated";
     "ordering.skip_timeout" "duration" "5s" "above the two before" "a leader that was silent for this long is not waited for";
-    "execution.queue_blocks_max" "blocks" "256" "1 to 65536" "finalised blocks that wait to be executed";
     "execution.materialize_deadline" "duration" "5s" "100ms to 1m" "missing content is reported after this long, and waited for all the same";
     "execution.blocks_kept" "blocks" "100000" "1000 to 100000000" "summaries kept for GET /blocks";
     "http.connections_max" "connections" "256" "1 to 65536" "clients connected at once; more wait";
@@ -127,7 +129,7 @@ pub const GENESIS_OPTIONS: &[OptionRow] = rows![
     "parameters.payload_bytes_max" "size" "960KiB" "4KiB to 4MiB" "largest encoded payload";
     "parameters.transaction_life_max" "duration" "30s" "1s to 2m" "longest life of a transaction: bounds replay protection";
     "validators[].key" "hex" "" "distinct" "public key of a validator";
-    "validators[].power" "votes" "" "1" "its voting power";
+    "validators[].power" "votes" "" "any n - f validators hold a quorum" "its voting power";
 ];
 
 /// The text that `validator config` prints.

@@ -16,7 +16,7 @@ fn genesis(members: u8) -> Genesis {
 
 fn peer(key: u8) -> PeerConfig {
     let address = format!("127.0.0.1:{}", 4000 + u16::from(key)).parse().unwrap();
-    PeerConfig { key: author(key), transport: address, ordering: address }
+    PeerConfig { key: author(key), transport: address, ordering: address, sync: address }
 }
 
 fn minimal() -> String {
@@ -29,6 +29,7 @@ fn minimal() -> String {
 fn config() -> ValidatorConfig {
     let mut config: ValidatorConfig = toml::from_str(&minimal()).unwrap();
     config.peers = (2..=4).map(peer).collect();
+    config.network.sync_listen = Some("127.0.0.1:0".parse().unwrap());
     config
 }
 

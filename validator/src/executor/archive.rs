@@ -3,9 +3,10 @@
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use quorum_store::types::Epoch;
 use rocksdb::DB;
 
-use super::schema::{self, BlockSummary, ExecutorError};
+use super::schema::{self, BlockSummary, Boundary, ExecutorError};
 use crate::id_map::IdMap;
 use crate::transaction::TransactionId;
 
@@ -23,6 +24,11 @@ impl Dedup {
     /// For a block at this height.
     pub(super) fn open(&self, height: u64) -> OpenBlock<'_> {
         OpenBlock { height, map: self.0.write().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Instead of everything before.
+    pub(super) fn replace(&self, map: IdMap<u64>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = map;
     }
 
     pub(super) fn forget(&self, ids: impl Iterator<Item = TransactionId>) {
@@ -61,7 +67,7 @@ impl OpenBlock<'_> {
 /// may block.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    db: Arc<DB>,
+    pub(super) db: Arc<DB>,
     dedup: Dedup,
 }
 
@@ -95,5 +101,15 @@ impl Archive {
     pub fn transactions(&self, height: u64) -> Result<Option<Vec<u8>>, ExecutorError> {
         let ids = schema::read_ids(&self.db, height)?;
         Ok(ids.map(|ids| ids.iter().flatten().collect()))
+    }
+
+    /// How an epoch ended, as far as that is known here.
+    pub fn boundary(&self, epoch: Epoch) -> Result<Option<Boundary>, ExecutorError> {
+        schema::read_boundary(&self.db, epoch)
+    }
+
+    /// Notes how an epoch ended; durable when this returns.
+    pub fn note_boundary(&self, boundary: &Boundary) -> Result<(), ExecutorError> {
+        schema::write_boundary(&self.db, boundary)
     }
 }

@@ -88,7 +88,7 @@ fn check_link(
                 report.problems.push(problem);
                 return;
             }
-            if previous.block_timestamp > block.block_timestamp {
+            if previous.header.block_timestamp > block.header.block_timestamp {
                 report.problems.push(format!("block {height}: time went back"));
             }
             previous.state_digest
@@ -116,8 +116,8 @@ fn check_head(report: &mut ExecutionReport, last: Option<&BlockSummary>, state: 
         }
         return;
     };
-    let head = (last.height + 1, last.digest, last.block_timestamp, last.state_digest);
-    if head != (state.next_index, state.head, state.block_timestamp, state.state_digest) {
+    let head = (last.height + 1, last.digest, last.header, last.state_digest, last.counters);
+    if head != (state.next_index, state.head, state.header, state.state_digest, state.counters) {
         report.problems.push(format!("the state is not that of its last block {}", last.height));
     }
 }

@@ -11,6 +11,10 @@
 //!   refused if its expiration lies below the block's timestamp, or more than the longest life
 //!   above it, or if its id was executed before. No clock and no local history is asked, so the
 //!   state digest is equal at equal height at every correct validator.
+//! - **Back only as a whole.** What a commit rewrites is executed again from the state below it,
+//!   which one write brings back (`revert`).
+//! - **Gaps only as a whole.** The state of others ([`snapshot`]) is taken over in one write as
+//!   well, with the index it belongs to.
 //! - **Bounded memory.** An id is remembered until it has expired by consensus time; after that the
 //!   first rule refuses it. Ids of a block expire together at the latest one longest life after
 //!   the block, so they are dropped block by block, from the value that the store holds anyway.
@@ -19,11 +23,13 @@
 
 mod archive;
 pub mod check;
+mod revert;
 mod schema;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,13 +38,18 @@ use quorum_store::types::{Author, ChainId, Digest, PayloadHeader, Timestamp};
 use rocksdb::{DB, WriteBatch};
 
 pub use archive::Archive;
-pub use schema::{BlockSummary, Counters, ExecutorError};
+pub use schema::{BlockSummary, Boundary, Counters, ExecutorError};
 
+use crate::id_map::IdMap;
 use crate::transaction::{self, TransactionId};
 use archive::Dedup;
 use schema::{ExecutedIds, StateRecord};
 
 const DOMAIN: &[u8] = b"quorum-store/v1/executed-state";
+
+/// Ids stay on disk for so much longer than they are needed here, in consensus time: whoever takes
+/// over our state may ask for that of a moment ago.
+const SERVED_SPAN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +76,8 @@ pub struct Progress {
     pub next_index: u64,
     /// Digest of the block below it.
     pub head: Digest,
+    /// Header of that block.
+    pub header: PayloadHeader,
     /// Timestamp of that block.
     pub block_timestamp: Timestamp,
     /// Digest over everything executed so far.
@@ -122,11 +135,19 @@ pub struct Executor {
     dedup: Dedup,
     /// Blocks whose ids are in `dedup`, oldest first.
     remembered: VecDeque<Remembered>,
+    /// Blocks whose ids are on disk, oldest first.
+    stored: VecDeque<Remembered>,
+    /// Batches without content that this process executed around, by height.
+    skipped: BTreeSet<(u64, Digest)>,
 }
 
 impl Executor {
     /// Makes the state of a chain at genesis. Never overwrites one that has executed something.
-    pub fn create(path: &Path, identity: Identity, genesis: Digest) -> Result<(), ExecutorError> {
+    pub fn create(
+        path: &Path,
+        identity: Identity,
+        genesis: PayloadHeader,
+    ) -> Result<(), ExecutorError> {
         let db = schema::open(path, true)?;
         if let Some(state) = schema::read_state(&db)? {
             // A creation that was interrupted before the rest of the data directory was complete
@@ -158,6 +179,8 @@ impl Executor {
             state,
             dedup: Dedup::default(),
             remembered: VecDeque::new(),
+            stored: VecDeque::new(),
+            skipped: BTreeSet::new(),
         };
         executor.remember_again()?;
         Ok(executor)
@@ -165,15 +188,22 @@ impl Executor {
 
     /// Fills `dedup` from the ids of the blocks inside the window.
     fn remember_again(&mut self) -> Result<(), ExecutorError> {
+        let now = self.state.header.block_timestamp;
+        self.remembered.clear();
+        self.stored.clear();
+        let mut map = IdMap::default();
         for entry in schema::executed_ids(&self.db) {
             let (height, ids) = entry?;
             let block_timestamp = ids.block_timestamp;
-            let mut open = self.dedup.open(height);
-            for id in ids.iter() {
-                open.remember(&id);
+            self.stored.push_back(Remembered { height, block_timestamp });
+            if block_timestamp.saturating_add(self.rules.transaction_life_max) < now {
+                continue;
             }
+            map.extend(ids.iter().map(|id| (id, height)));
             self.remembered.push_back(Remembered { height, block_timestamp });
         }
+        // At once, so that nobody who asks finds a part of them.
+        self.dedup.replace(map);
         Ok(())
     }
 
@@ -194,7 +224,7 @@ impl Executor {
             let expected = self.state.next_index;
             return Err(ExecutorError::OutOfOrder { expected, found: height });
         }
-        if block.header.block_timestamp < self.state.block_timestamp {
+        if block.header.block_timestamp < self.state.header.block_timestamp {
             return Err(ExecutorError::TimeWentBack(height));
         }
         let forgotten = self.forgettable(block.header.block_timestamp)?;
@@ -203,24 +233,26 @@ impl Executor {
         let summary = BlockSummary {
             height,
             digest: block.digest,
+            header: block.header,
             batches: block.batches.len() as u64,
             transactions: outcome.executed.len() as u64,
             state_digest: state.state_digest,
-            block_timestamp: block.header.block_timestamp,
+            counters: state.counters,
         };
-        if let Err(error) = self.write(&state, &summary, &ids, &forgotten) {
+        let deleted = self.deletable(block.header.block_timestamp);
+        if let Err(error) = self.write(&state, &summary, &ids, deleted) {
             // Final, but until the process has ended nobody is to be told of what is not durable.
             self.dedup.forget(ids.iter());
             return Err(error);
         }
         self.state = state;
-        for (_, old) in &forgotten {
-            self.remembered.pop_front();
-            self.dedup.forget(old.iter());
-        }
+        self.note_skipped(height, &outcome.skipped);
+        self.stored.drain(..deleted);
+        self.forget(&forgotten);
         if !ids.is_empty() {
             let block_timestamp = ids.block_timestamp;
             self.remembered.push_back(Remembered { height, block_timestamp });
+            self.stored.push_back(Remembered { height, block_timestamp });
         }
         Ok(outcome)
     }
@@ -266,24 +298,38 @@ impl Executor {
         StateRecord {
             next_index: self.state.next_index + 1,
             head: block.digest,
-            block_timestamp: block.header.block_timestamp,
+            header: block.header,
             state_digest: chain_digest(&self.state.state_digest, &block.digest, &outcome.executed),
             counters,
             ..self.state
         }
     }
 
-    /// Remembered blocks whose ids have all expired at `now`, with their ids.
-    fn forgettable(&self, now: Timestamp) -> Result<Vec<(u64, ExecutedIds)>, ExecutorError> {
+    /// Forgets the oldest blocks, whose ids these are.
+    fn forget(&mut self, forgotten: &[ExecutedIds]) {
+        for old in forgotten {
+            self.remembered.pop_front();
+            self.dedup.forget(old.iter());
+        }
+    }
+
+    /// How many of the stored blocks nobody may ask for any more.
+    fn deletable(&self, now: Timestamp) -> usize {
+        let kept = self.rules.transaction_life_max + SERVED_SPAN;
+        let past = |block: &&Remembered| block.block_timestamp.saturating_add(kept) < now;
+        self.stored.iter().take_while(past).count()
+    }
+
+    /// The ids of remembered blocks, all of which have expired at `now`.
+    fn forgettable(&self, now: Timestamp) -> Result<Vec<ExecutedIds>, ExecutorError> {
         let life = self.rules.transaction_life_max;
         let past = |block: &&Remembered| block.block_timestamp.saturating_add(life) < now;
         let blocks = self.remembered.iter().take_while(past);
         blocks
             .map(|block| {
-                let ids = schema::read_ids(&self.db, block.height)?.ok_or_else(|| {
+                schema::read_ids(&self.db, block.height)?.ok_or_else(|| {
                     ExecutorError::Damaged(format!("the ids of block {} are gone", block.height))
-                })?;
-                Ok((block.height, ids))
+                })
             })
             .collect()
     }
@@ -294,7 +340,7 @@ impl Executor {
         state: &StateRecord,
         summary: &BlockSummary,
         ids: &ExecutedIds,
-        forgotten: &[(u64, ExecutedIds)],
+        deleted: usize,
     ) -> Result<(), ExecutorError> {
         let mut batch = WriteBatch::default();
         batch.put(schema::STATE_KEY, schema::encode(state)?);
@@ -302,8 +348,8 @@ impl Executor {
         if !ids.is_empty() {
             batch.put(schema::ids_key(summary.height), ids.bytes());
         }
-        for (height, _) in forgotten {
-            batch.delete(schema::ids_key(*height));
+        for old in self.stored.range(..deleted) {
+            batch.delete(schema::ids_key(old.height));
         }
         if let Some(old) = summary.height.checked_sub(self.rules.blocks_kept) {
             batch.delete(schema::summary_key(old));

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | `s` | [`StateRecord`], BCS | for ever |
 //! | `b`, height (u64, big-endian) | [`BlockSummary`], BCS | `execution.blocks_kept` blocks |
-//! | `i`, height (u64, big-endian) | [`ExecutedIds`] | until all have expired |
+//! | `i`, height (u64, big-endian) | [`ExecutedIds`] | a little longer than until all have expired |
+//! | `e`, epoch (u64, big-endian) | [`Boundary`], BCS | for ever |
 //!
 //! Everything a block changes is one `WriteBatch`, written with sync. Recovery replays the log up
 //! to the last whole write and flushes it, so what was opened is durable.
@@ -12,7 +13,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use quorum_store::types::{Author, ChainId, Digest, Timestamp};
+use quorum_store::types::{Author, ChainId, Digest, Epoch, PayloadHeader, Timestamp};
 use rocksdb::{
     DB, DBRecoveryMode, Direction, ErrorKind, IteratorMode, LogLevel, Options, WriteBatch,
     WriteOptions,
@@ -26,9 +27,10 @@ use crate::transaction::TransactionId;
 pub(super) const STATE_KEY: [u8; 1] = *b"s";
 const SUMMARY_PREFIX: u8 = b'b';
 const IDS_PREFIX: u8 = b'i';
+const BOUNDARY_PREFIX: u8 = b'e';
 
 /// Version of this layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What can go wrong with the executor's state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +74,15 @@ pub enum ExecutorError {
     /// Time went back.
     #[error("block {0} has a timestamp below its parent's")]
     TimeWentBack(u64),
+    /// A block has to be executed again, and the state below it is not kept any more.
+    #[error(
+        "committed evidence says that content of block {0}, which was executed here, is gone, and \
+         the state below it is not kept any more: give this validator a new data directory"
+    )]
+    NotKept(u64),
+    /// A state that others agreed on, and that does not fit itself or ours.
+    #[error("a state to take over does not fit: {0}")]
+    Unfit(&'static str),
 }
 
 impl From<rocksdb::Error> for ExecutorError {
@@ -96,9 +107,10 @@ impl From<ExecutorError> for Failure {
             }
             ExecutorError::Io(_) => Self::Storage(message),
             ExecutorError::DiskFull => Self::DiskFull(message),
-            ExecutorError::OutOfOrder { .. } | ExecutorError::TimeWentBack(_) => {
-                Self::Other(message)
-            }
+            ExecutorError::OutOfOrder { .. }
+            | ExecutorError::TimeWentBack(_)
+            | ExecutorError::NotKept(_)
+            | ExecutorError::Unfit(_) => Self::Other(message),
         }
     }
 }
@@ -126,23 +138,27 @@ pub(super) struct StateRecord {
     pub(super) chain: ChainId,
     pub(super) next_index: u64,
     pub(super) head: Digest,
-    pub(super) block_timestamp: Timestamp,
+    pub(super) header: PayloadHeader,
     pub(super) state_digest: Digest,
     pub(super) counters: Counters,
+    /// The last height whose state was taken over from others as a whole; 0 if none was. What lies
+    /// below it is not complete.
+    pub(super) adopted: u64,
 }
 
 impl StateRecord {
     /// Before the first block.
-    pub(super) fn genesis(identity: Identity, genesis: Digest) -> Self {
+    pub(super) fn genesis(identity: Identity, header: PayloadHeader) -> Self {
         Self {
             format: FORMAT,
             author: identity.author,
             chain: identity.chain,
             next_index: 1,
-            head: genesis,
-            block_timestamp: Timestamp(0),
+            head: header.digest(&identity.chain),
+            header,
             state_digest: Digest::default(),
             counters: Counters::default(),
+            adopted: 0,
         }
     }
 
@@ -154,7 +170,8 @@ impl StateRecord {
         Progress {
             next_index: self.next_index,
             head: self.head,
-            block_timestamp: self.block_timestamp,
+            header: self.header,
+            block_timestamp: self.header.block_timestamp,
             state_digest: self.state_digest,
             counters: self.counters,
         }
@@ -168,14 +185,25 @@ pub struct BlockSummary {
     pub height: u64,
     /// Its digest.
     pub digest: Digest,
+    /// Its header.
+    pub header: PayloadHeader,
     /// Batches it ordered.
     pub batches: u64,
     /// Transactions executed in it.
     pub transactions: u64,
     /// The state digest after it.
     pub state_digest: Digest,
-    /// Its timestamp.
-    pub block_timestamp: Timestamp,
+    /// What was executed up to and including it.
+    pub counters: Counters,
+}
+
+/// The end of an epoch, with what proves it to anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boundary {
+    /// Of its last block.
+    pub header: PayloadHeader,
+    /// The encoded finalisation of that block by the epoch's committee.
+    pub certificate: Vec<u8>,
 }
 
 /// Ids executed in one block, as they are stored: the block's timestamp (u64, little-endian), then
@@ -219,7 +247,7 @@ impl ExecutedIds {
         })
     }
 
-    fn decode(height: u64, bytes: Vec<u8>) -> Result<Self, ExecutorError> {
+    pub(super) fn decode(height: u64, bytes: Vec<u8>) -> Result<Self, ExecutorError> {
         let head = bytes.first_chunk::<TIMESTAMP_BYTES>();
         match head.map(|head| Timestamp(u64::from_le_bytes(*head))) {
             Some(block_timestamp)
@@ -238,6 +266,13 @@ pub(super) fn summary_key(height: u64) -> [u8; 9] {
 
 pub(super) fn ids_key(height: u64) -> [u8; 9] {
     key(IDS_PREFIX, height)
+}
+
+/// Removes every block: their state is replaced as a whole.
+pub(super) fn delete_blocks(batch: &mut WriteBatch) {
+    for prefix in [SUMMARY_PREFIX, IDS_PREFIX] {
+        batch.delete_range([prefix], [prefix + 1]);
+    }
 }
 
 fn key(prefix: u8, height: u64) -> [u8; 9] {
@@ -315,6 +350,18 @@ pub(super) fn read_summary(db: &DB, height: u64) -> Result<Option<BlockSummary>,
 
 pub(super) fn read_ids(db: &DB, height: u64) -> Result<Option<ExecutedIds>, ExecutorError> {
     db.get(ids_key(height))?.map(|bytes| ExecutedIds::decode(height, bytes)).transpose()
+}
+
+pub(super) fn read_boundary(db: &DB, epoch: Epoch) -> Result<Option<Boundary>, ExecutorError> {
+    let Some(bytes) = db.get(key(BOUNDARY_PREFIX, epoch.0))? else { return Ok(None) };
+    decode("the end of an epoch", &bytes).map(Some)
+}
+
+/// Durable when this returns.
+pub(super) fn write_boundary(db: &DB, boundary: &Boundary) -> Result<(), ExecutorError> {
+    let mut batch = WriteBatch::default();
+    batch.put(key(BOUNDARY_PREFIX, boundary.header.epoch.0), encode(boundary)?);
+    write(db, batch)
 }
 
 /// Every block whose ids are stored, by height.

@@ -10,20 +10,34 @@ const LIFE: Duration = Duration::from_secs(30);
 const SECOND: u64 = 1_000_000;
 const START: u64 = 1_700_000_000 * SECOND;
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     Identity { author: Author([1; 32]), chain: ChainId([2; 32]) }
 }
 
-fn rules() -> Rules {
+fn genesis() -> PayloadHeader {
+    header(0, 0, Digest::default())
+}
+
+fn header(height: u64, at: u64, parent: Digest) -> PayloadHeader {
+    PayloadHeader {
+        epoch: Epoch(0),
+        height: CommitIndex(height),
+        parent,
+        block_timestamp: Timestamp(at),
+        content_root: Digest::default(),
+    }
+}
+
+pub(super) fn rules() -> Rules {
     Rules { transaction_life_max: LIFE, blocks_kept: 1000 }
 }
 
-fn transaction(name: u64, expiration_micros: u64) -> Transaction {
+pub(super) fn transaction(name: u64, expiration_micros: u64) -> Transaction {
     let bytes = Bytes::copy_from_slice(&name.to_le_bytes());
     Transaction { gas_unit_price: 1, expiration_micros, bytes }
 }
 
-fn batch(entries: &[Vec<u8>]) -> MaterializedBatch {
+pub(super) fn batch(entries: &[Vec<u8>]) -> MaterializedBatch {
     let mut builder = BodyBuilder::new();
     for entry in entries {
         builder.push(Bytes::from(entry.clone()));
@@ -43,32 +57,38 @@ fn batch(entries: &[Vec<u8>]) -> MaterializedBatch {
 }
 
 fn block(height: u64, at: u64, batches: Vec<MaterializedBatch>) -> Block {
-    let header = PayloadHeader {
-        epoch: Epoch(0),
-        height: CommitIndex(height),
-        parent: Digest([height as u8 - 1; 32]),
-        block_timestamp: Timestamp(at),
-        content_root: Digest::default(),
-    };
+    let header = header(height, at, Digest([height as u8 - 1; 32]));
     Block { digest: Digest([height as u8; 32]), header, batches }
 }
 
 /// A block of transactions with these names, all of which live as long as allowed.
-fn simple(height: u64, names: &[u64]) -> Block {
+pub(super) fn simple(height: u64, names: &[u64]) -> Block {
     let at = START + height * SECOND;
     let entries: Vec<Vec<u8>> =
         names.iter().map(|name| transaction(*name, START + 30 * SECOND).encode()).collect();
     block(height, at, if entries.is_empty() { vec![] } else { vec![batch(&entries)] })
 }
 
-fn fresh() -> (tempfile::TempDir, PathBuf) {
+/// The same block, with batches whose content is gone.
+pub(super) fn gone(block: &Block) -> Block {
+    let without = |batch: &MaterializedBatch| MaterializedBatch { body: None, ..batch.clone() };
+    let batches = block.batches.iter().map(without).collect();
+    Block { digest: block.digest, header: block.header, batches }
+}
+
+/// A block with one transaction of its own.
+pub(super) fn with_batches(height: u64) -> Block {
+    simple(height, &[height])
+}
+
+pub(super) fn fresh() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("execution");
-    Executor::create(&path, identity(), Digest([0; 32])).unwrap();
+    Executor::create(&path, identity(), genesis()).unwrap();
     (directory, path)
 }
 
-fn open(path: &Path) -> Executor {
+pub(super) fn open(path: &Path) -> Executor {
     Executor::open(path, identity(), rules()).unwrap()
 }
 
@@ -155,9 +175,14 @@ fn what_is_remembered_is_forgotten_once_nothing_in_it_can_be_executed_again() {
     let outcome = executor.execute(&block(4, START + 30 * SECOND + 1, vec![replay])).unwrap();
     assert_eq!((outcome.duplicates, outcome.expired.len()), (0, 1));
     assert_eq!(executor.dedup.read().len(), 1);
+    // On disk it stays a little longer, for those who take over the state of a moment ago.
+    assert!(executor.archive().transactions(1).unwrap().is_some());
+    executor.execute(&block(5, START + 40 * SECOND, vec![])).unwrap();
+    assert!(executor.archive().transactions(1).unwrap().is_some());
+    executor.execute(&block(6, START + 40 * SECOND + 1, vec![])).unwrap();
     assert_eq!(executor.archive().transactions(1).unwrap(), None);
     drop(executor);
-    assert_eq!(open(&path).dedup.read().len(), 1);
+    assert_eq!(open(&path).dedup.read().len(), 0);
     assert!(check::check(&path).unwrap().is_sound());
 }
 
@@ -224,12 +249,12 @@ fn creating_is_not_opening_and_foreign_state_is_refused() {
     let path = directory.path().join("execution");
     let missing = Executor::open(&path, identity(), rules()).unwrap_err();
     assert_eq!(Failure::from(missing).code(), 12);
-    Executor::create(&path, identity(), Digest([0; 32])).unwrap();
+    Executor::create(&path, identity(), genesis()).unwrap();
     // An interrupted creation of the data directory may be completed...
-    Executor::create(&path, identity(), Digest([0; 32])).unwrap();
+    Executor::create(&path, identity(), genesis()).unwrap();
     open(&path).execute(&simple(1, &[1])).unwrap();
     // ...but nothing is ever overwritten.
-    let exists = Executor::create(&path, identity(), Digest([0; 32])).unwrap_err();
+    let exists = Executor::create(&path, identity(), genesis()).unwrap_err();
     assert_eq!(exists, ExecutorError::Exists(path.clone()));
     let other = Identity { author: Author([9; 32]), ..identity() };
     let foreign = Executor::open(&path, other, rules()).unwrap_err();

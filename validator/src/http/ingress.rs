@@ -107,7 +107,7 @@ pub async fn one(State(service): State<Arc<Service>>, request: Request) -> Respo
         Err(response) => return response,
     };
     let Received { body, terms, permit, .. } = received;
-    let answers = submit(service, vec![body], terms, permit).await;
+    let answers = submit(service, vec![body], Some(terms), permit).await;
     let Some(answer) = answers.into_iter().next() else { return not_serving() };
     let mut value = answer.value();
     if let (Answer::Accepted(_), Some(map)) = (&answer, value.as_object_mut()) {
@@ -122,6 +122,15 @@ pub async fn one(State(service): State<Arc<Service>>, request: Request) -> Respo
 
 /// `POST /transactions/batch`: length (u32, little-endian) and bytes, repeated.
 pub async fn many(State(service): State<Arc<Service>>, request: Request) -> Response {
+    take(service, request, true).await
+}
+
+/// `POST /sync/transactions`: the same, of transactions that another validator has wrapped.
+pub async fn wrapped(State(service): State<Arc<Service>>, request: Request) -> Response {
+    take(service, request, false).await
+}
+
+async fn take(service: Arc<Service>, request: Request, is_client: bool) -> Response {
     let received = match receive(&service, request).await {
         Ok(received) => received,
         Err(response) => return response,
@@ -132,7 +141,7 @@ pub async fn many(State(service): State<Arc<Service>>, request: Request) -> Resp
     };
     let count = entries.len();
     let Received { terms, permit, compact, .. } = received;
-    let answers = submit(service, entries, terms, permit).await;
+    let answers = submit(service, entries, is_client.then_some(terms), permit).await;
     if answers.len() != count {
         return not_serving();
     }
@@ -160,7 +169,7 @@ struct Received {
 
 /// Takes a body, after making sure that there is room for it.
 async fn receive(service: &Service, request: Request) -> Result<Received, Response> {
-    if *service.phase.borrow() != Phase::Serving {
+    if *service.phase.borrow() != Phase::Serving || service.leaves_soon(clock::wall()) {
         return Err(not_serving());
     }
     let headers = request.headers();
@@ -271,20 +280,25 @@ pub fn split(body: &Bytes) -> Result<Vec<Bytes>, &'static str> {
     Ok(entries)
 }
 
-/// Submits transactions; one answer per entry, or none at all if the library stopped.
+/// Submits transactions, of a client if it says on which terms; one answer per entry, or none at
+/// all if the library stopped.
 ///
 /// In a task of its own: a client that goes away must not leave transactions of which nobody
 /// knows whether the library took them.
 async fn submit(
     service: Arc<Service>,
     entries: Vec<Bytes>,
-    terms: Terms,
+    terms: Option<Terms>,
     permit: OwnedSemaphorePermit,
 ) -> Vec<Answer> {
     let tasks = service.tasks.clone();
     let submission = tasks.spawn(async move {
         let answers = if service.tracker.has_room() {
-            Submission::prepare(&service, &entries, terms).run(&service).await
+            let submission = match terms {
+                Some(terms) => Submission::of_client(&service, &entries, terms),
+                None => Submission::of_validator(&service, &entries),
+            };
+            submission.run(&service).await
         } else {
             // Before anything is copied or hashed: refusing must cost less than accepting.
             vec![Answer::busy("execution lags", BUSY_RETRY); entries.len()]

@@ -7,6 +7,7 @@
 //! | [`states`] | `POST /transactions/states` |
 //! | [`reads`] | transactions, batches, proofs, commits, blocks |
 //! | [`state`] | status, health, readiness, pressure, metrics |
+//! | [`sync`] | what other validators ask: standing, snapshots, ends of epochs |
 //!
 //! Everything a client can use up is bounded: connections ([`listener`]), bytes of request bodies,
 //! reads of the disk, streams, and transactions that are followed. A request that waits for one of
@@ -20,6 +21,7 @@ mod state;
 mod states;
 mod streams;
 mod submission;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -41,9 +43,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::application::Newest;
 use crate::config::HttpConfig;
+use crate::config::epochs::Plan;
 use crate::executor::{Archive, Identity, Progress};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
+use crate::sync::source::Source;
 use crate::tracker::Tracker;
 use crate::waiting::Waits;
 
@@ -52,6 +56,8 @@ use crate::waiting::Waits;
 pub enum Phase {
     /// Links are being made.
     Starting,
+    /// Not in the committee: keeps its state up to date, and takes no transactions.
+    Observing,
     /// Takes part, and takes transactions.
     Serving,
     /// Ends.
@@ -68,6 +74,8 @@ pub struct Service {
     pub tracker: Arc<Tracker>,
     /// Executed blocks.
     pub archive: Archive,
+    /// The same, for other validators.
+    pub sync: Arc<Source>,
     /// How far execution got.
     pub progress: watch::Receiver<Progress>,
     /// The newest finalised block.
@@ -84,6 +92,8 @@ pub struct Service {
     pub identity: Identity,
     /// The chain.
     pub genesis: Genesis,
+    /// Every epoch that is known.
+    pub plan: watch::Receiver<Arc<Plan>>,
     /// Bounds.
     pub limits: Limits,
     /// Submissions under way.
@@ -117,9 +127,24 @@ impl Limits {
     }
 }
 
+/// What other validators ask.
+fn sync_routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/sync/standing", get(sync::standing))
+        .route("/sync/snapshots/{height}", get(sync::statement))
+        .route("/sync/snapshots/{height}/content", get(sync::content))
+        .route("/sync/boundaries/{epoch}", get(sync::boundary))
+        .route("/sync/transactions", post(ingress::wrapped))
+}
+
+/// The routes for other validators alone.
+pub fn sync_router(service: Arc<Service>) -> Router {
+    sync_routes().with_state(service)
+}
+
 /// The routes.
 pub fn router(service: Arc<Service>) -> Router {
-    Router::new()
+    sync_routes()
         .route("/transactions", post(ingress::one))
         .route("/transactions/batch", post(ingress::many))
         .route("/transactions/states", post(states::states))
@@ -139,13 +164,13 @@ pub fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// Serves until the service is stopped and every answer under way is sent.
+/// Serves these routes until `stop`, and until every answer under way is sent.
 pub async fn serve(
     listener: listener::BoundedListener,
-    service: Arc<Service>,
+    router: Router,
+    stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let stop = service.stop.clone();
-    axum::serve(listener, router(service))
+    axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .map_err(|error| Failure::other(format!("serving HTTP failed: {error}")))

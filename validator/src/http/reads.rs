@@ -99,7 +99,7 @@ fn summary(block: &BlockSummary) -> Value {
         "batches": block.batches,
         "transactions": block.transactions,
         "state_digest": block.state_digest.to_string(),
-        "block_timestamp": block.block_timestamp.0,
+        "block_timestamp": block.header.block_timestamp.0,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What the validator says of itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -9,15 +10,19 @@ use prometheus::TextEncoder;
 use quorum_store::engine::{Statistics, StopCause};
 use quorum_store::sequencer::status::Status;
 use quorum_store::transport::{LinkDown, LinkStatus};
+use quorum_store::types::{Epoch, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Phase, Service, error, json as respond};
 use crate::process::process_use;
 
+/// A batch is ordered well within this time, or something is wrong.
+const LEAVE_MARGIN: Duration = Duration::from_secs(2);
+
 impl Service {
     /// Voting power that this validator reaches, its own included.
     fn reachable_power(&self) -> u64 {
-        let committee = &self.genesis.committee;
+        let committee = &self.store.membership().committee;
         let own = committee.power_of(&self.identity.author);
         let linked = self.store.links().into_iter().filter(|link| link.up);
         linked.map(|link| committee.power_of(&link.peer)).sum::<u64>() + own
@@ -25,7 +30,23 @@ impl Service {
 
     /// True if links to a quorum are up.
     pub fn reaches_quorum(&self) -> bool {
-        self.genesis.committee.is_quorum(self.reachable_power())
+        self.store.membership().committee.is_quorum(self.reachable_power())
+    }
+
+    /// True if this validator is in the committee of the epoch that it serves.
+    pub fn is_member(&self) -> bool {
+        self.store.membership().committee.index_of(&self.identity.author).is_some()
+    }
+
+    /// True shortly before the end of an epoch after which this validator is not in the committee:
+    /// what it took now, it could not have ordered any more.
+    pub fn leaves_soon(&self, now: Timestamp) -> bool {
+        let membership = self.store.membership();
+        let plan = self.plan.borrow();
+        let next = Epoch(membership.epoch.0 + 1);
+        let leaves =
+            plan.committee(next).is_some_and(|next| next.index_of(&self.identity.author).is_none());
+        leaves && plan.starts_after(next) <= now.saturating_add(LEAVE_MARGIN)
     }
 
     /// Why this validator is not ready, if it is not.
@@ -33,6 +54,10 @@ impl Service {
         match *self.phase.borrow() {
             Phase::Starting => {
                 return Some(format!("starting: links are being made{}", self.refused_links()));
+            }
+            Phase::Observing => {
+                let epoch = self.store.membership().epoch.0;
+                return Some(format!("not in the committee of epoch {epoch}"));
             }
             Phase::Draining => return Some("shutting down".into()),
             Phase::Serving => {}
@@ -42,7 +67,8 @@ impl Service {
             Err(cause) => return Some(format!("the store stopped: {cause}")),
         };
         if !self.reaches_quorum() {
-            let (power, total) = (self.reachable_power(), self.genesis.committee.total_power());
+            let total = self.store.membership().committee.total_power();
+            let power = self.reachable_power();
             let refused = self.refused_links();
             return Some(format!("no quorum reachable: {power} of {total} power{refused}"));
         }
@@ -156,6 +182,7 @@ fn describe(service: &Service, status: &Status) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
         },
         "epoch": status.epoch.0,
+        "member": service.is_member(),
         "height": progress.height(),
         "state_digest": progress.state_digest.to_string(),
         "block_timestamp": progress.block_timestamp.0,

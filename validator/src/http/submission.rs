@@ -9,6 +9,7 @@ use quorum_store::types::Timestamp;
 
 use super::Service;
 use super::ingress::{Answer, BUSY_RETRY, Terms};
+use crate::clock;
 use crate::tracker::Admission;
 use crate::transaction::{self, TransactionId, WRAPPER_BYTES_MAX};
 
@@ -26,30 +27,88 @@ pub(super) struct Submission {
     in_flight: Vec<(usize, TransactionId)>,
 }
 
+/// Decides which transactions are new, by their ids and expirations.
+type Admit = fn(&Service, &[(TransactionId, Timestamp)]) -> Vec<Admission>;
+
+/// A transaction that may be taken.
+pub(super) struct Arriving {
+    id: TransactionId,
+    transaction: port::Transaction,
+}
+
 impl Submission {
-    /// Wraps and names all entries, with one copy, and asks which of them are new.
-    pub(super) fn prepare(service: &Service, entries: &[Bytes], terms: Terms) -> Self {
+    /// Of transactions of a client: wraps and names them, with one copy.
+    pub(super) fn of_client(service: &Service, entries: &[Bytes], terms: Terms) -> Self {
         let bound =
             service.genesis.parameters.transaction_bytes_max.saturating_sub(WRAPPER_BYTES_MAX);
-        let mut answers: Vec<Option<Answer>> =
+        let checked: Vec<Option<Answer>> =
             entries.iter().map(|entry| check(entry, bound as usize)).collect();
-        let valid = || answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
-        let positions: Vec<usize> = valid().map(|(position, _)| position).collect();
-        let wrapped = wrap(entries, &positions, terms);
-        let arriving: Vec<(TransactionId, Timestamp)> =
-            wrapped.iter().map(|bytes| (transaction::id(bytes), terms.expiration)).collect();
-        let admissions = admit(service, &arriving);
+        let valid = checked.iter().enumerate().filter(|(_, answer)| answer.is_none());
+        let positions: Vec<usize> = valid.map(|(position, _)| position).collect();
+        let mut wrapped = wrap(entries, &positions, terms).into_iter();
+        let Terms { gas_unit_price, expiration } = terms;
+        let arriving = checked.into_iter().map(|answer| match (answer, &mut wrapped) {
+            (Some(answer), _) => Err(answer),
+            (None, wrapped) => {
+                // As many were wrapped as were valid.
+                let bytes = wrapped.next().unwrap_or_default();
+                let id = transaction::id(&bytes);
+                let transaction = port::Transaction { bytes, gas_unit_price, expiration };
+                Ok(Arriving { id, transaction })
+            }
+        });
+        Self::prepare(service, arriving, admit)
+    }
+
+    /// Of transactions that another validator took from its clients, and wrapped.
+    pub(super) fn of_validator(service: &Service, entries: &[Bytes]) -> Self {
+        let now = clock::wall();
+        let latest = now.saturating_add(service.genesis.parameters.transaction_life_max());
+        let arriving = entries.iter().map(|entry| match transaction::unwrap(entry) {
+            Some(envelope) if (now..=latest).contains(&envelope.expiration) => {
+                let transaction = port::Transaction {
+                    bytes: entry.clone(),
+                    gas_unit_price: envelope.gas_unit_price,
+                    expiration: envelope.expiration,
+                };
+                Ok(Arriving { id: envelope.id, transaction })
+            }
+            Some(_) => Err(Answer::refused(StatusCode::BAD_REQUEST, "expired")),
+            None => Err(Answer::refused(StatusCode::BAD_REQUEST, "malformed")),
+        });
+        Self::prepare(service, arriving, admit_untracked)
+    }
+
+    /// Asks which of them are new.
+    fn prepare(
+        service: &Service,
+        arriving: impl Iterator<Item = Result<Arriving, Answer>>,
+        admit: Admit,
+    ) -> Self {
+        let mut answers = Vec::new();
+        let mut valid = Vec::new();
+        for (position, arriving) in arriving.enumerate() {
+            match arriving {
+                Ok(arriving) => {
+                    valid.push((position, arriving));
+                    answers.push(None);
+                }
+                Err(answer) => answers.push(Some(answer)),
+            }
+        }
+        let names: Vec<(TransactionId, Timestamp)> =
+            valid.iter().map(|(_, new)| (new.id, new.transaction.expiration)).collect();
+        let admissions = admit(service, &names);
         let mut submitted = Vec::new();
         let mut transactions = Vec::new();
         let mut in_flight = Vec::new();
-        for (((position, bytes), (id, _)), admission) in
-            positions.into_iter().zip(wrapped).zip(arriving).zip(admissions)
+        for ((position, Arriving { id, transaction }), admission) in
+            valid.into_iter().zip(admissions)
         {
             match admission {
                 Admission::New => {
                     submitted.push((position, id));
-                    let Terms { gas_unit_price, expiration } = terms;
-                    transactions.push(port::Transaction { bytes, gas_unit_price, expiration });
+                    transactions.push(transaction);
                 }
                 Admission::InFlight => in_flight.push((position, id)),
                 Admission::Accepted => {
@@ -117,6 +176,15 @@ fn admit(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admi
     admissions
 }
 
+/// The same, of transactions that somebody else follows: none of our clients waits for them.
+fn admit_untracked(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
+    let known = |id: &TransactionId| {
+        service.tracker.lookup(id).is_some() || service.archive.height_of(id).is_some()
+    };
+    let admission = |known| if known { Admission::Accepted } else { Admission::New };
+    arriving.iter().map(|(id, _)| admission(known(id))).collect()
+}
+
 /// What can be said of an entry by its length.
 fn check(entry: &Bytes, bound: usize) -> Option<Answer> {
     if entry.is_empty() {
@@ -154,6 +222,10 @@ fn refusal(error: &SubmitError) -> Answer {
                 _ => "busy",
             };
             Answer::busy(reason, *retry_after)
+        }
+        SubmitError::EpochClosed { .. } => Answer::busy("epoch ends", BUSY_RETRY),
+        SubmitError::NotAMember => {
+            Answer::refused(StatusCode::SERVICE_UNAVAILABLE, "not in the committee")
         }
         _ => Answer::refused(StatusCode::BAD_REQUEST, "refused"),
     }

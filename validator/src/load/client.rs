@@ -140,13 +140,24 @@ impl Client {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Answer, ClientError> {
+        self.send_bounded(request, body, deadline, ANSWER_BYTES_MAX).await
+    }
+
+    /// The same, and an answer with a larger body is an error.
+    async fn send_bounded(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+        deadline: Duration,
+        answer_bytes_max: usize,
+    ) -> Result<Answer, ClientError> {
         let exchange = async {
             let request = request.header(HOST, self.target.host.clone()).body(Full::new(body))?;
             let mut connection = self.connection().await?;
             let response = connection.send_request(request).await?;
             let status = response.status();
             let retry_after = retry_after(response.headers());
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = Limited::new(response.into_body(), answer_bytes_max).collect().await;
             let body = body.map_err(ClientError::Body)?.to_bytes();
             self.idle().push(connection);
             Ok(Answer { status, body, retry_after })
@@ -163,6 +174,21 @@ impl Client {
     pub async fn get(&self, path: &str, deadline: Duration) -> Result<Answer, ClientError> {
         let request = Request::builder().method(Method::GET).uri(path);
         self.send(request, Bytes::new(), deadline).await
+    }
+
+    /// The body of `GET path`, if it is there and not larger than this.
+    pub async fn get_bounded(
+        &self,
+        path: &str,
+        deadline: Duration,
+        answer_bytes_max: usize,
+    ) -> Result<Bytes, ClientError> {
+        let request = Request::builder().method(Method::GET).uri(path);
+        let answer = self.send_bounded(request, Bytes::new(), deadline, answer_bytes_max).await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer.body),
+            other => Err(ClientError::Status(other)),
+        }
     }
 
     /// The document at `path`.

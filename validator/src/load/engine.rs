@@ -113,13 +113,15 @@ pub fn start(plan: LoadPlan) -> LoadHandle {
         window_end,
     };
     let targets = plan.targets.len() as u32;
+    let aside = Arc::default();
     for (index, target) in (0..).zip(plan.targets) {
         let client = Client::new(target, load.drivers.clone(), load.stop.clone());
         let target = Arc::new(TargetState::new(client, Tracker::new(window)));
         let schedule = Schedule { rate: plan.rate, targets, index, start, end: window_end };
         let source = Source::new(plan.content.clone(), index);
         let stop_sending = load.stop_sending.clone();
-        load.senders.spawn(sender::run(Arc::clone(&target), schedule, source, stop_sending));
+        let (target_sent, aside) = (Arc::clone(&target), Arc::clone(&aside));
+        load.senders.spawn(sender::run(target_sent, schedule, source, aside, stop_sending));
         load.followers.spawn(follower::run(Arc::clone(&target), load.stop.clone()));
         load.followers.spawn(states::run(Arc::clone(&target), load.stop.clone()));
         load.targets.push(target);

@@ -67,6 +67,16 @@ async fn refusals_are_counted_and_not_sent_again() {
 }
 
 #[tokio::test]
+async fn the_share_of_a_target_that_takes_nothing_goes_to_the_others() {
+    let out = Behaviour { status: |_| 503, ..Behaviour::default() };
+    let fakes = fakes(vec![out, Behaviour::default(), Behaviour::default()]).await;
+    let counts = finished(plan(&fakes, 5_000), PATIENCE).await.counts;
+    assert!(counts.refused.not_serving < 150, "{counts:?}");
+    assert!(counts.executed > 1_200, "{counts:?}");
+    assert!((1_400..=1_500).contains(&(counts.sent + counts.unsent)), "{counts:?}");
+}
+
+#[tokio::test]
 async fn accepted_and_forgotten_is_lost_while_expired_is_an_outcome() {
     let behaviour = |fate| Behaviour { fate, ..Behaviour::default() };
     let fakes = fakes(vec![behaviour(Fate::Forget), behaviour(Fate::Expire)]).await;

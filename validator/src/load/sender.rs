@@ -4,7 +4,9 @@
 //! is due leaves in requests of at most 500 transactions. Requests in flight are bounded, and while
 //! a target is away or has asked for a pause it is sent nothing; meanwhile what is due waits, at
 //! most one second's worth, and the rest is counted as unsent: a target that stands still is shown
-//! as such, and gets no flood when it comes back.
+//! as such, and gets no flood when it comes back. One that says that it takes no transactions at all,
+//! as a validator that is not in the committee does, is only asked again now and then, and the
+//! others take its share.
 //!
 //! As fast as it takes, everything is due at once: the pace is that of the answers. In both cases
 //! the bound of requests in flight adapts to refusals.
@@ -14,6 +16,7 @@
 //! offered again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::header::ACCEPT;
@@ -36,6 +39,8 @@ const AWAY_PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const TOO_MANY: u16 = StatusCode::TOO_MANY_REQUESTS.as_u16();
 const BACKLOG: Duration = Duration::from_secs(1);
+/// Transactions that a target is asked with whether it takes any again.
+const PROBE: u64 = 1;
 /// Life of a transaction from when it is sent; below what every chain allows by default (30 s).
 const TRANSACTION_LIFE: Duration = Duration::from_secs(25);
 
@@ -71,11 +76,12 @@ impl Schedule {
 }
 
 /// Sends until the schedule ends, the source is empty or `stop`; returns when every request has
-/// its answer or has given up.
+/// its answer or has given up. `aside` counts what other targets should be sent and take nothing.
 pub async fn run(
     target: Arc<TargetState>,
     schedule: Schedule,
     mut source: Source,
+    aside: Arc<AtomicU64>,
     stop: CancellationToken,
 ) {
     // The targets' ticks are spread over the interval, so that their requests do not collide.
@@ -84,7 +90,7 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut requests = JoinSet::new();
     let mut width = Width::new();
-    let mut accounted = 0;
+    let (mut accounted, mut extra) = (0, 0);
     let mut more = true;
     let closed = schedule.rate == Rate::Max;
     while more {
@@ -101,11 +107,19 @@ pub async fn run(
             width.on_finished(finished);
         }
         let now = Instant::now();
-        let mut due = schedule.due(now).map_or(u64::MAX, |due| due - accounted);
+        let mut due = schedule.due(now).map_or(u64::MAX, |due| due + extra - accounted);
         if closed && now >= schedule.end {
             break;
         }
         let paused = target.paused_until().is_some();
+        if !closed && !last && !target.serves() {
+            let given = due.saturating_sub(PROBE);
+            aside.fetch_add(given, Ordering::Relaxed);
+            (due, accounted) = (due - given, accounted + given);
+        } else if !closed && !paused {
+            let taken = aside.swap(0, Ordering::Relaxed);
+            (due, extra) = (due + taken, extra + taken);
+        }
         while due > 0 && more && !paused && requests.len() < width.requests() {
             let expiration = expiration_unix_secs();
             let Some(batch) = source.batch(due, expiration) else {
@@ -184,7 +198,10 @@ async fn send(target: Arc<TargetState>, batch: Batch, expiration_unix_secs: u64)
         let left = give_up.saturating_duration_since(Instant::now());
         let again = match exchange(&target, &batch, expiration_unix_secs, left).await {
             // Not yet: it was away a moment ago, and takes nothing before it is in step again.
-            Ok(answer) if waited && answer.not_serving() => true,
+            Ok(answer) if waited && answer.not_serving() => {
+                target.on_serving(false);
+                true
+            }
             // It may have been taken in a former life, which a refusal for lack of room hides.
             Ok(answer) if resent && answer.statuses.contains(&TOO_MANY) => true,
             Ok(answer) => return settle(&target, &batch, answer),
@@ -219,6 +236,7 @@ async fn send(target: Arc<TargetState>, batch: Batch, expiration_unix_secs: u64)
 /// Enters an answer into the books, and keeps the pause that it asks for.
 fn settle(target: &TargetState, batch: &Batch, answer: Statuses) -> Verdict {
     let no_room = answer.statuses.contains(&TOO_MANY);
+    target.on_serving(!answer.not_serving());
     if no_room {
         target.pause(answer.retry_after.unwrap_or(AWAY_PAUSE).min(PAUSE_MAX));
     } else if answer.not_serving() {

@@ -19,6 +19,7 @@ pub struct TargetState {
     tracker: Mutex<Tracker>,
     last_error: Mutex<Option<String>>,
     restarted: AtomicBool,
+    serves: AtomicBool,
     paused_until: Mutex<Option<Instant>>,
 }
 
@@ -32,6 +33,7 @@ impl TargetState {
             tracker,
             last_error,
             restarted: AtomicBool::new(false),
+            serves: AtomicBool::new(true),
             paused_until: Mutex::new(None),
         }
     }
@@ -49,6 +51,16 @@ impl TargetState {
     /// True if it began a new life since the load began.
     pub fn has_restarted(&self) -> bool {
         self.restarted.load(Ordering::Relaxed)
+    }
+
+    /// It answered: whether it takes transactions at all.
+    pub fn on_serving(&self, serves: bool) {
+        self.serves.store(serves, Ordering::Relaxed);
+    }
+
+    /// False while it takes no transactions, such as one that is not in the committee.
+    pub fn serves(&self) -> bool {
+        self.serves.load(Ordering::Relaxed)
     }
 
     /// Nothing new is sent to it for this long: it said so, or is away.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!  clients ──▶ http ──▶ quorum store ◀──▶ peers (UDP)
-//!                │         ▲   │ proofs
-//!            tracker       │   ▼
-//!                ▲     application ◀──▶ ordering engine ◀──▶ peers (TCP)
-//!                │                            │ finalised
-//!            execution ◀──── chain ◀──────────┘
+//!                │       │ ▲ ▲ │ proofs
+//!            tracker ◀───┤ │ │ ▼
+//!                ▲       │ │ application ◀──▶ ordering engine ◀──▶ peers (TCP)
+//!                │       │ │                       │ finalised
+//!            execution ◀─┘ └─── chain ◀────────────┘
+//!                commits
 //! ```
+//!
+//! **Epochs** ([`epochs`]): application, ordering engine and chain are made anew for each.
 //!
 //! **Start**: the data directory is locked and opened before anything else, so that a second
 //! process, a lost disk or a foreign directory is told before a socket is bound. Ordering starts
@@ -20,10 +23,13 @@
 //!
 //! **Failure** of any part ends the whole in the same way, with the exit code of the first cause.
 
+mod epochs;
 mod parts;
+mod returned;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod transitions;
 
 use std::fs::File;
 use std::future::Future;
@@ -34,24 +40,19 @@ use std::time::Duration;
 
 use quorum_store::engine::{NodeConfig, QuorumStore};
 use quorum_store::store::rocks::RocksStore;
+use quorum_store::transport::quic::QuicTransport;
 use quorum_store::types::Epoch;
-use quorum_store_ordering::{Engine, OrderingError, Runtime, RuntimeConfig};
+use quorum_store_ordering::{OrderingError, Runtime, RuntimeConfig};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::executor::Executor;
 use crate::exit::Failure;
-use crate::http::{self, Phase, Service};
+use crate::http::{Phase, Service};
 use crate::setup::Setup;
 use parts::Sockets;
 use shutdown::{End, Ending};
-
-/// The only epoch of this release.
-const EPOCH: Epoch = Epoch(0);
-
-/// How often links are counted before ordering starts.
-const LINK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long clients may take to end their requests once everything else has ended.
 const CLIENT_GRACE: Duration = Duration::from_secs(2);
@@ -84,12 +85,14 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
 
 /// Everything that runs.
 struct Node {
-    setup: Setup,
+    setup: Arc<Setup>,
     service: Arc<Service>,
     phase: watch::Sender<Phase>,
     /// Tasks that end only if they are stopped or fail.
     tasks: JoinSet<Result<(), Failure>>,
-    /// Ends chain and execution.
+    /// Ordering and execution, epoch after epoch.
+    epochs: JoinHandle<Result<(), Failure>>,
+    /// Ends ordering and execution.
     stop_execution: CancellationToken,
 }
 
@@ -102,14 +105,13 @@ async fn serve(
 ) -> Result<(), Failure> {
     let sockets = Sockets::bind(&setup.config.network).await?;
     let registry = prometheus::Registry::new();
-    let (store, transport_address) = start_store(&setup, store, &registry).await?;
-    let ordering_address = sockets.ordering;
+    let (store, links) = start_store(&setup, store, &registry).await?;
     let drain_timeout = setup.config.drain_timeout;
-    let assembled = sockets.publish(&setup, transport_address).and_then(|()| {
-        parts::assemble(setup, &store, executor, sockets, registry, runtime.clone())
-    });
-    let (mut node, application) = match assembled {
-        Ok(assembled) => assembled,
+    let assembled = sockets
+        .publish(&setup, links.local_address())
+        .and_then(|()| parts::assemble(setup, &store, executor, sockets, registry, runtime, links));
+    let mut node = match assembled {
+        Ok(node) => node,
         Err(failure) => {
             store.shutdown().await;
             return Err(failure);
@@ -121,64 +123,47 @@ async fn serve(
         height = node.service.progress.borrow().height(),
         "store open"
     );
-
-    let links = wait_for_links(node.service.clone(), node.setup.config.network.link_wait);
-    let ended = tokio::select! {
-        end = ending.first() => Some(end),
-        end = node.failed() => Some(end),
-        () = links => None,
-    };
-    let (end, engine) = match ended {
-        Some(end) => (end, None),
-        None => match runtime.start(node.ordering(ordering_address), application) {
-            Ok(mut engine) => {
-                node.phase.send_replace(Phase::Serving);
-                tracing::info!("serving");
-                let end = tokio::select! {
-                    end = ending.first() => end,
-                    end = node.failed() => end,
-                    cause = engine.failed() => {
-                        End::Failure(ordering_failure(cause, &node.setup.data.consensus()))
-                    }
-                };
-                (end, Some(engine))
-            }
-            Err(error) => (End::Failure(error.into()), None),
-        },
+    let end = tokio::select! {
+        end = ending.first() => end,
+        end = node.failed() => end,
     };
     end.log();
-    ending.within(drain_timeout, node.drain(engine)).await?;
+    ending.within(drain_timeout, node.drain()).await?;
     end.result()
 }
 
-/// Opens the library, and says where it listens.
+/// Opens the library, with the links that it uses; there are none before somebody is named.
 async fn start_store(
     setup: &Setup,
     store: RocksStore,
     registry: &prometheus::Registry,
-) -> Result<(QuorumStore, std::net::SocketAddr), Failure> {
+) -> Result<(QuorumStore, Arc<QuicTransport>), Failure> {
+    // Where a store that has served nothing yet begins: the first epoch that we are a member of.
+    let epoch = setup.plan.next_epoch_of(&setup.author, Epoch(0)).unwrap_or_default();
+    let committee = setup.plan.committee(epoch).unwrap_or(&setup.genesis.committee);
     let config = NodeConfig {
         genesis: setup.genesis.clone(),
-        epoch: EPOCH,
-        committee: setup.genesis.committee.clone(),
+        epoch,
+        committee: committee.clone(),
         sequencer: setup.config.sequencer.clone(),
         engine: setup.config.engine.clone(),
     };
-    let mut address = setup.config.network.transport_listen;
+    let mut links = None;
     let signer = Arc::new(quorum_store::crypto::Ed25519Signer::new(&setup.seed));
     let start = QuorumStore::start(
         config,
         Box::new(store),
         signer,
         |handshake, events| {
-            let transport = parts::transport(setup, handshake, events)?;
-            address = transport.local_address();
-            Ok::<_, quorum_store::transport::quic::TransportError>(Arc::new(transport) as Arc<_>)
+            let transport = Arc::new(parts::transport(setup, handshake, events)?);
+            links = Some(transport.clone());
+            Ok::<_, quorum_store::transport::quic::TransportError>(transport as Arc<_>)
         },
         registry,
     );
     let store = start.await?;
-    Ok((store, address))
+    let links = links.ok_or_else(|| Failure::other("the store started without links"))?;
+    Ok((store, links))
 }
 
 /// The ordering engine does not say why it stopped. Its journal is what fails by itself, so it is
@@ -198,24 +183,20 @@ fn ordering_failure(cause: OrderingError, journal: &Path) -> Failure {
     }
 }
 
-/// Waits for links to a quorum, but not for ever.
-async fn wait_for_links(service: Arc<Service>, wait: Duration) {
-    let linked = async {
-        while !service.reaches_quorum() {
-            tokio::time::sleep(LINK_POLL_INTERVAL).await;
-        }
-    };
-    if tokio::time::timeout(wait, linked).await.is_err() {
-        tracing::warn!("no links to a quorum yet: ordering starts anyway");
-    }
-}
-
 impl Node {
     /// Resolves when a part has failed.
     async fn failed(&mut self) -> End {
         let store = self.service.store.clone();
         tokio::select! {
             cause = store.stopped() => End::Failure(cause.into()),
+            ended = &mut self.epochs => {
+                let ended = ended.map_err(|_| Failure::other("ordering panicked: see the log"));
+                let failure = ended.and_then(|ended| ended).err();
+                let by_itself = || Failure::other("ordering ended by itself");
+                // Joined: it must not be waited for again.
+                self.epochs = tokio::spawn(async { Ok(()) });
+                End::Failure(failure.unwrap_or_else(by_itself))
+            }
             Some(ended) = self.tasks.join_next() => End::Failure(match ended {
                 Ok(Err(failure)) => failure,
                 Ok(Ok(())) => Failure::other("a part of the validator ended by itself"),
@@ -225,12 +206,14 @@ impl Node {
     }
 
     /// Ends everything, in the order in which nothing is lost.
-    async fn drain(mut self, engine: Option<Engine>) {
+    async fn drain(mut self) {
         self.phase.send_replace(Phase::Draining);
-        if let Some(engine) = engine {
-            engine.stop().await;
-        }
         self.stop_execution.cancel();
+        match (&mut self.epochs).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::warn!(%failure, "ordering failed while it ended"),
+            Err(error) => tracing::error!(%error, "ordering panicked while it ended"),
+        }
         // Submissions under way are still answered; then the store finishes its group.
         self.service.tasks.close();
         self.service.store.shutdown().await;
@@ -257,11 +240,5 @@ impl Node {
     /// Adds a part.
     fn spawn(&mut self, part: impl Future<Output = Result<(), Failure>> + Send + 'static) {
         self.tasks.spawn(part);
-    }
-
-    /// Starts to serve clients.
-    fn serve_http(&mut self, listener: http::listener::BoundedListener) {
-        let service = self.service.clone();
-        self.spawn(http::serve(listener, service));
     }
 }

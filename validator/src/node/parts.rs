@@ -7,20 +7,24 @@ use ed25519_dalek::SigningKey;
 use quorum_store::engine::QuorumStore;
 use quorum_store::sequencer::port::Event;
 use quorum_store::transport::quic::{QuicConfig, QuicTransport, TransportError};
-use quorum_store::transport::{Handshake, Limits, LinkEvent, Peer};
-use quorum_store_ordering::{Application, EngineConfig, Participant, Runtime};
+use quorum_store::transport::{Handshake, Limits, LinkEvent};
+use quorum_store::types::CommitIndex;
+use quorum_store_ordering::Runtime;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{EPOCH, Node};
-use crate::application::{Newest, Parts, Validator};
-use crate::chain::{Chain, Head};
+use super::Node;
+use super::epochs::Epochs;
+use super::returned::hand_over;
+use crate::application::Newest;
 use crate::clock::Clock;
 use crate::config::NetworkConfig;
+use crate::config::epochs::Plan;
 use crate::execution::Execution;
 use crate::executor::Executor;
 use crate::exit::Failure;
@@ -30,7 +34,10 @@ use crate::http::{self, Phase, Service};
 use crate::metrics::Metrics;
 use crate::outcomes::Outcomes;
 use crate::setup::Setup;
+use crate::sync::client::Others;
+use crate::sync::source::Source;
 use crate::tracker::Tracker;
+use crate::tracker::follow::follow;
 use crate::waiting::Waits;
 
 /// Connections that wait in the system's queue.
@@ -43,6 +50,8 @@ const FRAME_MARGIN: usize = 64 << 10;
 pub(super) struct Sockets {
     http: TcpListener,
     http_address: SocketAddr,
+    /// For other validators, if they do not ask where clients do.
+    sync: Option<TcpListener>,
     /// The ordering engine binds this itself.
     pub(super) ordering: SocketAddr,
 }
@@ -61,7 +70,8 @@ impl Sockets {
                 TcpListener::bind(any).await.and_then(|free| free.local_addr()).map_err(failed)?
             }
         };
-        Ok(Self { http, http_address, ordering })
+        let sync = network.sync_listen.map(|address| listen("other validators", address));
+        Ok(Self { http, http_address, sync: sync.transpose()?, ordering })
     }
 
     /// Writes the addresses to the data directory.
@@ -113,16 +123,10 @@ pub(super) fn transport(
         jitter_seed: setup.author.as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b)),
         ..QuicConfig::default()
     };
-    let peers: Vec<Peer> = setup
-        .config
-        .peers
-        .iter()
-        .map(|peer| Peer { key: peer.key, address: peer.transport })
-        .collect();
-    QuicTransport::start(config, &SigningKey::from_bytes(&setup.seed), &peers, handshake, events)
+    QuicTransport::start(config, &SigningKey::from_bytes(&setup.seed), &[], handshake, events)
 }
 
-/// Makes everything but the ordering engine, and starts it.
+/// Makes everything, and starts it.
 pub(super) fn assemble(
     setup: Setup,
     store: &QuorumStore,
@@ -130,77 +134,105 @@ pub(super) fn assemble(
     sockets: Sockets,
     registry: prometheus::Registry,
     runtime: Runtime,
-) -> Result<(Node, Arc<dyn Application>), Failure> {
+    links: Arc<QuicTransport>,
+) -> Result<Node, Failure> {
+    let setup = Arc::new(setup);
     let metrics = Arc::new(Metrics::register(&registry)?);
     let (phase, phase_receiver) = watch::channel(Phase::Starting);
     let (newest, newest_receiver) = watch::channel(Newest::default());
-    let (progress, progress_receiver) = watch::channel(executor.progress());
+    let start = executor.progress();
+    let (progress, progress_receiver) = watch::channel(start);
+    let (plan_sender, plan) = watch::channel(Arc::new(setup.plan.clone()));
     let ([chain_waiting, content_waiting], waits) = Waits::new();
     let http_config = setup.config.http.clone();
     let outcomes = Arc::new(Outcomes::new(http_config.outcomes_bytes_max.get()));
     let life = setup.genesis.parameters.transaction_life_max();
     let tracked_max = http_config.tracked_transactions_max;
     let tracker = Arc::new(Tracker::new(tracked_max, life, Clock::start(), outcomes));
-    let connections_max = http_config.connections_max;
+    let archive = executor.archive();
     let service = Arc::new(Service {
         store: store.clone(),
-        runtime,
+        runtime: runtime.clone(),
         tracker: tracker.clone(),
-        archive: executor.archive(),
+        sync: Arc::new(Source::new(archive.clone(), setup.rules(), setup.chain, &setup.seed)),
+        archive,
         progress: progress_receiver,
-        newest: newest_receiver.clone(),
+        newest: newest_receiver,
         waits,
         phase: phase_receiver,
         registry,
         metrics: metrics.clone(),
         identity: setup.identity(),
         genesis: setup.genesis.clone(),
+        plan: plan.clone(),
         limits: http::Limits::new(http_config),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
-    let headers = Arc::new(headers(&setup, store.clone()));
-    let application = Arc::new(Validator::new(Parts {
-        store: store.clone(),
-        headers: headers.clone(),
-        chain: setup.chain,
-        epoch: EPOCH,
-        clock_allowance: setup.genesis.parameters.clock_allowance(),
-        proposal: setup.config.proposal.clone(),
-        newest,
-    }));
-    let (ordered, ordered_receiver) = mpsc::channel(setup.config.execution.queue_blocks_max);
-    let start = executor.progress();
-    let head = Head { height: start.height(), digest: start.head };
-    let chain = Chain {
-        headers,
-        store: store.clone(),
-        newest: newest_receiver,
-        ordered,
-        head,
-        waiting: chain_waiting,
-    };
+    let stop = CancellationToken::new();
+    let genesis = (setup.genesis_digest(), setup.genesis.header());
     let execution = Execution {
         store: store.clone(),
+        chain: setup.chain,
         tracker: tracker.clone(),
         progress,
-        waiting: content_waiting,
+        waiting: Arc::new(content_waiting),
         materialize_deadline: setup.config.execution.materialize_deadline,
         metrics,
     };
-    let stop_execution = CancellationToken::new();
-    let mut node = Node { setup, service, phase, tasks: JoinSet::new(), stop_execution };
-    node.spawn(follow_events(store.events(), tracker, node.stop_execution.clone()));
-    node.spawn(chain.run(node.stop_execution.clone()));
-    node.spawn(execution.run(executor, ordered_receiver, node.stop_execution.clone()));
-    node.serve_http(BoundedListener::new(sockets.http, connections_max));
-    Ok((node, application))
+    let (tasks, stopped) = (service.tasks.clone(), service.stop.clone());
+    let others = Arc::new(Others::new(setup.author, setup.chain, plan.clone(), tasks, stopped));
+    let epochs = Epochs {
+        setup: setup.clone(),
+        store: store.clone(),
+        service: service.clone(),
+        runtime,
+        ordering: sockets.ordering,
+        headers: Arc::new(Headers::new(store.clone(), setup.author, genesis)),
+        links,
+        others: others.clone(),
+        plan,
+        newest,
+        phase: phase.clone(),
+        execution,
+        chain_waiting: Arc::new(chain_waiting),
+        stop: stop.clone(),
+    };
+    let next = CommitIndex(start.next_index);
+    let following = follow(store.clone(), setup.chain, tracker.clone(), next, stop.clone());
+    let epochs = tokio::spawn(epochs.run(executor));
+    let mut node =
+        Node { setup, service, phase, tasks: JoinSet::new(), epochs, stop_execution: stop.clone() };
+    node.spawn(follow_events(store.events(), tracker, stop.clone()));
+    node.spawn(following);
+    node.spawn(hand_over(store.clone(), others, stop.clone()));
+    node.spawn(reload(node.setup.clone(), plan_sender, stop));
+    node.serve_http(sockets.http, sockets.sync);
+    Ok(node)
 }
 
-fn headers(setup: &Setup, store: QuorumStore) -> Headers {
-    let members = setup.genesis.committee.members().iter().map(|member| member.author);
-    let others = members.filter(|author| *author != setup.author).collect();
-    Headers::new(store, others, (setup.genesis_digest(), setup.genesis.header()))
+/// Reads the file of epochs again whenever that is asked for.
+async fn reload(
+    setup: Arc<Setup>,
+    plan: watch::Sender<Arc<Plan>>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let mut asked = signal(SignalKind::hangup())
+        .map_err(|error| Failure::other(format!("cannot take signals: {error}")))?;
+    while stop.run_until_cancelled(asked.recv()).await.flatten().is_some() {
+        let Setup { config, genesis, .. } = &*setup;
+        let known = plan.borrow().clone();
+        match Plan::read(genesis.committee.clone(), &config.peers, &config.epochs) {
+            Ok(read) if read.extends(&known) => {
+                tracing::info!("the plan of epochs was read again");
+                plan.send_replace(Arc::new(read));
+            }
+            Ok(_) => tracing::error!("the plan of epochs contradicts what it said: not taken"),
+            Err(failure) => tracing::error!(%failure, "the plan of epochs cannot be read"),
+        }
+    }
+    stop.cancelled().await;
+    Ok(())
 }
 
 /// Tells the tracker what the library tells. What is missed is not needed for correctness.
@@ -226,21 +258,19 @@ async fn follow_events(
 }
 
 impl Node {
-    /// What the ordering engine is told.
-    pub(super) fn ordering(&self, listen: SocketAddr) -> EngineConfig {
-        let Setup { config, seed, author, chain, .. } = &self.setup;
-        let peers = config.peers.iter().filter(|peer| peer.key != *author);
-        let mut participants: Vec<Participant> =
-            peers.map(|peer| Participant { key: peer.key.0, address: peer.ordering }).collect();
-        participants.push(Participant { key: author.0, address: listen });
-        let genesis = self.setup.genesis_digest().0;
-        let mut engine =
-            EngineConfig::new(chain.0, EPOCH.0, seed.clone(), listen, participants, genesis);
-        engine.leader_timeout = config.ordering.leader_timeout;
-        engine.certification_timeout = config.ordering.certification_timeout;
-        engine.timeout_retry = config.ordering.timeout_retry;
-        engine.skip_timeout = Some(config.ordering.skip_timeout);
-        engine.link_wait = config.network.link_wait;
-        engine
+    /// Starts to serve clients, and other validators.
+    fn serve_http(&mut self, http: TcpListener, sync: Option<TcpListener>) {
+        let connections_max = self.setup.config.http.connections_max;
+        let service = self.service.clone();
+        let routers = [
+            (Some(http), http::router(service.clone())),
+            (sync, http::sync_router(service.clone())),
+        ];
+        for (listener, router) in routers {
+            if let Some(listener) = listener {
+                let listener = BoundedListener::new(listener, connections_max);
+                self.spawn(http::serve(listener, router, service.stop.clone()));
+            }
+        }
     }
 }

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn chain_of_one() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let options = GenerateOptions { validators: 1, directory: directory.path().to_owned() };
+    let directory_path = directory.path().to_owned();
+    let options = GenerateOptions { validators: 1, spares: 0, directory: directory_path };
     let config = generate(&options).unwrap().remove(0).config;
     (directory, config)
 }
@@ -164,8 +165,78 @@ fn a_validator_resumes_from_its_own_state_whatever_the_library_has_logged() {
     assert!(quorum_store::store::check::check(&data.join("store")).unwrap().is_sound());
 }
 
+/// What lay on the disk of the executor a moment before the last blocks, as a power cut that takes
+/// its last writes back would leave it: the library had been told that they are executed.
+#[test]
+fn what_the_executor_had_acknowledged_and_lost_is_executed_again() {
+    let (directory, config) = chain_of_one();
+    let execution = directory.path().join("validator-0/execution");
+    let saved = directory.path().join("saved");
+    let expiration = clock_seconds() + 25;
+    let (kept, height, before) = live(&config, |address| async move {
+        ready(address).await;
+        let first = submit(address, b"kept", expiration).await;
+        let kept = executed(address, &first).await;
+        copy(&execution, &saved);
+        let mut height = 0;
+        for text in [b"lost", b"gone"] {
+            let id = submit(address, text, expiration).await;
+            height = executed(address, &id).await;
+        }
+        // The library has heard of it: it need not keep these commits for us any more.
+        let acknowledged = |_: u16, value: &Value| {
+            let subscribers = value["status"]["subscribers"].as_array()?;
+            let executor =
+                subscribers.iter().find(|subscriber| subscriber["name"] == "executor")?;
+            (executor["next"].as_u64()? > height).then_some(())
+        };
+        until(address, "/status", acknowledged).await;
+        (kept, height, block(address, height).await)
+    });
+    assert!(kept < height);
+    let execution = directory.path().join("validator-0/execution");
+    std::fs::remove_dir_all(&execution).unwrap();
+    copy(&directory.path().join("saved"), &execution);
+    let lost = Setup::read(&config).unwrap().open().unwrap().1.progress();
+    assert!((kept..height).contains(&lost.height()), "{lost:?}");
+
+    let after = live(&config, |address| async move {
+        ready(address).await;
+        block(address, height).await
+    });
+    assert_eq!(before, after);
+    assert!(crate::executor::check::check(&execution).unwrap().is_sound());
+}
+
 fn clock_seconds() -> u64 {
     crate::clock::wall().0 / 1_000_000
+}
+
+/// What another validator may ask of one that has executed up to a height.
+async fn other_validators_are_answered(address: SocketAddr, height: u64) {
+    let ask = async |head: String, body: &[u8]| request(address, &head, body).await.unwrap();
+    let (_, standing) = ask("GET /sync/standing".to_owned(), b"").await;
+    let standing: Value = serde_json::from_slice(&standing).unwrap();
+    assert!(standing["height"].as_u64().unwrap() >= height);
+    let path = format!("/sync/snapshots/{height}");
+    let (status, statement) = ask(format!("GET {path}?above=0"), b"").await;
+    assert!(status == 200 && statement.len() > 200);
+    let (status, content) = ask(format!("GET {path}/content"), b"").await;
+    assert!(status == 200 && !content.is_empty());
+    assert_eq!(ask(format!("GET {path}?above={height}"), b"").await.0, 404);
+    assert_eq!(ask("GET /sync/snapshots/999999".to_owned(), b"").await.0, 404);
+    assert_eq!(ask("GET /sync/boundaries/0".to_owned(), b"").await.0, 404);
+    // What it took from its own client comes with the id that it had there.
+    let mut wrapped = bytes::BytesMut::new();
+    let expiration = (clock_seconds() + 25) * 1_000_000 + 7;
+    crate::transaction::wrap(&mut wrapped, 3, expiration, b"handed over");
+    let (length, malformed) = ((wrapped.len() as u32).to_le_bytes(), 1_u32.to_le_bytes());
+    let body = [&length[..], &wrapped, &malformed, b"x"].concat();
+    let (status, answers) = ask("POST /sync/transactions".to_owned(), &body).await;
+    let answers: Value = serde_json::from_slice(&answers).unwrap();
+    let id = hex::encode(crate::transaction::id(&wrapped));
+    assert_eq!((status, &answers[0]["id"], &answers[1]["status"]), (200, &id.into(), &400.into()));
+    executed(address, answers[0]["id"].as_str().unwrap()).await;
 }
 
 /// Refusals and reads as a client sees them.
@@ -222,13 +293,14 @@ fn routes_answer_as_documented() {
         let receipt = request(address, &format!("GET /commits/{height}"), b"").await.unwrap();
         let receipt: Value = serde_json::from_slice(&receipt.1).unwrap();
         assert_eq!(receipt["acks"].as_array().unwrap().len(), 4);
+        other_validators_are_answered(address, height).await;
         let (status, metrics) = request(address, "GET /metrics", b"").await.unwrap();
         let text = String::from_utf8(metrics).unwrap();
         assert!(status == 200 && text.contains("quorum_store_validator_height"));
         let (_, status) = request(address, "GET /status", b"").await.unwrap();
         let status: Value = serde_json::from_slice(&status).unwrap();
         assert!(status["consensus"]["fsyncs"].as_u64().unwrap() > 0, "{status}");
-        assert_eq!(status["accepted_transactions"], 1);
+        assert_eq!(status["accepted_transactions"], 2);
         // A stream starts where it is told, and ends with the validator.
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /outcomes?from=0 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -47,6 +48,27 @@ impl Cluster {
             })
         });
         Ok(Self { processes: started.collect::<Result<_, _>>()? })
+    }
+
+    /// Starts one more.
+    pub fn add(&mut self, binary: &Path, member: &Member) -> Result<(), Failure> {
+        let started = Process::start(binary, member).map_err(|error| {
+            Failure::other(format!("cannot start validator {}: {error}", member.index))
+        });
+        self.processes.push(started?);
+        Ok(())
+    }
+
+    /// Tells everybody to read the plan of epochs again.
+    pub fn reload(&self) -> Result<(), Failure> {
+        for process in &self.processes {
+            let id = process.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            // One that has ended is told of elsewhere.
+            let Some(id) = id else { continue };
+            kill_process(id, Signal::HUP)
+                .map_err(|error| Failure::other(format!("cannot send a signal: {error}")))?;
+        }
+        Ok(())
     }
 
     /// Those that ended although nobody asked them to, with the end of their logs; each is told

@@ -44,6 +44,11 @@ impl Status {
         self.count("/epoch")
     }
 
+    /// True if it runs and is not in the committee.
+    pub fn observes(&self) -> bool {
+        self.0.pointer("/validator/phase").is_some_and(|phase| phase == "observing")
+    }
+
     /// Distinct transactions executed.
     pub fn executed_transactions(&self) -> Option<u64> {
         self.count("/executor/executed_transactions")
@@ -129,10 +134,10 @@ impl Observer {
         Self { clients: members.iter().map(client).collect(), tasks, stop }
     }
 
-    /// Why each validator is not ready; empty once all are.
-    pub async fn unready(&self) -> Vec<(usize, String)> {
+    /// Why each of the first validators is not ready; empty once all are.
+    pub async fn unready(&self, first: usize) -> Vec<(usize, String)> {
         let mut unready = Vec::new();
-        for (index, client) in self.clients.iter().enumerate() {
+        for (index, client) in self.clients.iter().enumerate().take(first) {
             match client.get("/ready", ANSWER_DEADLINE).await {
                 Ok(answer) if answer.status == StatusCode::OK => {}
                 Ok(answer) => {
@@ -144,11 +149,15 @@ impl Observer {
         unready
     }
 
-    /// True if this validator is ready.
+    /// True if this validator is ready, or observes because it is not in the committee.
     pub async fn is_ready(&self, index: usize) -> bool {
         let Some(client) = self.clients.get(index) else { return false };
         let answer = client.get("/ready", READY_DEADLINE).await;
-        answer.is_ok_and(|answer| answer.status == StatusCode::OK)
+        if answer.is_ok_and(|answer| answer.status == StatusCode::OK) {
+            return true;
+        }
+        let document = client.get_json("/status", READY_DEADLINE).await;
+        document.is_ok_and(|document| Status::new(document).observes())
     }
 
     /// What each validator says, one right after the other, so that heights can be compared.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use super::chaos::{Chaos, Step};
 use super::cluster::Cluster;
+use super::epochs::Rotation;
 use super::observer::{Observer, Status};
 use super::series::Series;
 use super::verdict::Evidence;
@@ -49,6 +50,8 @@ pub struct Session {
     pub seed: u64,
     /// A validator is killed and started again at this interval.
     pub kill_interval: Option<Duration>,
+    /// The committee changes.
+    pub rotation: Option<Rotation>,
 }
 
 impl Session {
@@ -73,8 +76,10 @@ impl Session {
             Content::Random { transaction_bytes, .. } => format!("{transaction_bytes} bytes"),
             Content::Replay(_) => "from a file".to_owned(),
         };
+        let epochs = self.rotation.as_ref().map_or(1, |rotation| rotation.epochs);
         vec![
             ("validators", self.members.len().to_string()),
+            ("epochs", epochs.to_string()),
             ("offered", self.rate.to_string()),
             ("transactions", transactions),
             ("warm-up", format!("{} s", WARM_UP.as_secs())),
@@ -97,7 +102,7 @@ impl Session {
             progress,
             chaos: None,
             binary: &self.binary,
-            cluster: Cluster::start(&self.binary, &self.members)?,
+            cluster: Cluster::start(&self.binary, self.first())?,
             series: Series::new(),
             details,
         };
@@ -110,6 +115,12 @@ impl Session {
         evidence.usages = run.cluster.usages();
         evidence.failures.extend(violations);
         Ok(evidence)
+    }
+
+    /// The validators that are there from the start.
+    fn first(&self) -> &[Member] {
+        let first = self.rotation.as_ref().map_or(self.members.len(), Rotation::last);
+        &self.members[..first]
     }
 
     /// The offline check of each data directory, now that nobody uses it.
@@ -197,8 +208,13 @@ struct Run<'a> {
 impl Run<'_> {
     async fn observe(&mut self, session: &Session) -> Result<Evidence, Failure> {
         self.progress.say("waiting until every validator is ready");
-        self.ready().await?;
+        self.ready(session.first().len()).await?;
         let epochs_before = epochs(&self.statuses().await);
+        if let Some(rotation) = &session.rotation {
+            rotation.write(SystemTime::now() + WARM_UP, session.duration)?;
+            self.cluster.reload()?;
+            self.cluster.add(self.binary, &session.members[rotation.last()])?;
+        }
         let mut load = engine::start(session.plan());
         self.chaos = session.kill_interval.map(|interval| {
             Chaos::new(interval, session.members.len(), session.seed, load.window_start())
@@ -226,6 +242,7 @@ impl Run<'_> {
             blocks,
             statuses,
             epochs,
+            epochs_due: session.rotation.as_ref().map(|rotation| u64::from(rotation.epochs)),
             window_cpu_seconds,
             usages: Vec::new(),
             failures,
@@ -255,7 +272,7 @@ impl Run<'_> {
     }
 
     /// Waits until every validator is ready; a validator that ends ends the wait.
-    async fn ready(&mut self) -> Result<(), Failure> {
+    async fn ready(&mut self, first: usize) -> Result<(), Failure> {
         let deadline = Instant::now() + READY_DEADLINE;
         let mut unready = Vec::new();
         loop {
@@ -264,7 +281,7 @@ impl Run<'_> {
                 return Err(Failure::other(failures.join("\n")));
             }
             tokio::select! {
-                answer = timeout_at(deadline, self.observer.unready()) => match answer {
+                answer = timeout_at(deadline, self.observer.unready(first)) => match answer {
                     Ok(answer) => unready = answer,
                     Err(_) => return Err(self.describe_unready(&unready)),
                 },

@@ -33,6 +33,7 @@ async fn run_with(
         content: Content::Random { transaction_bytes: 64, seed: 1 },
         seed: 1,
         kill_interval: None,
+        rotation: None,
     };
     change(&mut session);
     let report = session.run().await;

@@ -21,6 +21,8 @@ pub struct Evidence {
     pub statuses: Vec<Option<Status>>,
     /// Epochs that the run went through.
     pub epochs: Option<u64>,
+    /// Epochs that it should have gone through.
+    pub epochs_due: Option<u64>,
     /// Processor time of all validators between both ends of the window.
     pub window_cpu_seconds: Option<f64>,
     /// Of the processes, by validator.
@@ -36,6 +38,10 @@ impl Evidence {
         let mut violations = self.failures.clone();
         violations.extend(self.disagreement());
         violations.extend(self.broken_promises());
+        if let Some(due) = self.epochs_due.filter(|due| self.epochs < Some(*due)) {
+            let epochs = self.epochs.unwrap_or(0);
+            violations.push(format!("the run went through {epochs} epochs instead of {due}"));
+        }
         Report {
             validators: self.statuses.len() as u32,
             duration_s: self.load.duration.as_secs_f64(),

@@ -56,6 +56,7 @@ fn good() -> Evidence {
         blocks: vec![Ok(block("a")), Ok(block("a"))],
         statuses: vec![Some(status(100)), Some(status(100))],
         epochs: Some(1),
+        epochs_due: None,
         window_cpu_seconds: Some(0.001),
         usages: vec![usage(); 2],
         failures: Vec::new(),

@@ -108,6 +108,12 @@ impl Book {
         self.open_count
     }
 
+    /// Ids of entries that are not final.
+    pub(super) fn open_ids(&self) -> Vec<TransactionId> {
+        let open = self.entries.iter().filter(|(_, entry)| entry.stage < Stage::Expired);
+        open.map(|(_, entry)| entry.id).collect()
+    }
+
     pub(super) fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
         let entry = self.entries.get(*self.by_id.get(id)? as usize)?;
         let height = (entry.height > 0).then_some(entry.height);

@@ -18,9 +18,11 @@
 
 mod admission;
 mod book;
+pub mod follow;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ use admission::Bound;
 use book::Book;
 
 use crate::clock::Clock;
-use crate::executor::BlockOutcome;
+use crate::executor::{Archive, BlockOutcome};
 use crate::outcomes::{Group, Milestone, Outcomes};
 use crate::transaction::TransactionId;
 
@@ -257,6 +259,27 @@ impl Tracker {
         self.outcomes.publish(Milestone::Executed, Some(height), &executed);
         self.outcomes.publish(Milestone::Skipped, Some(height), &skipped);
         self.outcomes.publish(Milestone::Expired, Some(height), &expired);
+    }
+
+    /// The state of others was taken over: what they executed meanwhile is known by its ids alone.
+    pub fn adopted(&self, archive: &Archive, block_timestamp: Timestamp) {
+        let now = self.clock.micros();
+        let mut executed: BTreeMap<u64, Group> = BTreeMap::new();
+        let mut expired = Group::default();
+        let open = self.book().open_ids();
+        let found = archive.heights_of(open.iter());
+        {
+            let mut book = self.book();
+            for (position, height) in found {
+                let group = executed.entry(height).or_default();
+                book.executed(&open[position], height, now, group);
+            }
+            book.on_time(block_timestamp, now, &mut expired);
+        }
+        for (height, group) in executed {
+            self.outcomes.publish(Milestone::Executed, Some(height), &group);
+        }
+        self.outcomes.publish(Milestone::Expired, None, &expired);
     }
 
     fn bound(&self) -> MutexGuard<'_, Bound> {
