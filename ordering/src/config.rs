@@ -84,6 +84,9 @@ pub struct EngineConfig {
     pub block_duration: Duration,
     /// Messages waiting per internal queue, at least 1. Default 1024.
     pub mailbox_size: usize,
+    /// False if this validator follows what is ordered and signs nothing: its journal is lost, so
+    /// it does not know what it signed in this epoch. Default true.
+    pub votes: bool,
     /// The journal is `<partition_prefix>-<epoch>` below the runtime's directory, so engines in
     /// one runtime need different prefixes. ASCII letters, digits, `-`, `_`. Default "consensus".
     pub partition_prefix: String,
@@ -117,6 +120,7 @@ impl EngineConfig {
             link_wait: Duration::from_secs(5),
             block_duration: Duration::from_mins(10),
             mailbox_size: 1024,
+            votes: true,
             partition_prefix: String::from("consensus"),
         }
     }
@@ -145,8 +149,10 @@ impl EngineConfig {
         let namespace = namespaces(&self.chain_id, self.epoch, &committee).consensus;
         let key = private_key(&self.seed);
         let own = key.public_key();
-        let scheme = Scheme::signer(&namespace, committee.clone(), key.clone())
+        let signer = Scheme::signer(&namespace, committee.clone(), key.clone())
             .ok_or_else(|| ConfigError::NotParticipant { key: key_bytes(&own) })?;
+        let follower = || Scheme::verifier(&namespace, committee.clone());
+        let scheme = if self.votes { signer } else { follower() };
         let floor = self
             .floor
             .as_ref()

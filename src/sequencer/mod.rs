@@ -234,6 +234,7 @@ impl Sequencer {
                 .evidence()
                 .map(|proof| (proof.index, proof.digest))
                 .collect(),
+            committed_evidence: self.commits.rewrites.evidence().cloned().collect(),
             silent_until: self.silence.until(),
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),

@@ -1,9 +1,11 @@
 //! What the sequencer says of itself: a snapshot for status pages, health and metrics.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::port::BusyReason;
-use crate::types::{Author, CommitIndex, Digest, Epoch, Timestamp, Usage};
+use crate::types::{Author, CommitIndex, Digest, Epoch, Timestamp, UnavailabilityProof, Usage};
 
 /// A snapshot of the sequencer.
 #[derive(Clone, Debug, Serialize)]
@@ -53,6 +55,9 @@ pub struct Status {
     /// Contents that everybody skips because committed evidence says that they are gone, with the
     /// commit that names each.
     pub skipped: Vec<(CommitIndex, Digest)>,
+    /// The evidence that says so, as long as it is kept. Too large for a status page.
+    #[serde(skip)]
+    pub committed_evidence: Vec<Arc<UnavailabilityProof>>,
     /// A store that replaces a lost one signs for no batch before this consensus time.
     pub silent_until: Option<Timestamp>,
     /// Payloads stored and not ordered yet.

@@ -13,6 +13,7 @@
 //! cannot store does not vote. The engine drops a future whose answer nobody needs any more.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Parts {
     pub clock_allowance: Duration,
     /// Pace and size of proposals.
     pub proposal: ProposalConfig,
+    /// While this file exists, only empty payloads are proposed.
+    pub hold: Option<PathBuf>,
     /// Takes the newest finalised block.
     pub newest: watch::Sender<Newest>,
 }
@@ -189,6 +192,7 @@ impl Inner {
     async fn pull(&self, parent: Digest, header: &PayloadHeader) -> Option<Arc<Payload>> {
         let limits = &self.parts.proposal;
         let mut asked_for = None;
+        let held = self.parts.hold.as_ref().is_some_and(|file| file.exists());
         loop {
             let request = PullRequest {
                 epoch: self.parts.epoch,
@@ -198,7 +202,7 @@ impl Inner {
                 limits: PayloadLimits {
                     transactions_max: limits.transactions_max,
                     batch_bytes_max: limits.batch_bytes_max.0,
-                    batches_max: limits.batches_max,
+                    batches_max: if held { 0 } else { limits.batches_max },
                 },
                 exclude: Vec::new(),
             };

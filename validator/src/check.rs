@@ -1,12 +1,14 @@
-//! `validator check`: is what lies in a data directory sound?
+//! `validator check`: is what lies in a data directory sound, or what a file of evidence says?
 //!
 //! Offline: a directory in use is refused, because a live store changes under the check.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quorum_store::store::check::check as check_store;
+use quorum_store::types::AbsenceReason;
 use serde_json::json;
 
+use crate::evidence::{EvidenceFile, Sound};
 use crate::executor::check::check as check_execution;
 use crate::exit::Failure;
 use crate::setup::DataDirectory;
@@ -29,10 +31,34 @@ pub struct CheckArguments {
     json: bool,
 }
 
+/// Checks evidence from its file alone, and prints what it proves.
+fn check_evidence(path: &Path) -> Result<(), Failure> {
+    let file = EvidenceFile::read(path)?;
+    let Sound { proof, chain, signers } = file.check().map_err(|reason| {
+        Failure::checks(format!("{} is no evidence: {reason}", path.display()))
+    })?;
+    println!(
+        "{}: sound. On chain {chain}, in epoch {}, a quorum of power says that content {} of \
+         commit {} is gone:",
+        path.display(),
+        proof.epoch.0,
+        proof.digest,
+        proof.index.0
+    );
+    for (signer, part) in signers.iter().zip(&proof.signatures) {
+        let reason = match part.reason {
+            AbsenceReason::NeverHeld => "it never held it, as far as its store knows",
+            AbsenceReason::StoreReplaced => "its store replaces one that was lost",
+        };
+        println!("  {signer}: {reason}");
+    }
+    Ok(())
+}
+
 /// Checks, prints a report, and fails if it is not clean.
 pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
-    if arguments.evidence.is_some() {
-        return Err(Failure::usage("evidence cannot be checked yet: this release makes none"));
+    if let Some(path) = &arguments.evidence {
+        return check_evidence(path);
     }
     let Some(path) = &arguments.data_dir else {
         return Err(Failure::usage("name a data directory with --data-dir"));
@@ -74,8 +100,8 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::checks(format!(
-        "{} is not sound: keep a copy, and do not start this validator on an empty directory \
-         instead, which would not know what it signed (docs/operators.md)",
+        "{} is not sound: keep a copy, and see docs/operators.md before this validator is started \
+         on another directory",
         path.display()
     )))
 }

@@ -11,17 +11,34 @@ pub struct InitArguments {
     /// Config of the validator whose data directory is made
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// This key never ran: the validator signs from its first moment on. Without it the directory
+    /// replaces one that was lost
+    #[arg(long)]
+    never_ran: bool,
 }
 
 /// Makes the data directory. An existing one is never touched.
 pub fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let setup = Setup::read(&arguments.config)?;
-    let storage = &setup.config.storage;
-    setup.data.create(setup.identity(), setup.genesis.header(), storage)?;
-    println!("created {} for validator {}", setup.data.path().display(), setup.author);
+    let path = setup.data.path().display();
+    if arguments.never_ran {
+        let storage = &setup.config.storage;
+        setup.data.create(setup.identity(), setup.genesis.header(), storage)?;
+        println!("created {path} for validator {}", setup.author);
+        return Ok(());
+    }
+    setup.data.replace(&setup)?;
+    println!("created {path} for validator {}, in place of one that was lost", setup.author);
+    let parameters = &setup.genesis.parameters;
+    let wait = parameters.batch_lifetime() + 2 * parameters.clock_allowance();
     eprintln!(
-        "It is for a validator that never ran: one that did must not start on it, because an empty \
-         store does not know what was signed with this key."
+        "It signs for no batch for {} s, because nobody knows what was signed with this key{}.",
+        wait.as_secs(),
+        if setup.data.journal_lost().exists() {
+            ", and does not vote for blocks before an epoch that begins later than now"
+        } else {
+            ""
+        }
     );
     Ok(())
 }

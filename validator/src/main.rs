@@ -11,6 +11,7 @@ mod chain;
 mod check;
 mod clock;
 mod config;
+mod evidence;
 mod execution;
 mod executor;
 mod exit;
@@ -25,6 +26,7 @@ mod metrics;
 mod node;
 mod outcomes;
 mod process;
+mod replaced;
 mod report;
 mod setup;
 mod status;
@@ -66,7 +68,7 @@ enum Command {
     Load(load::LoadArguments),
     /// Print what validators say of themselves
     Status(status::StatusArguments),
-    /// Check a data directory offline
+    /// Check a data directory, or evidence, offline
     Check(check::CheckArguments),
 }
 

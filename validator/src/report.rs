@@ -227,6 +227,12 @@ impl Report {
             let agreed = if self.agreement { "equal" } else { "DIFFERENT" };
             let _ = writeln!(text, "state     {agreed} at height {blocks}");
         }
+        if let Some(lost) = self.lost_with_disk {
+            let _ = writeln!(text, "lost      {lost:>10} accepted and not certified, with a disk");
+        }
+        for SkippedBatch { digest, index, evidence_file } in self.skipped_batches.iter().flatten() {
+            let _ = writeln!(text, "skipped   {digest} of commit {index}: {evidence_file}");
+        }
         for (index, validator) in self.per_validator.iter().enumerate() {
             let _ = writeln!(text, "validator {index}: {}", validator.text());
         }

@@ -3,16 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use quorum_store::crypto::{Ed25519Signer, Signer as _};
+use quorum_store::sequencer::silent_until;
 use quorum_store::store::rocks::{RocksConfig, RocksStore};
 use quorum_store::store::schema::StoreIdentity;
 use quorum_store::types::{Author, ChainId, Digest, Epoch, Genesis, PayloadHeader};
 
+use crate::clock;
 use crate::config::ValidatorConfig;
 use crate::config::epochs::Plan;
 use crate::config::genesis::GenesisFile;
-use crate::executor::{Executor, Identity, Rules};
+use crate::executor::{Executor, ExecutorError, Identity, Rules};
 use crate::exit::Failure;
 use crate::keys::{self, Seed};
+use crate::replaced::JournalLost;
 
 /// A data directory: the store, the execution state, the consensus journal, and what was chosen at
 /// the last start.
@@ -45,6 +48,11 @@ impl DataDirectory {
         self.0.join("consensus")
     }
 
+    /// Says that the journal of the ordering engine was lost, and when; see [`crate::replaced`].
+    pub fn journal_lost(&self) -> PathBuf {
+        self.0.join("journal-lost")
+    }
+
     /// The addresses that this validator listens on.
     pub fn addresses(&self) -> PathBuf {
         self.0.join("addresses.json")
@@ -60,11 +68,42 @@ impl DataDirectory {
         genesis: PayloadHeader,
         storage: &RocksConfig,
     ) -> Result<(), Failure> {
+        self.make(|| {
+            Executor::create(&self.execution(), identity, genesis)?;
+            let store = StoreIdentity { author: identity.author, chain: identity.chain };
+            drop(RocksStore::create(&self.store(), store, storage)?);
+            Ok(())
+        })
+    }
+
+    /// The same in place of what this validator lost, of which nobody knows what it had signed.
+    /// What was not lost stays.
+    pub fn replace(&self, setup: &Setup) -> Result<(), Failure> {
+        let identity = setup.identity();
+        let now = clock::wall();
+        self.make(|| {
+            if !self.consensus().exists() {
+                JournalLost::new(now).write(&self.journal_lost())?;
+            }
+            match Executor::create(&self.execution(), identity, setup.genesis.header()) {
+                Ok(()) => {}
+                Err(ExecutorError::Exists(_)) if !self.store().exists() => {
+                    drop(Executor::open(&self.execution(), identity, setup.rules())?);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let store = StoreIdentity { author: identity.author, chain: identity.chain };
+            let until = silent_until(now, &setup.genesis.parameters);
+            let storage = &setup.config.storage;
+            drop(RocksStore::replace(&self.store(), store, storage, until)?);
+            Ok(())
+        })
+    }
+
+    fn make(&self, fill: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let what = format!("data directory {}", self.0.display());
         std::fs::create_dir_all(&self.0).map_err(|error| Failure::write(&what, &error))?;
-        Executor::create(&self.execution(), identity, genesis)?;
-        let store = StoreIdentity { author: identity.author, chain: identity.chain };
-        drop(RocksStore::create(&self.store(), store, storage)?);
+        fill()?;
         for directory in [&self.0, self.0.parent().unwrap_or(Path::new("."))] {
             let directory =
                 if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
@@ -93,6 +132,8 @@ pub struct Setup {
     pub chain: ChainId,
     /// Its data directory.
     pub data: DataDirectory,
+    /// While this file exists, only empty payloads are proposed.
+    pub hold_proposals: Option<PathBuf>,
 }
 
 impl Setup {
@@ -115,7 +156,7 @@ impl Setup {
         config.validate(&genesis.parameters, &genesis.committee, &author)?;
         let chain = genesis.chain_id();
         let data = DataDirectory::new(&config.data_dir);
-        Ok(Self { config, genesis, plan, seed, author, chain, data })
+        Ok(Self { config, genesis, plan, seed, author, chain, data, hold_proposals: None })
     }
 
     /// Whom the data directory belongs to.
@@ -134,6 +175,13 @@ impl Setup {
             transaction_life_max: self.genesis.parameters.transaction_life_max(),
             blocks_kept: self.config.execution.blocks_kept,
         }
+    }
+
+    /// False in an epoch in which this validator may have voted before it lost its journal.
+    pub fn may_vote(&self, plan: &Plan, epoch: Epoch) -> Result<bool, Failure> {
+        let lost = JournalLost::read(&self.data.journal_lost())?;
+        let allowance = self.genesis.parameters.clock_allowance();
+        Ok(lost.is_none_or(|lost| lost.may_vote(plan, epoch, allowance)))
     }
 
     /// Takes the lock of the data directory and opens what is in it.

@@ -12,11 +12,15 @@
 //! - every accepted transaction was executed exactly once, or was reported expired or skipped,
 //! - no validator failed,
 //! - the run went through as many epochs as it should have,
+//! - what a run destroyed on purpose is skipped by evidence that anybody can check, or was not
+//!   certified yet; and nothing else is,
 //! - the store check of each data directory is clean,
 //! - and something was executed, or the rest would prove nothing.
 
 mod chaos;
 mod cluster;
+mod destruction;
+mod disaster;
 mod epochs;
 mod observer;
 mod process;
@@ -25,12 +29,13 @@ mod session;
 mod verdict;
 mod workspace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use self::chaos::parse_chaos;
+use self::disaster::{Disaster, Kind};
 use self::epochs::{EPOCH_MIN, Rotation};
 use self::session::Session;
 use self::workspace::Workspace;
@@ -39,6 +44,9 @@ use crate::generate::{GenerateOptions, generate};
 use crate::load::source::Content;
 use crate::load::units::{Rate, parse_duration, parse_rate};
 use crate::load::{content, duration, fresh_seed, not_yet, print, runtime, transaction_bytes};
+
+/// Shorter runs have no half in which anything could be seen to go on.
+const DISASTER_MIN: Duration = Duration::from_secs(10);
 
 /// Options of `validator testnet`.
 #[derive(Args, Clone, Debug)]
@@ -87,7 +95,7 @@ pub struct TestnetArguments {
     #[arg(long, value_name = "I")]
     pub wipe: Option<u32>,
     /// Half way all validators lose the content of so many certified, unordered batches.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub lose: Option<u32>,
     /// Orders batches before they have a proof.
     #[arg(long, value_name = "on/off", value_enum)]
@@ -137,14 +145,10 @@ pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
 
 /// Refuses options that ask for what is not built yet.
 fn supported(arguments: &TestnetArguments) -> Result<(), Failure> {
-    let refused = [
-        ("--wipe", arguments.wipe.is_some()),
-        ("--lose", arguments.lose.is_some()),
-        ("--optimistic on", arguments.optimistic == Some(Switch::On)),
-    ];
-    if let Some((option, _)) = refused.iter().find(|(_, given)| *given) {
-        return Err(not_yet(option));
+    if arguments.optimistic == Some(Switch::On) {
+        return Err(not_yet("--optimistic on"));
     }
+    supported_disaster(arguments)?;
     let epochs = epochs_of(arguments);
     if epochs > 1 && arguments.validators < 2 {
         return Err(Failure::usage("--epochs needs two validators: one is always out"));
@@ -156,6 +160,42 @@ fn supported(arguments: &TestnetArguments) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+fn supported_disaster(arguments: &TestnetArguments) -> Result<(), Failure> {
+    let disturbances = [
+        arguments.chaos.is_some(),
+        arguments.epochs.is_some(),
+        arguments.wipe.is_some(),
+        arguments.lose.is_some(),
+    ];
+    let disaster = arguments.wipe.is_some() || arguments.lose.is_some();
+    if disaster && disturbances.iter().filter(|given| **given).count() > 1 {
+        return Err(Failure::usage("--wipe and --lose go with no other of --chaos and --epochs"));
+    }
+    if let Some(index) = arguments.wipe {
+        if index >= arguments.validators {
+            return Err(Failure::usage(format!("--wipe {index}: there is no such validator")));
+        }
+        if arguments.validators < 4 {
+            return Err(Failure::usage(
+                "--wipe needs four validators: the others order without the one that lost its \
+                 journal",
+            ));
+        }
+    }
+    if disaster && arguments.duration < DISASTER_MIN {
+        let least = DISASTER_MIN.as_secs();
+        return Err(Failure::usage(format!("--wipe and --lose need --duration {least}s or more")));
+    }
+    Ok(())
+}
+
+fn disaster_of(arguments: &TestnetArguments, workspace: &Path) -> Option<Disaster> {
+    let wipe = arguments.wipe.map(|index| Kind::Wipe(index as usize));
+    let kind = wipe.or(arguments.lose.map(|count| Kind::Lose(count as usize)))?;
+    let hold = workspace.join("hold-proposals");
+    Some(Disaster { kind, hold, directory: arguments.report.clone() })
 }
 
 fn epochs_of(arguments: &TestnetArguments) -> u32 {
@@ -184,6 +224,7 @@ fn start(
         content,
         seed,
         kill_interval: arguments.chaos,
+        disaster: disaster_of(arguments, workspace.path()),
         rotation: (epochs > 1).then_some(Rotation { epochs, validators, path }),
     })
 }

@@ -50,7 +50,7 @@ impl Net {
         fs::write(&genesis, short).unwrap();
         let net = Self { directory, http, processes: (0..4).map(|_| None).collect() };
         for index in 0..4 {
-            net.make_data(index);
+            net.make_data(index, false);
             // What is in memory is served after it is gone from the disk.
             let config = net.config(index);
             let text = fs::read_to_string(&config).unwrap();
@@ -67,9 +67,12 @@ impl Net {
         self.data(index).with_extension("toml").to_str().unwrap().to_owned()
     }
 
-    fn make_data(&self, index: usize) {
+    /// A directory for a key that never ran, or in place of one that was lost.
+    fn make_data(&self, index: usize, lost: bool) {
         fs::remove_dir_all(self.data(index)).unwrap();
-        succeed(&["init", "--config", &self.config(index)]);
+        let config = self.config(index);
+        let init = ["init", "--config", &config, "--never-ran"];
+        succeed(if lost { &init[..3] } else { &init });
     }
 
     fn start(&mut self, index: usize) {
@@ -177,7 +180,7 @@ fn whoever_was_away_for_too_long_or_lost_everything_goes_on_from_the_state_of_th
     for lost in [false, true] {
         net.kill(3);
         if lost {
-            net.make_data(3);
+            net.make_data(3, true);
         }
         net.load(1, 6);
         net.start(3);

@@ -439,7 +439,7 @@ fn validators_of_different_chains_refuse_the_link_and_say_so() {
         fs::write(chain.path("other.toml"), other).unwrap();
         chain.edit("genesis = \"genesis.toml\"", "genesis = \"other.toml\"");
         fs::remove_dir_all(chain.path("validator-0")).unwrap();
-        let made = output(&["init", "--config", &chain.text("validator-0.toml")]);
+        let made = output(&["init", "--never-ran", "--config", &chain.text("validator-0.toml")]);
         assert!(made.status.success(), "{made:?}");
         let validators = [Running::start_one(&chain, 0), Running::start_one(&chain, 1)];
         for index in 0..2 {

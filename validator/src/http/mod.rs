@@ -5,7 +5,7 @@
 //! | [`ingress`] | `POST /transactions`, `POST /transactions/batch` |
 //! | [`streams`] | `GET /outcomes` |
 //! | [`states`] | `POST /transactions/states` |
-//! | [`reads`] | transactions, batches, proofs, commits, blocks |
+//! | [`reads`] | transactions, batches, proofs, commits, evidence, blocks |
 //! | [`state`] | status, health, readiness, pressure, metrics |
 //! | [`sync`] | what other validators ask: standing, snapshots, ends of epochs |
 //!
@@ -153,6 +153,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/batches/{digest}", get(reads::batch))
         .route("/batches/{digest}/proof", get(reads::proof))
         .route("/commits/{index}", get(reads::commit))
+        .route("/evidence/{index}/{digest}", get(reads::evidence))
         .route("/blocks/{height}", get(reads::block))
         .route("/blocks/{height}/transactions", get(reads::block_transactions))
         .route("/leases", post(state::leases))

@@ -9,6 +9,7 @@ use quorum_store::types::{CommitIndex, CommitReceipt, Digest};
 use serde_json::{Value, json};
 
 use super::{ReadError, Service, error, json as respond, octets};
+use crate::evidence::EvidenceFile;
 use crate::executor::BlockSummary;
 
 /// `GET /transactions/{id}`: what the tracker knows, else what was executed.
@@ -53,6 +54,30 @@ pub async fn proof(State(service): State<Arc<Service>>, Path(digest): Path<Strin
 pub async fn commit(State(service): State<Arc<Service>>, Path(index): Path<u64>) -> Response {
     let found = service.read(move |reader, _| Ok(reader.receipt(CommitIndex(index))?)).await;
     found.map_or_else(|refused| refused, |receipt| respond(StatusCode::OK, &describe(&receipt)))
+}
+
+/// `GET /evidence/{index}/{digest}`: committed evidence that this content of this commit is gone, as
+/// `check --evidence` reads it.
+pub async fn evidence(
+    State(service): State<Arc<Service>>,
+    Path((index, digest)): Path<(u64, String)>,
+) -> Response {
+    let Some(digest) = Digest::from_hex(&digest) else { return bad_name() };
+    let status = match service.store.status().await {
+        Ok(status) => status,
+        Err(cause) => return error(StatusCode::SERVICE_UNAVAILABLE, &cause.to_string()),
+    };
+    let mut evidence = status.committed_evidence.iter();
+    let found = evidence.find(|proof| (proof.index, proof.digest) == (CommitIndex(index), digest));
+    let plan = service.plan.borrow().clone();
+    let file = found.and_then(|proof| {
+        Some(EvidenceFile::new(&service.genesis, plan.committee(proof.epoch)?, proof))
+    });
+    match file.map(serde_json::to_value) {
+        Some(Ok(value)) => respond(StatusCode::OK, &value),
+        Some(Err(failed)) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+        None => error(StatusCode::NOT_FOUND, "not here"),
+    }
 }
 
 /// `GET /blocks/{height}`: the summary.

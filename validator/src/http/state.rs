@@ -92,11 +92,17 @@ impl Service {
 
 /// `GET /health`: 200 while everything runs.
 pub async fn health(State(service): State<Arc<Service>>) -> Response {
-    let failed = match service.store.status().await {
-        Err(cause) => Some(format!("the store stopped: {cause}")),
-        Ok(_) => service.waits.first(),
-    };
-    verdict("healthy", failed)
+    match service.store.status().await {
+        Err(cause) => verdict("healthy", Some(format!("the store stopped: {cause}"))),
+        Ok(status) => match (service.waits.first(), status.silent_until) {
+            (None, Some(until)) => {
+                let note = "this store replaces a lost one, and signs for no batch before that";
+                let value = json!({ "healthy": true, "silent_until": until.0, "note": note });
+                respond(StatusCode::OK, &value)
+            }
+            (waits, _) => verdict("healthy", waits),
+        },
+    }
 }
 
 /// `GET /ready`: 200 while this validator takes part and takes transactions.

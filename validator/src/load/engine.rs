@@ -167,6 +167,13 @@ impl LoadHandle {
         latencies.curves()
     }
 
+    /// A target has lost its disk, and is not up again yet.
+    pub fn disk_lost(&self, index: usize) {
+        if let Some(target) = self.targets.get(index) {
+            target.tracker().on_disk_lost();
+        }
+    }
+
     /// Sends nothing new; requests under way keep their deadline.
     pub fn stop_sending(&self) {
         self.stop_sending.cancel();

@@ -132,6 +132,8 @@ pub struct Counts {
     pub outcomes_malformed: u64,
     /// Accepted and without an outcome now.
     pub unresolved: u64,
+    /// Accepted, not certified when the disk of their target was destroyed, and not executed.
+    pub lost_with_disk: u64,
 }
 
 impl Counts {
@@ -157,6 +159,7 @@ impl Counts {
         self.outcomes_lost += other.outcomes_lost;
         self.outcomes_malformed += other.outcomes_malformed;
         self.unresolved += other.unresolved;
+        self.lost_with_disk += other.lost_with_disk;
     }
 }
 
@@ -168,11 +171,15 @@ enum Phase {
     Accepted,
     /// No answer will come; it may be executed all the same.
     Unanswered,
+    /// Accepted by a target that lost its disk before a quorum had it: it may be executed all the
+    /// same, and nothing is owed.
+    Lost,
 }
 
 #[derive(Clone, Copy)]
 struct Entry {
     phase: Phase,
+    certified: bool,
     measured: bool,
     sent_micros: u64,
     expiration_unix_secs: u64,
@@ -204,8 +211,13 @@ impl Tracker {
     pub fn on_sent(&mut self, keys: &[Key], now_micros: u64, expiration_unix_secs: u64) {
         let measured = self.window.contains(now_micros);
         for key in keys {
-            let phase = Phase::Sent;
-            let entry = Entry { phase, measured, sent_micros: now_micros, expiration_unix_secs };
+            let entry = Entry {
+                phase: Phase::Sent,
+                certified: false,
+                measured,
+                sent_micros: now_micros,
+                expiration_unix_secs,
+            };
             self.open.insert(*key, entry);
         }
         self.counts.sent += keys.len() as u64;
@@ -236,6 +248,7 @@ impl Tracker {
             if let Some(entry) = self.open.get_mut(key)
                 && entry.phase != Phase::Accepted
             {
+                self.counts.lost_with_disk -= u64::from(entry.phase == Phase::Lost);
                 entry.phase = Phase::Accepted;
                 self.counts.unresolved += 1;
             }
@@ -252,6 +265,17 @@ impl Tracker {
         }
     }
 
+    /// The target has lost its disk: "accepted" promised no more than a batch that is durable there.
+    pub fn on_disk_lost(&mut self) {
+        for entry in self.open.values_mut() {
+            if entry.phase == Phase::Accepted && !entry.certified {
+                entry.phase = Phase::Lost;
+                self.counts.unresolved -= 1;
+                self.counts.lost_with_disk += 1;
+            }
+        }
+    }
+
     /// The target reported a group of transactions.
     pub fn on_outcome(&mut self, outcome: &Outcome<'_>) {
         let in_window = self.window.contains(outcome.time_micros);
@@ -259,7 +283,9 @@ impl Tracker {
             State::Gap => self.counts.outcomes_lost += outcome.lost,
             State::Accepted | State::Certified => {
                 for (key, latency_micros) in outcome.transactions() {
-                    if self.open.get(&key).is_some_and(|entry| entry.measured) {
+                    let Some(entry) = self.open.get_mut(&key) else { continue };
+                    entry.certified |= outcome.state == State::Certified;
+                    if entry.measured {
                         self.latencies.record(outcome.state, latency_micros);
                     }
                 }
@@ -338,6 +364,12 @@ impl Tracker {
             return;
         };
         self.counts.unresolved -= u64::from(entry.phase == Phase::Accepted);
+        if entry.phase == Phase::Lost {
+            if state == State::Expired {
+                return;
+            }
+            self.counts.lost_with_disk -= 1;
+        }
         match state {
             State::Executed => {
                 self.counts.executed += 1;

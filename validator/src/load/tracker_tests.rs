@@ -167,6 +167,7 @@ fn counts_of_targets_add_up_in_every_field() {
         outcomes_lost: 17,
         outcomes_malformed: 18,
         unresolved: 19,
+        lost_with_disk: 21,
     };
     let mut sum = Counts::default();
     sum.add(&one);
@@ -202,4 +203,27 @@ fn what_a_target_forgot_is_resolved_by_asking() {
     outcome(&mut tracker, "executed", &keys[..1], 1_950);
     assert_eq!(tracker.counts().repeated, 1);
     assert_eq!(tracker.latencies().quantiles().executed, None);
+}
+
+#[test]
+fn what_a_destroyed_disk_had_and_no_quorum_is_counted_apart_unless_it_is_executed() {
+    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(5));
+    tracker.on_sent(&keys, 1_500, EXPIRATION);
+    accept(&mut tracker, &keys[..4]);
+    outcome(&mut tracker, "certified", &keys[..1], 1_600);
+    tracker.on_disk_lost();
+    let counts = tracker.counts();
+    assert_eq!((counts.unresolved, counts.lost_with_disk), (1, 3), "the first is owed");
+    // One of them was certified without our knowing, and one expires.
+    let later = (EXPIRATION + 1) * 1_000_000;
+    tracker.on_standing(keys[1], Standing::Executed, later, 1_700);
+    tracker.on_standing(keys[2], Standing::Unknown, later, 1_700);
+    tracker.on_standing(keys[0], Standing::Executed, later, 1_700);
+    let counts = tracker.counts();
+    assert_eq!((counts.unresolved, counts.lost_with_disk), (0, 2));
+    assert_eq!((counts.executed, counts.expired), (2, 0));
+    // Given to it once more, in its new life: now it is owed.
+    accept(&mut tracker, &keys[3..4]);
+    let counts = tracker.counts();
+    assert_eq!((counts.unresolved, counts.lost_with_disk), (1, 1));
 }

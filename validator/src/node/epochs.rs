@@ -258,6 +258,13 @@ impl Epochs {
         engine.timeout_retry = config.ordering.timeout_retry;
         engine.skip_timeout = Some(config.ordering.skip_timeout);
         engine.link_wait = config.network.link_wait;
+        engine.votes = self.setup.may_vote(&plan, epoch)?;
+        if !engine.votes {
+            tracing::warn!(
+                epoch = epoch.0,
+                "the ordering journal was lost: this validator does not vote in this epoch"
+            );
+        }
         let application = Arc::new(Validator::new(Parts {
             store: self.store.clone(),
             headers: self.headers.clone(),
@@ -266,6 +273,7 @@ impl Epochs {
             plan: self.plan.clone(),
             clock_allowance: chain_genesis.parameters.clock_allowance(),
             proposal: config.proposal.clone(),
+            hold: self.setup.hold_proposals.clone(),
             newest: self.newest.clone(),
         }));
         Ok(self.runtime.start(engine, application)?)

@@ -66,11 +66,15 @@ pub struct RunArguments {
     /// End when standard input ends: for children of a process that may be killed
     #[arg(long)]
     end_with_stdin: bool,
+    /// Propose empty payloads while this file exists: for `testnet`
+    #[arg(long, value_name = "FILE", hide = true)]
+    hold_proposals: Option<PathBuf>,
 }
 
 /// Runs a validator until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let setup = Setup::read(&arguments.config)?;
+    let mut setup = Setup::read(&arguments.config)?;
+    setup.hold_proposals.clone_from(&arguments.hold_proposals);
     let (store, executor) = setup.open()?;
     let runtime = RuntimeConfig {
         directory: setup.data.consensus(),

@@ -323,7 +323,8 @@ fn a_directory_in_use_or_without_a_store_is_told_before_anything_starts() {
 }
 
 fn run_code(config: &Path) -> u8 {
-    let arguments = RunArguments { config: config.to_owned(), end_with_stdin: false };
+    let arguments =
+        RunArguments { config: config.to_owned(), end_with_stdin: false, hold_proposals: None };
     run(&arguments).unwrap_err().code()
 }
 

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -37,22 +37,29 @@ struct Process {
 /// The processes.
 pub struct Cluster {
     processes: Vec<Process>,
+    /// While this file exists, nothing is proposed.
+    hold: Option<PathBuf>,
 }
 
 impl Cluster {
     /// Starts `binary run` for every member. Those already started are killed if one cannot be.
-    pub fn start(binary: &Path, members: &[Member]) -> Result<Self, Failure> {
+    pub fn start(
+        binary: &Path,
+        members: &[Member],
+        hold: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         let started = members.iter().map(|member| {
-            Process::start(binary, member).map_err(|error| {
+            Process::start(binary, member, hold.as_deref()).map_err(|error| {
                 Failure::other(format!("cannot start validator {}: {error}", member.index))
             })
         });
-        Ok(Self { processes: started.collect::<Result<_, _>>()? })
+        let processes = started.collect::<Result<_, _>>()?;
+        Ok(Self { processes, hold })
     }
 
     /// Starts one more.
     pub fn add(&mut self, binary: &Path, member: &Member) -> Result<(), Failure> {
-        let started = Process::start(binary, member).map_err(|error| {
+        let started = Process::start(binary, member, self.hold.as_deref()).map_err(|error| {
             Failure::other(format!("cannot start validator {}: {error}", member.index))
         });
         self.processes.push(started?);
@@ -88,19 +95,35 @@ impl Cluster {
 
     /// Kills a validator as a power cut of its process would, and starts it again.
     pub async fn restart(&mut self, binary: &Path, index: usize) -> Result<(), Failure> {
-        let Some(process) = self.processes.get_mut(index) else { return Ok(()) };
+        self.kill(index).await;
+        self.start_again(binary, index)
+    }
+
+    /// Kills a validator, to be started again.
+    pub async fn kill(&mut self, index: usize) {
+        let Some(process) = self.processes.get_mut(index) else { return };
         if process.reported {
-            return Ok(());
+            return;
         }
         if let Some(id) = process.child.id() {
             process.usage.update(id);
         }
         process.kill().await;
+    }
+
+    /// Starts a validator that was killed.
+    pub fn start_again(&mut self, binary: &Path, index: usize) -> Result<(), Failure> {
+        let hold = self.hold.clone();
+        let Some(process) = self.processes.get_mut(index) else { return Ok(()) };
+        if process.reported {
+            return Ok(());
+        }
         let mut usage = process.usage;
         usage.on_restart();
-        let started = Process::start(binary, &process.member).map_err(|error| {
-            Failure::other(format!("cannot start validator {index} again: {error}"))
-        })?;
+        let started =
+            Process::start(binary, &process.member, hold.as_deref()).map_err(|error| {
+                Failure::other(format!("cannot start validator {index} again: {error}"))
+            })?;
         *process = Process { usage, ..started };
         Ok(())
     }
@@ -166,14 +189,15 @@ impl Cluster {
 }
 
 impl Process {
-    fn start(binary: &Path, member: &Member) -> std::io::Result<Self> {
+    fn start(binary: &Path, member: &Member, hold: Option<&Path>) -> std::io::Result<Self> {
         // A validator that is started again goes on with its log.
         let log = OpenOptions::new().create(true).append(true).open(&member.log)?;
-        let mut child = Command::new(binary)
-            .arg("run")
-            .arg("--config")
-            .arg(&member.config)
-            .arg("--end-with-stdin")
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--config").arg(&member.config).arg("--end-with-stdin");
+        if let Some(file) = hold {
+            command.arg("--hold-proposals").arg(file);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)

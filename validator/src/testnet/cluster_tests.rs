@@ -61,7 +61,7 @@ async fn failed(cluster: &mut Cluster) -> Vec<String> {
 #[tokio::test]
 async fn processes_end_cleanly_when_their_input_closes() {
     let run = scripts("cat > /dev/null", 3);
-    let mut cluster = Cluster::start(&run.binary, &run.members).expect("three processes");
+    let mut cluster = Cluster::start(&run.binary, &run.members, None).expect("three processes");
     assert_eq!(cluster.failures(), Vec::<String>::new());
     cluster.measure();
     assert!(cluster.cpu_seconds().is_some());
@@ -72,7 +72,7 @@ async fn processes_end_cleanly_when_their_input_closes() {
 #[tokio::test]
 async fn a_process_gets_the_documented_arguments() {
     let run = scripts("echo \"$@\"; cat > /dev/null", 1);
-    let mut cluster = Cluster::start(&run.binary, &run.members).expect("a process");
+    let mut cluster = Cluster::start(&run.binary, &run.members, None).expect("a process");
     assert_eq!(cluster.stop(std::future::pending()).await, Vec::<String>::new());
     let config = run.members[0].config.display();
     assert_eq!(cluster.log_tail(0), format!("run --config {config} --end-with-stdin"));
@@ -82,7 +82,7 @@ async fn a_process_gets_the_documented_arguments() {
 #[tokio::test]
 async fn a_process_that_fails_is_shown_with_the_last_lines_of_its_log() {
     let run = scripts("seq 1 100; echo 'the reason' >&2; exit 11", 1);
-    let mut cluster = Cluster::start(&run.binary, &run.members).expect("a process");
+    let mut cluster = Cluster::start(&run.binary, &run.members, None).expect("a process");
     let failures = failed(&mut cluster).await;
     assert!(failures[0].starts_with("validator 0 failed (exit status: 11)"), "{failures:?}");
     let log: Vec<&str> = failures[0].lines().skip(1).collect();
@@ -94,7 +94,7 @@ async fn a_process_that_fails_is_shown_with_the_last_lines_of_its_log() {
 #[tokio::test]
 async fn a_process_that_does_not_end_is_killed_when_the_user_insists() {
     let run = scripts("exec sleep 600", 2);
-    let mut cluster = Cluster::start(&run.binary, &run.members).expect("two processes");
+    let mut cluster = Cluster::start(&run.binary, &run.members, None).expect("two processes");
     let violations = cluster.stop(std::future::ready(())).await;
     assert_eq!(violations.len(), 2, "{violations:?}");
     run.workspace.remove().expect("temporary");
@@ -104,7 +104,7 @@ async fn a_process_that_does_not_end_is_killed_when_the_user_insists() {
 async fn a_binary_that_is_not_there_is_an_error() {
     let run = scripts("true", 1);
     let missing = run.workspace.path().join("missing");
-    let error = Cluster::start(&missing, &run.members).err().expect("cannot start");
+    let error = Cluster::start(&missing, &run.members, None).err().expect("cannot start");
     assert!(error.to_string().starts_with("cannot start validator 0"), "{error}");
     run.workspace.remove().expect("temporary");
 }

@@ -49,6 +49,23 @@ impl Status {
         self.0.pointer("/validator/phase").is_some_and(|phase| phase == "observing")
     }
 
+    /// Proofs that it could propose.
+    pub fn proofs(&self) -> Option<u64> {
+        self.count("/status/proofs")
+    }
+
+    /// True if it signs for no batch, because its store replaces a lost one.
+    pub fn is_silent(&self) -> bool {
+        self.count("/status/silent_until").is_some()
+    }
+
+    /// What it skips because of committed evidence: commit, and content in hex.
+    pub fn skipped(&self) -> Vec<(u64, String)> {
+        let skipped = self.0.pointer("/status/skipped").and_then(Value::as_array);
+        let pair = |pair: &Value| Some((pair.get(0)?.as_u64()?, pair.get(1)?.as_str()?.to_owned()));
+        skipped.into_iter().flatten().filter_map(pair).collect()
+    }
+
     /// Distinct transactions executed.
     pub fn executed_transactions(&self) -> Option<u64> {
         self.count("/executor/executed_transactions")
@@ -168,6 +185,19 @@ impl Observer {
             statuses.push(document.map(Status::new));
         }
         statuses
+    }
+
+    /// What one validator says.
+    pub async fn status(&self, index: usize) -> Option<Status> {
+        let document = self.clients.get(index)?.get_json("/status", ANSWER_DEADLINE).await;
+        document.ok().map(Status::new)
+    }
+
+    /// Evidence that one validator has, as the file that anybody can check.
+    pub async fn evidence(&self, index: usize, commit: u64, content: &str) -> Option<Vec<u8>> {
+        let path = format!("/evidence/{commit}/{content}");
+        let answer = self.clients.get(index)?.get(&path, ANSWER_DEADLINE).await.ok()?;
+        (answer.status == StatusCode::OK).then(|| answer.body.to_vec())
     }
 
     /// The block at this height, as each validator executed it.

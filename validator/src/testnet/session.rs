@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use super::chaos::{Chaos, Step};
 use super::cluster::Cluster;
+use super::disaster::{Aftermath, Disaster, Kind};
 use super::epochs::Rotation;
 use super::observer::{Observer, Status};
 use super::series::Series;
@@ -52,6 +53,8 @@ pub struct Session {
     pub kill_interval: Option<Duration>,
     /// The committee changes.
     pub rotation: Option<Rotation>,
+    /// Something is destroyed half way.
+    pub disaster: Option<Disaster>,
 }
 
 impl Session {
@@ -96,13 +99,17 @@ impl Session {
         details: &mut Details,
     ) -> Result<Evidence, Failure> {
         let progress = Progress::new(WARM_UP + self.duration);
+        let hold = self.disaster.as_ref().map(|disaster| disaster.hold.clone());
         let mut run = Run {
             observer,
             interrupt,
             progress,
             chaos: None,
+            disaster: self.disaster.clone(),
+            aftermath: Aftermath::default(),
+            members: &self.members,
             binary: &self.binary,
-            cluster: Cluster::start(&self.binary, self.first())?,
+            cluster: Cluster::start(&self.binary, self.first(), hold)?,
             series: Series::new(),
             details,
         };
@@ -194,15 +201,19 @@ fn interrupted() -> Failure {
 }
 
 /// The part of a run in which the processes live.
-struct Run<'a> {
-    cluster: Cluster,
-    observer: &'a Observer,
+pub(super) struct Run<'a> {
+    pub(super) cluster: Cluster,
+    pub(super) observer: &'a Observer,
     interrupt: &'a Interrupt,
-    progress: Progress,
+    pub(super) progress: Progress,
     series: Series,
     details: &'a mut Details,
     chaos: Option<Chaos>,
-    binary: &'a Path,
+    /// What is to be destroyed.
+    pub(super) disaster: Option<Disaster>,
+    pub(super) aftermath: Aftermath,
+    pub(super) members: &'a [Member],
+    pub(super) binary: &'a Path,
 }
 
 impl Run<'_> {
@@ -240,12 +251,17 @@ impl Run<'_> {
             drained,
             height,
             blocks,
-            statuses,
             epochs,
             epochs_due: session.rotation.as_ref().map(|rotation| u64::from(rotation.epochs)),
             window_cpu_seconds,
             usages: Vec::new(),
-            failures,
+            failures: failures.into_iter().chain(self.judge_disaster(&statuses, session)).collect(),
+            wiped: matches!(self.disaster.as_ref().map(|d| d.kind), Some(Kind::Wipe(_))),
+            skipped: self
+                .disaster
+                .as_ref()
+                .map(|_| self.aftermath.skipped.values().cloned().collect()),
+            statuses,
         })
     }
 
@@ -332,6 +348,7 @@ impl Run<'_> {
         load: &mut LoadHandle,
     ) -> Result<(Vec<String>, Vec<Option<f64>>), Failure> {
         let mut marks = Vec::new();
+        let half = load.window_start() + (load.window_end() - load.window_start()) / 2;
         let mut ticks = interval(WATCH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -350,8 +367,10 @@ impl Run<'_> {
                         return Ok((vec![failure], marks));
                     }
                 }
+                () = sleep_until(half), if self.is_destruction_due() => self.destroy(load).await?,
                 () = load.sent() => return Ok((Vec::new(), marks)),
                 _ = ticks.tick() => {
+                    self.gather_evidence().await;
                     self.cluster.measure();
                     let failures = self.cluster.failures();
                     if !failures.is_empty() {
@@ -399,7 +418,8 @@ impl Run<'_> {
                 return Ok((false, failures));
             }
             self.sample(load, false);
-            if load.snapshot().counts.unresolved > 0 {
+            self.gather_evidence().await;
+            if load.snapshot().counts.unresolved > 0 || !self.aftermath.is_complete() {
                 continue;
             }
             match timeout_at(deadline, self.statuses()).await {

@@ -34,6 +34,7 @@ async fn run_with(
         seed: 1,
         kill_interval: None,
         rotation: None,
+        disaster: None,
     };
     change(&mut session);
     let report = session.run().await;

@@ -40,17 +40,31 @@ fn every_option_of_a_whole_run_is_taken() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_with_the_code_of_usage_before_anything_is_made() {
-    for (options, named) in
-        [("--wipe 1", "--wipe"), ("--lose 3", "--lose"), ("--optimistic on", "--optimistic on")]
-    {
-        let mut arguments = parse(options).expect("the option is known");
-        let directory = std::env::temp_dir().join("quorum-store-never-made");
-        arguments.dir = Some(directory.clone());
-        let failure = run(arguments).expect_err(options);
-        assert!(matches!(failure, Failure::Usage(_)), "{options}");
-        assert_eq!(failure.to_string(), format!("{named}: not yet"));
-        assert!(!directory.exists());
+    let options = "--optimistic on";
+    let mut arguments = parse(options).expect("the option is known");
+    let directory = std::env::temp_dir().join("quorum-store-never-made");
+    arguments.dir = Some(directory.clone());
+    let failure = run(arguments).expect_err(options);
+    assert!(matches!(failure, Failure::Usage(_)), "{options}");
+    assert_eq!(failure.to_string(), format!("{options}: not yet"));
+    assert!(!directory.exists());
+}
+
+#[test]
+fn something_is_destroyed_only_where_the_others_can_go_on() {
+    let taken = |text: &str| supported(&parse(text).expect("well formed")).is_ok();
+    assert!(taken("--wipe 3") && taken("--lose 5") && taken("--lose 1 --validators 1"));
+    for refused in [
+        "--wipe 4",
+        "--wipe 0 --validators 3",
+        "--wipe 0 --lose 1",
+        "--lose 1 --chaos kill=5s",
+        "--wipe 0 --epochs 2",
+        "--lose 1 --duration 9s",
+    ] {
+        assert!(!taken(refused), "{refused}");
     }
+    assert!(parse("--lose 0").is_err() && parse("--lose 33").is_err());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::observer::{Block, Status};
 use super::process::ProcessUsage;
 use crate::load::engine::LoadResult;
 use crate::report::details::Details;
-use crate::report::{FetchReport, LoadReport, Report, ValidatorReport};
+use crate::report::{FetchReport, LoadReport, Report, SkippedBatch, ValidatorReport};
 
 /// What was observed.
 pub struct Evidence {
@@ -29,6 +29,10 @@ pub struct Evidence {
     pub usages: Vec<ProcessUsage>,
     /// Validators that failed or did not stop, stores that are not sound.
     pub failures: Vec<String>,
+    /// The run destroyed the disk of a validator.
+    pub wiped: bool,
+    /// What was skipped by evidence; `None` if nobody looked.
+    pub skipped: Option<Vec<SkippedBatch>>,
 }
 
 impl Evidence {
@@ -49,7 +53,7 @@ impl Evidence {
             executed_tps: self.load.executed_tps(),
             executed_transactions: counts.executed,
             lost_transactions: counts.unresolved,
-            lost_with_disk: None,
+            lost_with_disk: self.wiped.then_some(counts.lost_with_disk),
             agreement: self.disagreement().is_empty(),
             blocks: self.height,
             epochs: self.epochs,
@@ -57,7 +61,7 @@ impl Evidence {
             per_validator: self.per_validator(),
             cpu_us_per_transaction: self.cpu_us_per_transaction(),
             fetch: self.fetch(),
-            skipped_batches: None,
+            skipped_batches: self.skipped.clone(),
             violations,
             load: LoadReport::new(counts),
             counts: *counts,
@@ -137,7 +141,8 @@ impl Evidence {
         if self.drained != Some(true) || counts.outcomes_lost + counts.outcomes_malformed > 0 {
             return Vec::new();
         }
-        let executed_max = counts.executed + counts.resent + counts.unanswered;
+        let executed_max =
+            counts.executed + counts.resent + counts.unanswered + counts.lost_with_disk;
         let executed = |status: &Option<Status>| status.as_ref()?.executed_transactions();
         let by_validator = self.statuses.iter().map(executed).enumerate();
         by_validator

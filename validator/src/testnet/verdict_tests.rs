@@ -60,7 +60,27 @@ fn good() -> Evidence {
         window_cpu_seconds: Some(0.001),
         usages: vec![usage(); 2],
         failures: Vec::new(),
+        wiped: false,
+        skipped: None,
     }
+}
+
+#[test]
+fn what_a_run_destroyed_is_in_its_report() {
+    let mut evidence = good();
+    evidence.wiped = true;
+    evidence.load.counts.lost_with_disk = 7;
+    let skipped =
+        SkippedBatch { digest: "ab".into(), index: 3, evidence_file: "evidence-3".into() };
+    evidence.skipped = Some(vec![skipped]);
+    let report = evidence.report();
+    assert!(report.violations.is_empty(), "{:?}", report.violations);
+    assert_eq!(report.lost_with_disk, Some(7));
+    let text = report.text();
+    assert!(text.contains("7 accepted and not certified"), "{text}");
+    assert!(text.contains("skipped   ab of commit 3: evidence-3"), "{text}");
+    let report = good().report();
+    assert!(report.lost_with_disk.is_none() && report.skipped_batches.is_none());
 }
 
 fn violations(change: impl FnOnce(&mut Evidence)) -> Vec<String> {
