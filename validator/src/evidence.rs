@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn whatever_is_changed_in_it_is_noticed() {
-        let changes: [(&str, fn(&mut EvidenceFile)); 6] = [
+        type Change = fn(&mut EvidenceFile);
+        let changes: [(&str, Change); 6] = [
             ("another chain", |file| file.genesis.nonce.0[0] ^= 1),
             ("another parameter", |file| file.genesis.parameters.batch_transactions_max -= 1),
             ("another committee", |file| file.committee[0].power = 2),

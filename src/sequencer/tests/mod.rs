@@ -1,6 +1,7 @@
 //! Scenarios on four sequencers joined without a shell: messages, groups and time move only when
 //! the test says so.
 
+mod absences;
 mod batches;
 mod commits;
 mod epochs;
