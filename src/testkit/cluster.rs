@@ -133,6 +133,8 @@ pub struct Cluster {
     pub(super) holds_execution: bool,
     /// Who keeps what everybody else loses.
     pub(super) keeper: Option<usize>,
+    /// How long fetches took.
+    pub(super) fetch_times: Vec<Duration>,
 }
 
 impl Cluster {
@@ -190,6 +192,7 @@ impl Cluster {
             next_request: 0,
             holds_execution: false,
             keeper: None,
+            fetch_times: Vec::new(),
             genesis,
             options,
         };

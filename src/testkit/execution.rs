@@ -175,8 +175,13 @@ impl Cluster {
         &mut self,
         node: usize,
         digest: Digest,
+        deadline: Duration,
         result: Result<Content, FetchError>,
     ) {
+        if result.is_ok() {
+            let left = deadline.saturating_sub(self.clock(node).monotonic);
+            self.fetch_times.push(FETCH_DEADLINE.saturating_sub(left));
+        }
         let Some(running) = &mut self.nodes[node].running else { return };
         let wait = match result {
             Ok(Content::Batch(batch)) => {
@@ -264,6 +269,11 @@ impl Cluster {
             running.fetched.clear();
             running.fetched_payloads.clear();
         }
+    }
+
+    /// How long fetches for execution took that ended with content, in the order of their ends.
+    pub fn fetch_times(&self) -> &[Duration] {
+        &self.fetch_times
     }
 
     /// No wait is longer than its deadline, but for the tick that ends it.

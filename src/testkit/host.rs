@@ -311,8 +311,8 @@ impl Cluster {
             (Pending::Commit, Reply::Committed(Err(error))) => {
                 self.checker.fail("honest hosts' commits are taken", format!("{node}: {error}"));
             }
-            (Pending::Fetch { digest, .. }, Reply::Fetched(result)) => {
-                self.on_fetched(node, digest, result);
+            (Pending::Fetch { digest, deadline }, Reply::Fetched(result)) => {
+                self.on_fetched(node, digest, deadline, result);
             }
             (Pending::Subscribe(which), Reply::Subscribed(result)) => {
                 self.on_subscribed(node, which, result);
