@@ -8,3 +8,4 @@ mod interleavings;
 mod net;
 mod recovery;
 mod subscribers;
+mod windows;
