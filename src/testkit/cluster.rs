@@ -34,7 +34,7 @@ use crate::types::{
 };
 
 /// Where wall clocks start: one hour after the Unix epoch, in microseconds.
-const START: u64 = 3_600_000_000;
+pub(super) const START: u64 = 3_600_000_000;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -333,8 +333,8 @@ impl Cluster {
     /// Liveness, after the quiet part: `None` if all is well.
     pub fn unfinished(&self) -> Option<Violation> {
         let finalised = self.checker.finalised().len() as u64;
-        // Whoever left may follow no longer than content is kept.
-        let bound = |index: &usize| self.is_honest(*index) && self.takes_part(*index);
+        // Whoever left may follow no longer than content is kept, and has to catch up when it joins.
+        let bound = |index: &usize| self.is_honest(*index) && self.has_joined(*index);
         for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| bound(index)) {
             let found = match &node.running {
                 None => Some("it is down".to_owned()),

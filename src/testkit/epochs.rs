@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::cluster::{Cluster, Event};
+use super::cluster::{Cluster, Event, START};
 use super::host::Pending;
 use super::keys::Keys;
 use super::options::Options;
@@ -11,10 +11,13 @@ use crate::crypto::Signer;
 use crate::sequencer::port::{CloseError, Input, OpenError, SkipError};
 use crate::types::{
     Author, ChainId, CommitIndex, CommitReceipt, Committee, Epoch, EpochReceipt, Member, Scope,
+    Timestamp,
 };
 
 /// No progress for so long, in microseconds, although content can be had no more.
 const STUCK: u64 = 8_000_000;
+/// Time that a validator has to catch up once it takes part, in microseconds.
+const JOINING: u64 = 20_000_000;
 
 /// One epoch.
 #[derive(Clone, Debug)]
@@ -112,6 +115,15 @@ impl Cluster {
     /// True if this validator takes part in ordering the next block.
     pub(super) fn takes_part(&self, node: usize) -> bool {
         self.plan.is_member(self.epoch_now(), &self.nodes[node].author)
+    }
+
+    /// True if it has taken part for so long that whatever it missed before must be made good.
+    pub(super) fn has_joined(&self, node: usize) -> bool {
+        let before = Timestamp(START + self.now.saturating_sub(JOINING));
+        let finalised = self.checker.finalised();
+        let height = finalised.partition_point(|commit| commit.header.block_timestamp <= before);
+        let epoch = self.plan.at(height as u64 + 1);
+        self.takes_part(node) && self.plan.is_member(epoch, &self.nodes[node].author)
     }
 
     /// A host ends its epoch: some know the last block a little earlier than others.

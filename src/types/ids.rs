@@ -12,7 +12,7 @@ macro_rules! bytes32 {
         #[derive(
             Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
         )]
-        pub struct $name(pub [u8; 32]);
+        pub struct $name(#[serde(with = "super::words")] pub [u8; 32]);
 
         impl $name {
             /// The bytes.

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod message;
 pub mod payload;
 pub mod proof;
+mod words;
 
 #[cfg(test)]
 mod golden;

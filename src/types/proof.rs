@@ -12,7 +12,9 @@ const DOMAIN: &str = "quorum-store/v1/batch-stored";
 /// An ed25519 signature, as its two halves (so that its BCS is 64 bytes and nothing else).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Signature {
+    #[serde(with = "super::words")]
     r: [u8; 32],
+    #[serde(with = "super::words")]
     s: [u8; 32],
 }
 

@@ -264,30 +264,76 @@ fn plan(listen: &[IpAddr]) -> Result<Vec<Plan>, Failure> {
     let mut held_udp = Vec::new();
     let mut held_tcp = Vec::new();
     let mut plans = Vec::new();
+    let mut ports = FreePorts::new()?;
     for &listen in listen {
-        let any = SocketAddr::new(listen, 0);
-        let failed = |error: io::Error| {
-            Failure::usage(format!(
-                "cannot choose a free port on {listen}: {error}; name a --port if the address is \
-                 another machine's"
-            ))
-        };
-        let http = SocketAddr::new(http_address(listen), 0);
-        let udp = UdpSocket::bind(any).map_err(failed)?;
-        let tcp =
-            [TcpListener::bind(any).map_err(failed)?, TcpListener::bind(http).map_err(failed)?];
         let seed = keys::random()?;
+        let udp = ports.take(listen, UdpSocket::bind)?;
+        let ordering = ports.take(listen, TcpListener::bind)?;
+        let http = ports.take(http_address(listen), TcpListener::bind)?;
+        let failed = |error| FreePorts::failed(listen, &error);
         plans.push(Plan {
             author: Ed25519Signer::new(&seed).author(),
             seed,
             transport: udp.local_addr().map_err(failed)?,
-            ordering: tcp[0].local_addr().map_err(failed)?,
-            http: tcp[1].local_addr().map_err(failed)?,
+            ordering: ordering.local_addr().map_err(failed)?,
+            http: http.local_addr().map_err(failed)?,
         });
         held_udp.push(udp);
-        held_tcp.push(tcp);
+        held_tcp.extend([ordering, http]);
     }
     Ok(plans)
+}
+
+/// Free ports that the system does not hand out by itself: while a validator is down, a port of
+/// that range could become the local end of anybody's connection, and the validator could not be
+/// started again. Any port if there is none.
+struct FreePorts {
+    /// The next one to try.
+    next: u16,
+    /// How many are left to try.
+    left: u16,
+    /// One above the last one.
+    end: u16,
+}
+
+/// Where to begin: below are the well-known ones.
+const PORTS_BEGIN: u16 = 10_000;
+
+impl FreePorts {
+    fn new() -> Result<Self, Failure> {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+        let first = range.ok().and_then(|range| range.split_whitespace().next()?.parse().ok());
+        // Where the usual range of this system begins.
+        let end = first.unwrap_or(32_768).max(PORTS_BEGIN);
+        let left = end - PORTS_BEGIN;
+        let random = keys::random()?;
+        let offset = u16::from_le_bytes([random[0], random[1]]) % left.max(1);
+        Ok(Self { next: PORTS_BEGIN + offset, left, end })
+    }
+
+    fn take<S>(
+        &mut self,
+        listen: IpAddr,
+        bind: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Result<S, Failure> {
+        while self.left > 0 {
+            let port = self.next;
+            self.left -= 1;
+            self.next = if port + 1 < self.end { port + 1 } else { PORTS_BEGIN };
+            match bind(SocketAddr::new(listen, port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                bound => return bound.map_err(|error| Self::failed(listen, &error)),
+            }
+        }
+        bind(SocketAddr::new(listen, 0)).map_err(|error| Self::failed(listen, &error))
+    }
+
+    fn failed(listen: IpAddr, error: &io::Error) -> Failure {
+        Failure::usage(format!(
+            "cannot choose a free port on {listen}: {error}; name a --port if the address is \
+             another machine's"
+        ))
+    }
 }
 
 /// Chooses keys; the ports follow from the first one.

@@ -9,3 +9,4 @@ mod interleavings;
 mod net;
 mod recovery;
 mod subscribers;
+mod windows;

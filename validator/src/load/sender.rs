@@ -138,6 +138,8 @@ pub async fn run(
         }
         more &= !last;
     }
+    // Whoever ends last finds what nobody took.
+    target.tracker().on_unsent(aside.swap(0, Ordering::Relaxed));
     while let Some(finished) = requests.join_next().await {
         propagate(finished);
     }

@@ -1,0 +1,54 @@
+//! What an author may count as free, and what its receivers count.
+
+use std::time::Duration;
+
+use super::net::*;
+use crate::sequencer::port::*;
+use crate::store::Store as _;
+use crate::types::*;
+
+/// Beyond the lifetime of a batch and its grace.
+const AGES: Duration = Duration::from_mins(3);
+
+#[test]
+fn an_author_hears_of_room_only_once_the_deletion_is_on_disk() {
+    let mut net = Net::new();
+    let author = net.nodes[1].author;
+    let batch = net.batch(1, "in the way");
+    let (parent, _) = net.block(1, net.genesis_digest());
+    net.pass(AGES);
+    let before = net.nodes[0].sequencer.announcement().released;
+    let payload = net.pull(0, 2, parent);
+    net.commit(0, payload.header);
+    // Taken and not on disk: nobody hears of it yet.
+    let mut heard = Vec::new();
+    while let Some(group) = net.nodes[0].sequencer.take_group() {
+        heard.push(net.nodes[0].sequencer.announcement().released > before);
+        let persisted = group.persist(&mut net.nodes[0].store).unwrap();
+        net.input(0, Input::Durable { sequence: persisted.sequence });
+        let gone = net.nodes[0].store.reader().batch(&batch).unwrap().is_none();
+        let released = net.nodes[0].sequencer.announcement().released;
+        assert_eq!(released > before, gone, "on disk");
+    }
+    assert!(heard.iter().all(|heard| !heard), "{heard:?}");
+    assert!(net.nodes[0].store.reader().batch(&batch).unwrap().is_none(), "its time is over");
+    assert_eq!(net.nodes[0].sequencer.stored_of(&author), Usage::default());
+}
+
+#[test]
+fn what_only_a_subscriber_still_needs_takes_no_room_of_its_author_also_after_a_crash() {
+    let mut net = Net::new();
+    let author = net.nodes[1].author;
+    let subscriber = "indexer".to_owned();
+    net.request(0, |id| Input::Subscribe { id, subscriber, next: CommitIndex(1) });
+    let batch = net.batch(1, "needed");
+    let (parent, _) = net.block(1, net.genesis_digest());
+    assert_ne!(net.nodes[0].sequencer.stored_of(&author), Usage::default());
+    net.pass(AGES);
+    net.block(2, parent);
+    for life in 0..2 {
+        assert!(net.nodes[0].store.reader().batch(&batch).unwrap().is_some(), "life {life}");
+        assert_eq!(net.nodes[0].sequencer.stored_of(&author), Usage::default(), "life {life}");
+        net.restart(0);
+    }
+}
