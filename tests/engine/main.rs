@@ -4,6 +4,7 @@
 
 mod cluster;
 mod epochs;
+mod fetching;
 mod hostile;
 mod metrics;
 mod subscriptions;
