@@ -105,12 +105,19 @@ async fn hold(transport: Arc<MemoryTransport>, mut events: mpsc::Receiver<LinkEv
             }
             Message::ChunkRequest(chunks) => {
                 let held = held.read().unwrap();
-                let content = |chunk: &ChunkId| {
-                    let batch = held.get(&chunk.digest).expect("held by everybody");
-                    let chunk = Chunk::of(batch.info, &batch.body, chunk.index).unwrap();
-                    FetchedContent::Chunk(Box::new(chunk))
-                };
-                chunks.iter().map(|chunk| (chunk.digest, content(chunk))).collect::<Vec<_>>()
+                let mut by_digest: BTreeMap<Digest, Vec<u16>> = BTreeMap::new();
+                for ChunkId { digest, index } in chunks {
+                    by_digest.entry(digest).or_default().push(index);
+                }
+                let mut replies = Vec::new();
+                for (digest, indices) in by_digest {
+                    // What was asked of somebody else as well may be over by now.
+                    let Some(batch) = held.get(&digest) else { continue };
+                    let chunks = Chunk::cut(batch.info, &batch.body, &indices);
+                    let content = chunks.into_iter().map(Box::new).map(FetchedContent::Chunk);
+                    replies.extend(content.map(|content| (digest, content)));
+                }
+                replies
             }
             _ => continue,
         };

@@ -247,8 +247,8 @@ fn serve(sender: &Sender, jobs: &Jobs, peer: Author, asked: &Asked) {
     let content = find(&sender.shared, &digest);
     let parts = match (&content, asked.chunks.is_empty()) {
         (FetchedContent::Batch(batch), false) => {
-            let chunk = |index: &u16| Chunk::of(batch.info, &batch.body, *index);
-            asked.chunks.iter().filter_map(chunk).map(Box::new).map(FetchedContent::Chunk).collect()
+            let chunks = Chunk::cut(batch.info, &batch.body, &asked.chunks);
+            chunks.into_iter().map(Box::new).map(FetchedContent::Chunk).collect()
         }
         _ => vec![content],
     };

@@ -68,15 +68,30 @@ pub fn chunks_of(body_bytes: u32) -> u16 {
 }
 
 impl Chunk {
-    /// Cuts a chunk out of a body that has been checked; `None` if there is no such chunk.
-    pub fn of(info: BatchInfo, body: &BatchBody, index: u16) -> Option<Self> {
+    /// Cuts chunks out of a body that has been checked; what is no chunk of it is left out. The
+    /// whole body is hashed, once: ask for many at a time.
+    pub fn cut(info: BatchInfo, body: &BatchBody, indices: &[u16]) -> Vec<Self> {
         let bytes = body.bytes();
-        if index >= chunks_of(info.bytes) || bytes.len() <= WHOLE_BYTES_MAX {
-            return None;
+        let is_chunk = |index: &u16| {
+            let from = usize::from(*index) * CHUNK_BYTES;
+            *index < chunks_of(info.bytes) && from < bytes.len()
+        };
+        let indices: Vec<u16> = indices.iter().copied().filter(is_chunk).collect();
+        if indices.is_empty() || bytes.len() <= WHOLE_BYTES_MAX {
+            return Vec::new();
         }
-        let from = usize::from(index) * CHUNK_BYTES;
-        let to = (from + CHUNK_BYTES).min(bytes.len());
-        Some(Self { info, index, outline: outline(bytes), bytes: bytes.slice(from..to) })
+        let outline = outline(bytes);
+        let chunk = |index: u16| {
+            let from = usize::from(index) * CHUNK_BYTES;
+            let to = (from + CHUNK_BYTES).min(bytes.len());
+            Self { info, index, outline: outline.clone(), bytes: bytes.slice(from..to) }
+        };
+        indices.into_iter().map(chunk).collect()
+    }
+
+    /// Cuts one chunk; `None` if there is no such chunk.
+    pub fn of(info: BatchInfo, body: &BatchBody, index: u16) -> Option<Self> {
+        Self::cut(info, body, &[index]).pop()
     }
 
     /// Checks outline and bytes against the info's root.
