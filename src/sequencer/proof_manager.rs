@@ -169,10 +169,21 @@ impl ProofManager {
         let mut freed = 0;
         for (digest, info) in ordered {
             *self.served.entry(info.author).or_default() += info.charge();
-            freed += u64::from(self.take(digest));
-            if info.expiration >= consensus {
-                self.entries.insert(*digest, State::Ordered);
-                self.expirations.insert((info.expiration, *digest));
+            let known = self.entries.get_mut(digest).map(|state| {
+                // Its expiration is known too.
+                std::mem::replace(state, State::Ordered)
+            });
+            match known {
+                Some(State::Queued { proof, arrival }) => {
+                    self.leave(&proof.info, arrival);
+                    freed += 1;
+                }
+                Some(State::Ordered) => {}
+                None if info.expiration >= consensus => {
+                    self.entries.insert(*digest, State::Ordered);
+                    self.expirations.insert((info.expiration, *digest));
+                }
+                None => {}
             }
         }
         while let Some(&(expiration, digest)) = self.expirations.first() {
@@ -180,17 +191,17 @@ impl ProofManager {
                 break;
             }
             self.expirations.remove(&(expiration, digest));
-            freed += u64::from(self.take(&digest));
-            self.entries.remove(&digest);
+            if let Some(State::Queued { proof, arrival }) = self.entries.remove(&digest) {
+                self.leave(&proof.info, arrival);
+                freed += 1;
+            }
         }
         freed
     }
 
-    /// Takes an entry out of what can be proposed. False if it was not there.
-    fn take(&mut self, digest: &Digest) -> bool {
-        let Some((info, arrival)) = self.queued(digest) else { return false };
-        self.dequeue(&info, arrival);
-        self.entries.remove(digest);
+    /// An entry is out of what can be proposed.
+    fn leave(&mut self, info: &BatchInfo, arrival: Arrival) {
+        self.dequeue(info, arrival);
         self.totals.proofs -= 1;
         self.totals.transactions -= u64::from(info.count);
         self.totals.bytes -= u64::from(info.bytes);
@@ -199,7 +210,6 @@ impl ProofManager {
         if *left == 0 {
             self.backlog.remove(&info.author);
         }
-        true
     }
 
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
