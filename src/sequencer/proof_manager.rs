@@ -41,6 +41,13 @@ enum State {
     Ordered { proven: bool },
 }
 
+impl State {
+    /// True if a proof of it is on record here.
+    fn is_proven(&self) -> bool {
+        !matches!(self, Self::Ordered { proven: false })
+    }
+}
+
 /// What of one gas bucket can be proposed, by author.
 type Bucket = BTreeMap<Author, BTreeMap<Arrival, Digest>>;
 
@@ -171,14 +178,22 @@ impl ProofManager {
         let mut freed = 0;
         for (digest, info) in ordered {
             *self.served.entry(info.author).or_default() += info.charge();
-            let proven = self.is_proven(digest);
-            let queued = self.take(digest);
-            freed += u64::from(queued);
-            if info.expiration >= consensus {
-                self.entries.insert(*digest, State::Ordered { proven });
-                self.expirations.insert((info.expiration, *digest));
-            } else if queued {
-                self.expired.push((info.expiration, *digest));
+            let known = self.entries.get_mut(digest).map(|state| {
+                // Its expiration is known too.
+                let proven = state.is_proven();
+                std::mem::replace(state, State::Ordered { proven })
+            });
+            match known {
+                Some(State::Queued { proof, arrival }) => {
+                    self.leave(&proof.info, arrival);
+                    freed += 1;
+                }
+                Some(State::Ordered { .. }) => {}
+                None if info.expiration >= consensus => {
+                    self.entries.insert(*digest, State::Ordered { proven: false });
+                    self.expirations.insert((info.expiration, *digest));
+                }
+                None => {}
             }
         }
         while let Some(&(expiration, digest)) = self.expirations.first() {
@@ -186,20 +201,21 @@ impl ProofManager {
                 break;
             }
             self.expirations.remove(&(expiration, digest));
-            if self.is_proven(&digest) {
+            let Some(state) = self.entries.remove(&digest) else { continue };
+            if state.is_proven() {
                 self.expired.push((expiration, digest));
             }
-            freed += u64::from(self.take(&digest));
-            self.entries.remove(&digest);
+            if let State::Queued { proof, arrival } = state {
+                self.leave(&proof.info, arrival);
+                freed += 1;
+            }
         }
         freed
     }
 
-    /// Takes an entry out of what can be proposed. False if it was not there.
-    fn take(&mut self, digest: &Digest) -> bool {
-        let Some((info, arrival)) = self.queued(digest) else { return false };
-        self.dequeue(&info, arrival);
-        self.entries.remove(digest);
+    /// An entry is out of what can be proposed.
+    fn leave(&mut self, info: &BatchInfo, arrival: Arrival) {
+        self.dequeue(info, arrival);
         self.totals.proofs -= 1;
         self.totals.transactions -= u64::from(info.count);
         self.totals.bytes -= u64::from(info.bytes);
@@ -208,13 +224,13 @@ impl ProofManager {
         if *left == 0 {
             self.backlog.remove(&info.author);
         }
-        true
     }
 
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
     pub fn on_close(&mut self) -> u64 {
         let freed = self.totals.proofs;
-        let proven = self.expirations.iter().filter(|(_, digest)| self.is_proven(digest));
+        let is_proven = |digest| self.entries.get(digest).is_some_and(State::is_proven);
+        let proven = self.expirations.iter().filter(|(_, digest)| is_proven(digest));
         let expired = self.expired.iter().chain(proven).copied().collect();
         *self = Self { arrivals: self.arrivals, expired, ..Self::default() };
         freed
@@ -223,11 +239,6 @@ impl ProofManager {
     /// True if a commit ordered it and it has not expired.
     pub fn is_ordered(&self, digest: &Digest) -> bool {
         matches!(self.entries.get(digest), Some(State::Ordered { .. }))
-    }
-
-    fn is_proven(&self, digest: &Digest) -> bool {
-        let state = self.entries.get(digest);
-        matches!(state, Some(State::Queued { .. } | State::Ordered { proven: true }))
     }
 
     /// Proofs on record that can be proposed no more.

@@ -53,10 +53,16 @@ pub enum DecodeError {
 
 /// Encodes a value of ours.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(&mut bytes, value);
+    bytes
+}
+
+fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
     // Proof: BCS fails only for sequences beyond 2^31 - 1 entries, maps and floats; our types
     // hold neither maps nor floats, and every sequence is bounded by a chain parameter below 2^31.
     #[allow(clippy::expect_used)]
-    bcs::to_bytes(value).expect("values of this crate are encodable")
+    bcs::serialize_into(bytes, value).expect("values of this crate are encodable");
 }
 
 /// Decodes a value from outside that may have at most `bound` bytes.
@@ -77,15 +83,14 @@ pub(crate) fn decode<T: DeserializeOwned>(
 
 /// BLAKE3 over an ASCII domain followed by the BCS of a fixed struct.
 pub(crate) fn hash<T: Serialize>(domain: &'static str, value: &T) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(domain.as_bytes());
-    hasher.update(&encode(value));
-    *hasher.finalize().as_bytes()
+    *blake3::hash(&signed_bytes(domain, value)).as_bytes()
 }
 
 /// The bytes that are signed: an ASCII domain followed by the BCS of a fixed struct.
 pub(crate) fn signed_bytes<T: Serialize>(domain: &'static str, value: &T) -> Vec<u8> {
-    let mut bytes = domain.as_bytes().to_vec();
-    bytes.extend_from_slice(&encode(value));
+    // Enough for most: a buffer that grows costs more than the hash.
+    let mut bytes = Vec::with_capacity(384);
+    bytes.extend_from_slice(domain.as_bytes());
+    encode_into(&mut bytes, value);
     bytes
 }

@@ -99,13 +99,12 @@ impl ProofManager {
     /// What failed proposals name and no ancestor does: it can be proposed here.
     fn aside(&self, ancestors: &BTreeSet<Digest>) -> Aside {
         let mut aside = Aside::new();
-        let beside = self.open.iter().filter(|(payload, _)| !ancestors.contains(*payload));
-        for digest in beside.flat_map(|(_, batches)| batches) {
-            let named = self
-                .names
-                .get(digest)
-                .is_some_and(|names| names.iter().any(|payload| ancestors.contains(payload)));
-            if let Some((info, arrival)) = self.queued(digest).filter(|_| !named) {
+        // Each batch once, however many payloads name it.
+        for (digest, names) in &self.names {
+            if names.iter().any(|payload| ancestors.contains(payload)) {
+                continue;
+            }
+            if let Some((info, arrival)) = self.queued(digest) {
                 let bucket = aside.entry(Reverse(info.gas_bucket_start)).or_default();
                 bucket.entry(info.author).or_default().insert(arrival, *digest);
             }

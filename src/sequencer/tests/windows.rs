@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::net::*;
 use crate::sequencer::port::*;
+use crate::sequencer::windows::Windows;
 use crate::store::Store as _;
 use crate::types::*;
 
@@ -51,4 +52,37 @@ fn what_only_a_subscriber_still_needs_takes_no_room_of_its_author_also_after_a_c
         assert_eq!(net.nodes[0].sequencer.stored_of(&author), Usage::default(), "life {life}");
         net.restart(0);
     }
+}
+
+#[test]
+fn after_a_restart_what_a_peer_may_not_have_goes_to_it_only_if_everything_fits() {
+    let net = Net::new();
+    let (me, peer) = (net.nodes[0].author, net.nodes[1].author);
+    let chain = net.genesis.chain_id();
+    let mut windows = Windows::new(me, Epoch(0), &committee(0..4), Duration::from_secs(30));
+    // Three that may have been sent to a peer that has room for two.
+    let lifetime = |index| Duration::from_secs(10 + index);
+    let recovered: Vec<_> = (0..3)
+        .map(|index| {
+            let info = net.forge(0, index, "text", lifetime(index)).info;
+            (info.digest(&chain), info)
+        })
+        .collect();
+    for (digest, info) in &recovered {
+        windows.on_recovered_batch(*digest, info);
+    }
+    let window = Usage { bytes: 1 << 20, batches: 2 };
+    let mut announcement = Announcement { window, released: Timestamp(0) };
+    let (epoch, holds) = (Epoch(0), Usage::default());
+    let hello = Hello { chain, epoch, committee: committee(0..4).hash(), announcement, holds };
+    windows.on_link_up(peer, &hello, Timestamp(0));
+    let (digest, info) = recovered[2];
+    let grant = |windows: &mut Windows| windows.grant([peer].into_iter(), digest, &info);
+    assert_eq!(grant(&mut windows), [], "the peer may hold two others");
+    // The first one is over.
+    let released = recovered[0].1.expiration.saturating_add(Duration::from_millis(30_001));
+    announcement.released = released;
+    windows.on_announcement(peer, announcement);
+    assert_eq!(grant(&mut windows), [peer], "both fit");
+    assert_eq!(grant(&mut windows), [peer], "and it may be sent again");
 }
