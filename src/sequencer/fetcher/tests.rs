@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::sequencer::port::Effect;
 use crate::types::{AbsentReason, BodyBuilder, samples};
+use crate::types::{ChunkId, Message};
 
 const TRY: Duration = Duration::from_millis(400);
 
