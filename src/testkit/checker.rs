@@ -57,6 +57,9 @@ pub(super) struct Books {
     absent: BTreeSet<Digest>,
     /// Every commit below this was passed.
     passed: u64,
+    /// The same before the last group: what a validator says in a group, it may say before it
+    /// passes the commit in the same one.
+    passed_before: u64,
     /// A replaced store signs nothing before this.
     pub(super) silent_until: Option<u64>,
     /// Its disk was lost once.
@@ -157,6 +160,7 @@ impl Checker {
             *self.records.entry((node, record.name())).or_default() += 1;
         }
         if self.honest[node] {
+            self.books[node].passed_before = self.books[node].passed;
             self.on_cursors(node, records);
             for record in records {
                 self.on_record(node, record);
@@ -285,7 +289,7 @@ impl Checker {
         }
         let books = &self.books[node];
         let held = books.batches.contains_key(digest) || books.payloads.contains(digest);
-        let (logged, passed) = (books.logged, books.passed);
+        let (logged, passed) = (books.logged, books.passed_before);
         self.require(!held, "what is held is not said to be absent", || {
             format!("node {node}, {digest:?} in {index:?}")
         });
