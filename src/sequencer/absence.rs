@@ -135,6 +135,11 @@ impl Sequencer {
     fn gather(&mut self, clock: &Clock, index: CommitIndex, digest: Digest) {
         let Some((_, committee)) = self.committee_at(index) else { return };
         let named = (index, digest);
+        if self.retention.get(&digest).is_some() {
+            // It is on its way to the disk, where whoever waits did not find it: the next round of
+            // fetching, or the next look at the store, does.
+            return;
+        }
         let known = self.absences.gathering.get(&named);
         if let Some(proof) = known.and_then(|gathering| gathering.proof.clone()) {
             let verdict = FetchError::Unavailable(proof);

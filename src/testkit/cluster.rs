@@ -35,6 +35,8 @@ use crate::types::{
 
 /// Where wall clocks start: one hour after the Unix epoch, in microseconds.
 pub(super) const START: u64 = 3_600_000_000;
+/// Time for batches of the last moment to be certified and ordered.
+const LAST_BATCHES: Duration = Duration::from_secs(10);
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -255,6 +257,12 @@ impl Cluster {
                 break;
             }
         }
+        let violation = self.checker.violation().cloned().or_else(|| self.late(false));
+        if violation.is_some() || self.unfinished().is_none() {
+            return violation;
+        }
+        // What was batched again in the last moment is certified and ordered a moment later.
+        self.run_until(self.options.duration + LAST_BATCHES);
         self.checker.violation().cloned().or_else(|| self.unfinished())
     }
 
@@ -332,6 +340,11 @@ impl Cluster {
 
     /// Liveness, after the quiet part: `None` if all is well.
     pub fn unfinished(&self) -> Option<Violation> {
+        self.late(true)
+    }
+
+    /// What should have ended by now; `all` includes own batches that have not waited for long.
+    fn late(&self, all: bool) -> Option<Violation> {
         let finalised = self.checker.finalised().len() as u64;
         // Whoever left may follow no longer than content is kept, and has to catch up when it joins.
         let bound = |index: &usize| self.is_honest(*index) && self.has_joined(*index);
@@ -350,7 +363,7 @@ impl Cluster {
                             || window.used.batches >= window.granted.batches
                     });
                     let stuck = if waits { 0 } else { stuck };
-                    let left = status.proofs + status.outstanding_batches > 0 && !waits;
+                    let left = all && status.proofs + status.outstanding_batches > 0 && !waits;
                     let found = (late || left || stuck > 0).then(|| {
                         format!(
                             "{behind} commits behind, {} fetches, {} proofs, {} own batches, \
