@@ -27,7 +27,7 @@ pub(super) struct State {
     /// Identifiers executed, until they expire.
     recent: BTreeMap<u64, u64>,
     /// Batches that were executed in the last commits.
-    taken: BTreeMap<u64, BTreeSet<Digest>>,
+    taken: BTreeMap<u64, Arc<BTreeSet<Digest>>>,
     /// Changes with everything that was skipped because of evidence.
     version: u64,
 }
@@ -223,20 +223,19 @@ impl Cluster {
         let (index, block_timestamp) = (commit.index.0, commit.header.block_timestamp);
         let chain = self.chain;
         let host = &mut self.nodes[node].host;
-        host.former.push_back((host.executed, host.state.clone()));
+        let before = Arc::new(host.state.clone());
+        host.former.push_back((host.executed, Arc::clone(&before)));
         if host.former.len() > FORMER {
             host.former.pop_front();
         }
-        host.history.push_back((host.executed, host.state.clone()));
+        host.history.push_back((host.executed, before));
         if host.history.len() > HISTORY {
             host.history.pop_front();
         }
         let State { value, recent, taken, version } = &mut host.state;
         let digests = batches.iter().map(|batch| batch.info.digest(&chain));
-        taken.insert(
-            index,
-            digests.chain([payload].into_iter().filter(|p| !gone.contains(p))).collect(),
-        );
+        let here = digests.chain([payload].into_iter().filter(|p| !gone.contains(p)));
+        taken.insert(index, Arc::new(here.collect()));
         if taken.len() > HISTORY {
             taken.pop_first();
         }
@@ -292,6 +291,7 @@ impl Cluster {
     pub(super) fn lose_executed(&mut self, node: usize) -> bool {
         let host = &mut self.nodes[node].host;
         if let Some((executed, state)) = host.former.pop_front() {
+            let state = Arc::unwrap_or_clone(state);
             self.trace.count("an executor loses its last writes");
             host.former.clear();
             (host.executed, host.state) = (executed, state);

@@ -46,9 +46,9 @@ pub(super) struct Host {
     pub executed: u64,
     pub state: State,
     /// What its disk held some writes ago, oldest first.
-    pub former: VecDeque<(u64, State)>,
+    pub former: VecDeque<(u64, Arc<State>)>,
     /// What it keeps to rebuild from, when what it executed turns out to be gone everywhere.
-    pub history: VecDeque<(u64, State)>,
+    pub history: VecDeque<(u64, Arc<State>)>,
     pub followers: [Follower; INDEXERS],
     /// True while the executor takes nothing.
     pub stopped: bool,

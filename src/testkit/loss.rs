@@ -3,6 +3,8 @@
 //! A scenario asks for them; no seed does by itself, because a lost disk counts as a fault, and
 //! content that everybody lost is beyond what the chain promises to survive without a trace.
 
+use std::sync::Arc;
+
 use crate::crypto::Signer as _;
 use crate::sequencer::port::Record;
 use crate::sequencer::silent_until;
@@ -147,6 +149,7 @@ impl Cluster {
         }
         self.trace.count("an executor rebuilds its state");
         while let Some((executed, state)) = host.history.pop_back() {
+            let state = Arc::unwrap_or_clone(state);
             if executed < index.0 {
                 (host.executed, host.state) = (executed, state);
                 host.former.clear();
