@@ -131,6 +131,22 @@ fn one_copy_left_is_found_and_never_evidence_against_it() {
 }
 
 #[test]
+fn a_wait_for_what_is_held_here_ends_although_nobody_else_has_it() {
+    let mut net = net();
+    let digest = net.batch(0, "one");
+    let info = info(&net, 0, digest);
+    net.block(1, net.genesis_digest());
+    [0, 2, 3].into_iter().for_each(|index| lose(&mut net, index, digest, info.expiration));
+    net.settle();
+    // As by a host that looked into the store before the content was there.
+    fetch(&mut net, 1, 800, digest, info);
+    net.pass(Duration::from_secs(21));
+    let ended = fetched(&mut net, 1, 800);
+    assert!(matches!(ended, Some(Ok(_) | Err(FetchError::TimedOut { .. }))), "{ended:?}");
+    assert_eq!(net.status(1).evidence, 0);
+}
+
+#[test]
 fn whoever_holds_the_content_does_not_vote_for_evidence_and_pushes_it_instead() {
     let mut net = net();
     let digest = net.batch(0, "one");
