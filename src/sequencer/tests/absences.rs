@@ -136,7 +136,9 @@ fn a_wait_for_what_is_held_here_ends_although_nobody_else_has_it() {
     let digest = net.batch(0, "one");
     let info = info(&net, 0, digest);
     net.block(1, net.genesis_digest());
-    [0, 2, 3].into_iter().for_each(|index| lose(&mut net, index, digest, info.expiration));
+    for index in [0, 2, 3] {
+        lose(&mut net, index, digest, info.expiration);
+    }
     net.settle();
     // As by a host that looked into the store before the content was there.
     fetch(&mut net, 1, 800, digest, info);
