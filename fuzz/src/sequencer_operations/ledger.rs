@@ -74,6 +74,10 @@ impl Model {
 
     /// An attached subscriber is told of a commit.
     pub fn on_delivered(&mut self, subscription: RequestId, delivery: Delivery) {
+        if self.detached.contains(&subscription) {
+            // It was on its way when the host dropped the subscription.
+            return;
+        }
         let Some((name, next)) = self.attached.get_mut(&subscription) else {
             panic!("{delivery:?} for nobody")
         };

@@ -216,6 +216,7 @@ impl Run {
             Operation::Detach { which } => {
                 let Some(subscription) = self.subscription(which) else { return };
                 self.model.attached.remove(&subscription);
+                self.model.detached.insert(subscription);
                 self.step(Input::Detach { subscription });
             }
             Operation::Unsubscribe { subscriber } => {

@@ -112,6 +112,8 @@ pub struct Model {
     pub cursors: BTreeMap<String, CommitIndex>,
     /// Attached subscribers, and the next index that each is told.
     pub attached: BTreeMap<RequestId, (String, CommitIndex)>,
+    /// Subscriptions that the host dropped.
+    pub detached: BTreeSet<RequestId>,
     /// How far the log is applied.
     pub applied: u64,
     /// Peers.
