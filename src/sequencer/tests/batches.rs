@@ -190,6 +190,48 @@ fn silent_validators_are_asked_again_until_there_is_a_proof() {
 }
 
 #[test]
+fn the_time_to_ask_again_is_a_deadline() {
+    let config = SequencerConfig {
+        resend_interval: Duration::from_millis(100),
+        announce_interval: Duration::from_secs(1),
+        ..SequencerConfig::default()
+    };
+    let mut net = Net::with(config);
+    net.drops = |_, _, message| matches!(message, Message::Votes { .. });
+    net.batch(0, "one");
+    let due = net.nodes[0].sequencer.next_deadline().unwrap();
+    assert!(due <= net.now.monotonic + Duration::from_millis(100), "{due:?}");
+}
+
+#[test]
+fn a_full_group_takes_nothing_more_until_it_is_taken() {
+    let group = ByteSize::mib(4);
+    let config = SequencerConfig { group_bytes_max: group, ..SequencerConfig::default() };
+    let mut net = Net::with(config);
+    net.nodes[0].holds = true;
+    assert!(!net.nodes[0].sequencer.is_full());
+    for counter in 1.. {
+        let open = net.nodes[0].sequencer.open_bytes();
+        assert_eq!(net.nodes[0].sequencer.is_full(), open >= group.as_u64());
+        if open >= group.as_u64() {
+            break;
+        }
+        let batch = net.forge(1, counter, &"x".repeat(60_000), SOON);
+        net.give_batch(1, 0, &batch);
+    }
+    // What is in the pool stays there.
+    net.submit(0, &["waits"]);
+    net.input(0, Input::Tick);
+    net.now.monotonic += net.config.batch_age_max;
+    net.input(0, Input::Tick);
+    assert_eq!(net.status(0).pool_transactions, 1);
+    net.nodes[0].holds = false;
+    net.settle();
+    net.pass(net.config.batch_age_max);
+    assert_eq!(net.status(0).pool_transactions, 0);
+}
+
+#[test]
 fn votes_for_unknown_batches_and_repeated_votes_count_nothing() {
     let mut net = Net::new();
     // Its own votes and proofs would be real; here signatures are made up.

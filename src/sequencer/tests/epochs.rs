@@ -150,6 +150,8 @@ fn closing_again_gives_the_same_end_and_a_deadline_says_who_is_late() {
     };
     let ordering = net.closed(3, id).unwrap_err();
     assert_eq!(ordering, late(0, None));
+    let phase = |net: &Net| (net.status(3).epoch_phase, net.status(3).final_index);
+    assert_eq!(phase(&net), ("closing", Some(CommitIndex(1))));
     assert!(ordering.to_string().contains("ordering"), "{ordering}");
     let (waits, cancelled) = (net.close(3, 0, 1, SOON * 60), net.close(3, 0, 1, SOON));
     let id = net.close(3, 0, 1, SOON);
@@ -170,11 +172,13 @@ fn closing_again_gives_the_same_end_and_a_deadline_says_who_is_late() {
     let id = net.close(3, 0, 1, SOON);
     net.settle();
     assert_eq!(net.closed(3, id).unwrap(), receipt);
+    assert_eq!(phase(&net), ("closed", Some(CommitIndex(1))));
     let id = net.close(3, 0, 2, SOON);
     net.settle();
     assert_eq!(net.closed(3, id), Err(CloseError::Conflict { known: CommitIndex(1) }));
     // Also after the next one began; and what was closed before that is only known to be over.
     net.open(3, 1, &committee(0..4));
+    assert_eq!(phase(&net), ("open", None));
     let id = net.close(3, 0, 1, SOON);
     net.settle();
     assert_eq!(net.closed(3, id).unwrap(), receipt);
