@@ -58,6 +58,9 @@ pub struct Report {
     /// Batches removed by evidence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_batches: Option<Vec<SkippedBatch>>,
+    /// From when every validator was started again until the last of them was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_after_s: Option<f64>,
     /// What should have held and did not; empty for a good run.
     pub violations: Vec<String>,
     /// What the load did, in transactions.
@@ -233,6 +236,9 @@ impl Report {
         for SkippedBatch { digest, index, evidence_file } in self.skipped_batches.iter().flatten() {
             let _ = writeln!(text, "skipped   {digest} of commit {index}: {evidence_file}");
         }
+        if let Some(seconds) = self.skipped_after_s {
+            let _ = writeln!(text, "moved on  {seconds:>10.1} s after everybody was started again");
+        }
         for (index, validator) in self.per_validator.iter().enumerate() {
             let _ = writeln!(text, "validator {index}: {}", validator.text());
         }
@@ -303,6 +309,7 @@ mod tests {
             cpu_us_per_transaction: Some(1.0),
             fetch: Some(FetchReport::default()),
             skipped_batches: Some(vec![skipped]),
+            skipped_after_s: Some(1.0),
             ..Report::default()
         }
     }
@@ -317,7 +324,7 @@ mod tests {
         let document: Value = serde_json::from_str(&json).expect("JSON");
         let top = "validators duration_s offered_tps executed_tps executed_transactions \
             lost_transactions lost_with_disk agreement blocks epochs latency_ms per_validator \
-            cpu_us_per_transaction fetch skipped_batches violations load";
+            cpu_us_per_transaction fetch skipped_batches skipped_after_s violations load";
         assert_eq!(names(&document), top.split_whitespace().collect());
         let validator = "fsyncs consensus_fsyncs groups batches_per_group_mean \
             group_commit_ms_p50 group_commit_ms_p99 bytes_written payload_bytes \

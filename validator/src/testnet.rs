@@ -39,6 +39,7 @@ use self::disaster::{Disaster, Kind};
 use self::epochs::{EPOCH_MIN, Rotation};
 use self::session::Session;
 use self::workspace::Workspace;
+use crate::config::ExecutionConfig;
 use crate::exit::Failure;
 use crate::generate::{GenerateOptions, generate};
 use crate::load::source::Content;
@@ -195,7 +196,9 @@ fn disaster_of(arguments: &TestnetArguments, workspace: &Path) -> Option<Disaste
     let wipe = arguments.wipe.map(|index| Kind::Wipe(index as usize));
     let kind = wipe.or(arguments.lose.map(|count| Kind::Lose(count as usize)))?;
     let hold = workspace.join("hold-proposals");
-    Some(Disaster { kind, hold, directory: arguments.report.clone() })
+    // The workspace leaves it at its default.
+    let deadline = ExecutionConfig::default().materialize_deadline;
+    Some(Disaster { kind, hold, directory: arguments.report.clone(), deadline })
 }
 
 fn epochs_of(arguments: &TestnetArguments) -> u32 {

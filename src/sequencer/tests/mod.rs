@@ -9,4 +9,5 @@ mod interleavings;
 mod net;
 mod recovery;
 mod subscribers;
+mod window_model;
 mod windows;

@@ -93,7 +93,7 @@ impl Run<'_> {
     ) -> Vec<String> {
         let Some(disaster) = &self.disaster else { return Vec::new() };
         let Aftermath { since, .. } = &self.aftermath;
-        let mut found = self.aftermath.judge();
+        let mut found = self.aftermath.judge(disaster.deadline);
         if since.is_none() {
             found.push("the run ended before anything was destroyed".to_owned());
         }

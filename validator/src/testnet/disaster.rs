@@ -32,6 +32,8 @@ pub const HOLD_DEADLINE: Duration = Duration::from_secs(10);
 /// A store that replaces a lost one signs again after a lifetime and a second; a run whose second
 /// half is longer than this sees it.
 pub const SILENCE_MAX: Duration = Duration::from_secs(40);
+/// After one deadline of a wait for content, the chain goes on without what is gone within this.
+pub const VERDICT_MAX: Duration = Duration::from_secs(5);
 
 /// What to destroy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Disaster {
     pub hold: PathBuf,
     /// Where evidence is written.
     pub directory: PathBuf,
+    /// How long a validator waits for content before it says so.
+    pub deadline: Duration,
 }
 
 /// What came of it.
@@ -99,9 +103,14 @@ impl Aftermath {
         self.skipped.insert((index, digest.to_owned()), batch);
     }
 
-    /// What is wrong with what came of it.
-    pub fn judge(&self) -> Vec<String> {
+    /// What is wrong with what came of it. The chain may wait for content for a `deadline`, and
+    /// then for evidence.
+    pub fn judge(&self, deadline: Duration) -> Vec<String> {
         let mut found = self.violations.clone();
+        if let Some(took) = self.took.filter(|took| *took > deadline + VERDICT_MAX) {
+            let (took, most) = (took.as_secs_f64(), (deadline + VERDICT_MAX).as_secs());
+            found.push(format!("the chain moved on after {took:.1} s instead of {most} s"));
+        }
         let missing = |digest: &&String| self.skipped.keys().all(|(_, skipped)| skipped != *digest);
         let missing = self.lost.iter().filter(missing).count();
         if missing > 0 {
@@ -198,20 +207,27 @@ fn open(member: &Member) -> Result<RocksStore, Failure> {
 mod tests {
     use super::*;
 
+    const DEADLINE: Duration = Duration::from_secs(5);
+
     #[test]
     fn what_was_destroyed_and_what_is_skipped_must_be_the_same() {
         let mut aftermath = Aftermath::default();
-        assert!(aftermath.is_complete() && aftermath.judge().is_empty());
+        assert!(aftermath.is_complete() && aftermath.judge(DEADLINE).is_empty());
         aftermath.lost.insert("aa".to_owned());
         assert!(!aftermath.is_complete());
-        assert_eq!(aftermath.judge(), ["1 lost batches are not skipped by evidence"]);
+        assert_eq!(aftermath.judge(DEADLINE), ["1 lost batches are not skipped by evidence"]);
         let directory = tempfile::tempdir().expect("a directory");
         aftermath.keep(directory.path(), 4, "aa", b"nonsense");
         assert!(aftermath.is_complete());
-        assert!(aftermath.judge()[0].contains("evidence-4-aa.json is no evidence"));
+        assert!(aftermath.judge(DEADLINE)[0].contains("evidence-4-aa.json is no evidence"));
         aftermath.violations.clear();
         aftermath.keep(directory.path(), 5, "bb", b"nonsense");
         aftermath.violations.clear();
-        assert_eq!(aftermath.judge(), ["1 contents are skipped that nobody destroyed"]);
+        assert_eq!(aftermath.judge(DEADLINE), ["1 contents are skipped that nobody destroyed"]);
+        aftermath.skipped.retain(|(index, _), _| *index == 4);
+        aftermath.took = Some(DEADLINE + VERDICT_MAX);
+        assert!(aftermath.judge(DEADLINE).is_empty());
+        aftermath.took = Some(DEADLINE + VERDICT_MAX + Duration::from_secs(1));
+        assert_eq!(aftermath.judge(DEADLINE), ["the chain moved on after 11.0 s instead of 10 s"]);
     }
 }

@@ -261,6 +261,7 @@ impl Run<'_> {
                 .disaster
                 .as_ref()
                 .map(|_| self.aftermath.skipped.values().cloned().collect()),
+            skipped_after: self.aftermath.took,
             statuses,
         })
     }

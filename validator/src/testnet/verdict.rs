@@ -1,5 +1,7 @@
 //! From what a run observed to its report: what holds, and what is violated. Pure.
 
+use std::time::Duration;
+
 use super::observer::{Block, Status};
 use super::process::ProcessUsage;
 use crate::load::engine::LoadResult;
@@ -33,6 +35,8 @@ pub struct Evidence {
     pub wiped: bool,
     /// What was skipped by evidence; `None` if nobody looked.
     pub skipped: Option<Vec<SkippedBatch>>,
+    /// How long that took.
+    pub skipped_after: Option<Duration>,
 }
 
 impl Evidence {
@@ -62,6 +66,7 @@ impl Evidence {
             cpu_us_per_transaction: self.cpu_us_per_transaction(),
             fetch: self.fetch(),
             skipped_batches: self.skipped.clone(),
+            skipped_after_s: self.skipped_after.map(|after| after.as_secs_f64()),
             violations,
             load: LoadReport::new(counts),
             counts: *counts,

@@ -62,6 +62,7 @@ fn good() -> Evidence {
         failures: Vec::new(),
         wiped: false,
         skipped: None,
+        skipped_after: None,
     }
 }
 
