@@ -253,7 +253,7 @@ fn sync_with_parent(path: &Path) -> io::Result<()> {
     sync_directory(parent(path))
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -267,7 +267,7 @@ fn sync_files(directory: &Path) -> io::Result<()> {
     sync_directory(directory)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()

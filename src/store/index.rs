@@ -94,7 +94,7 @@ impl Index {
     }
 
     /// Before a group is written: readers must not be led to what it deletes.
-    #[cfg(feature = "rocksdb")]
+    #[cfg(feature = "storage")]
     pub(crate) fn forget(&mut self, records: &[Record]) {
         for record in records {
             self.remove(record);

@@ -97,7 +97,7 @@ impl MemoryStore {
                     Write::Put { table, key, value: Value::Encoded(value) } => {
                         (table, key, Some(value))
                     }
-                    Write::Put { table, key, value: Value::Body(value) } => {
+                    Write::Put { table, key, value: Value::Body { bytes: value, .. } } => {
                         (table, key, Some(value.to_vec()))
                     }
                     Write::Delete { table, key } => (table, key, None),
@@ -149,7 +149,7 @@ impl Tables {
             Write::Put { table, key, value } => {
                 let value = match value {
                     Value::Encoded(bytes) => Bytes::from(bytes),
-                    Value::Body(bytes) => bytes.clone(),
+                    Value::Body { bytes, .. } => bytes.clone(),
                 };
                 self.table(table).insert(key, value);
             }

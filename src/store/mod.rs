@@ -7,7 +7,7 @@
 //! reporting success the second time).
 //!
 //! Whoever implements [`Store`] vouches for fsync, so the trait is sealed: the implementations are
-//! [`rocks::RocksStore`] (feature `rocksdb`) and, for tests, [`memory::MemoryStore`].
+//! [`rocks::RocksStore`] (feature `rocksdb`), [`journal::JournalStore`] (feature `storage`) and, for tests, [`memory::MemoryStore`].
 //!
 //! `Durable` tokens are made only inside the crate, by the engine's writer:
 //!
@@ -82,6 +82,8 @@ mod entries;
 mod error;
 mod group;
 mod index;
+#[cfg(feature = "storage")]
+pub mod journal;
 pub mod memory;
 mod recovery;
 #[cfg(feature = "rocksdb")]

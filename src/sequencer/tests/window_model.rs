@@ -62,7 +62,9 @@ impl Receiver {
 
 fn usage(batches: &Batches) -> Usage {
     let mut usage = Usage::default();
-    batches.values().for_each(|info| usage.add(info.charge()));
+    for info in batches.values() {
+        usage.add(info.charge());
+    }
     usage
 }
 
@@ -304,11 +306,11 @@ fn liars_among_the_granters_neither_stop_an_author_nor_free_what_others_count() 
         let window = Usage { bytes: any(&mut rng), batches: any(&mut rng) };
         windows.on_announcement(liar, Announcement { window, released: Timestamp(any(&mut rng)) });
         assert!(windows.quorum_has_room(&committee, info.charge()), "stopped by a liar at {count}");
-        let mut next = info;
-        next.batch_id.counter = count;
+        let mut later = info;
+        later.batch_id.counter = count;
         let digest = Digest(blake3::hash(&count.to_le_bytes()).into());
         let honest = [signer(1).author(), signer(2).author()];
-        let granted = windows.grant(honest.into_iter().chain([liar]), digest, &next);
+        let granted = windows.grant(honest.into_iter().chain([liar]), digest, &later);
         assert!(honest.iter().all(|author| granted.contains(author)));
     }
     // Both honest ones are full: the liar's word alone is no quorum.

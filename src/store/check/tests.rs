@@ -24,7 +24,7 @@ fn force(place: &Place, records: &[Record]) {
         if let Write::Put { table, key, value } = write {
             let value = match value {
                 Value::Encoded(bytes) => bytes,
-                Value::Body(bytes) => bytes.to_vec(),
+                Value::Body { bytes, .. } => bytes.to_vec(),
             };
             writes.push((table, key, value));
         }

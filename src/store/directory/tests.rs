@@ -134,6 +134,7 @@ fn a_database_that_lost_its_format_is_not_touched() {
     assert!(path.join(DATABASE).join("file").exists());
 }
 
+#[cfg(feature = "rocksdb")]
 #[test]
 fn a_reserve_is_kept_given_up_when_room_is_short_and_made_again() {
     const BYTES: u64 = 1 << 20;

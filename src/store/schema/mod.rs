@@ -149,14 +149,19 @@ pub enum Value<'a> {
     /// Encoded here.
     Encoded(Vec<u8>),
     /// A body as it came.
-    Body(&'a Bytes),
+    Body {
+        /// It.
+        bytes: &'a Bytes,
+        /// Its hash, which its info names.
+        root: Digest,
+    },
 }
 
 impl AsRef<[u8]> for Value<'_> {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::Encoded(bytes) => bytes,
-            Self::Body(bytes) => bytes,
+            Self::Body { bytes, .. } => bytes,
         }
     }
 }
@@ -315,7 +320,7 @@ fn encode_batch<'a>(batch: &'a BatchRecord, mut put: impl FnMut(Table, Vec<u8>, 
     assert!(body.len() == info.bytes as usize, "S1: body of {digest} differs from its info");
     let key = batch_key(info.expiration, digest);
     let entry = BatchEntry { info: *info, own: own.as_ref().map(|own| own.to_vec()) };
-    put(Table::Content, key.clone(), Value::Body(body));
+    put(Table::Content, key.clone(), Value::Body { bytes: body, root: info.root });
     put(Table::Control, key, versioned(&entry));
     if *claims_slot {
         put(Table::Control, claim_key(digest), versioned(&info.slot()));

@@ -43,7 +43,10 @@ fn a_body_is_written_as_it_came() {
     let group = [batch_record(&batch, true)];
     let mut bodies = 0;
     encode(&group, &BTreeSet::new(), |write| {
-        if let Write::Put { table: Table::Content, value: Value::Body(body), .. } = write {
+        if let Write::Put {
+            table: Table::Content, value: Value::Body { bytes: body, .. }, ..
+        } = write
+        {
             assert_eq!(body.as_ptr(), batch.body.bytes().as_ptr());
             bodies += 1;
         }

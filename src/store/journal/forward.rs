@@ -1,0 +1,95 @@
+//! Copying forward: what is in force in the oldest segment is written again, so that the segment can
+//! be used again. Content lives for about as long as its neighbours, so this is rarely much.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::super::StoreError;
+use super::frame::{Change, Frame, changes};
+use super::reader::Shared;
+use super::scan::{read_bytes, read_frame};
+use super::tables::FrameAt;
+use super::writer::{Journal, Kind, SEGMENTS_SPARE};
+
+/// Copied forward with one group.
+const COPIED_BYTES: u64 = 4 << 20;
+
+impl Journal {
+    /// When room is short: writes again what is in force in the oldest segment, a part of it before
+    /// each group.
+    pub(super) fn copy_forward(&mut self) -> Result<(), StoreError> {
+        if self.spare() >= SEGMENTS_SPARE {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let writer = self.writer();
+        let Some(oldest) = writer.ring.oldest() else { return Ok(()) };
+        let (segment, base) = (oldest.segment, oldest.base);
+        if writer.copied.0 != base {
+            writer.copied = (base, 0);
+        }
+        let mut staged = HashSet::new();
+        let mut frame = Frame::default();
+        while frame.weight() < COPIED_BYTES && shared.tables(|tables| tables.live(segment)) > 0 {
+            let doing = |error| StoreError::io("copying forward", &error);
+            let read = read_frame(&*shared.volume, &shared.secret, segment, writer.copied.1);
+            let Some(read) = read.map_err(doing)?.filter(|read| read.header.base == base) else {
+                break;
+            };
+            let bytes = read.header.frame_bytes();
+            // What it holds may be all of it: together they must fit.
+            if frame.bytes() + bytes > shared.volume.segment_bytes() {
+                break;
+            }
+            writer.copied.1 += bytes;
+            for change in changes(&read.changes).flatten() {
+                stage(&shared, &read.at, change, &mut staged, &mut frame)?;
+            }
+        }
+        if frame.is_empty() {
+            return Ok(());
+        }
+        if self.has_place(frame.bytes()) {
+            self.append(&frame, Kind::Group)?;
+        } else {
+            // The group itself may still fit; deletions make room.
+            self.writer().copied = (base, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Stages one change of an old frame again, if it is still in force.
+fn stage(
+    shared: &Shared,
+    at: &FrameAt,
+    change: Change<'_>,
+    staged: &mut HashSet<Vec<u8>>,
+    frame: &mut Frame,
+) -> Result<(), StoreError> {
+    match change {
+        Change::Entry { key, .. } => {
+            let value = shared.tables(|tables| tables.entry_in(key, at.segment).cloned());
+            if let Some(value) = value.filter(|_| staged.insert(key.to_vec())) {
+                frame.entry(key, &value);
+            }
+        }
+        Change::Content { key, skip, bytes, root } => {
+            let location = at.location(skip, bytes, root);
+            if shared.tables(|tables| tables.content(key)) != Some(location) {
+                return Ok(());
+            }
+            let content = read_bytes(&*shared.volume, at.segment, location.offset, bytes)
+                .map_err(|error| StoreError::io("copying forward", &error))?;
+            if *blake3::hash(&content).as_bytes() == root.0 {
+                frame.content(key, content, root);
+            } else {
+                // Whoever needs it fetches it again; its claim and its proof stay.
+                tracing::warn!(key = hex::encode(key), "damaged content is not copied forward");
+                frame.content_gone(key);
+            }
+        }
+        Change::EntryGone { .. } | Change::ContentGone { .. } => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What is in force, and where: derived from frames alone, by the same steps at opening and at
+//! every group.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use super::frame::{Change, HEADER_BYTES, Header, changes};
+use crate::types::Digest;
+
+/// Where a content lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    pub segment: u32,
+    /// Which use of the segment.
+    pub base: u64,
+    pub offset: u64,
+    pub bytes: u32,
+    pub root: Digest,
+}
+
+/// A small entry in force.
+#[derive(Clone, Debug)]
+struct Entry {
+    value: Bytes,
+    /// Where its newest frame lies.
+    segment: u32,
+}
+
+/// See the module docs.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    entries: BTreeMap<Box<[u8]>, Entry>,
+    /// Never iterated, so its order is nobody's.
+    contents: HashMap<Box<[u8]>, Location>,
+    /// Entries and contents in force, by segment.
+    live: Vec<u64>,
+}
+
+/// Where a frame lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameAt {
+    pub segment: u32,
+    pub offset: u64,
+    pub base: u64,
+    pub change_bytes: u32,
+}
+
+impl FrameAt {
+    pub fn new(segment: u32, offset: u64, header: &Header) -> Self {
+        Self { segment, offset, base: header.base, change_bytes: header.change_bytes }
+    }
+
+    /// Of a content that begins so many bytes after the first one.
+    pub fn location(&self, skip: u64, bytes: u32, root: Digest) -> Location {
+        let first = self.offset + HEADER_BYTES as u64 + u64::from(self.change_bytes);
+        Location { segment: self.segment, base: self.base, offset: first + skip, bytes, root }
+    }
+}
+
+impl Tables {
+    /// Carries out the changes of a durable frame. False if they are not what a frame holds.
+    #[must_use]
+    pub fn apply(&mut self, at: &FrameAt, bytes: &[u8]) -> bool {
+        changes(bytes).all(|change| {
+            let Some(change) = change else { return false };
+            match change {
+                Change::Entry { key, value } => {
+                    let (value, segment) = (Bytes::copy_from_slice(value), at.segment);
+                    let old = self.entries.insert(key.into(), Entry { value, segment });
+                    self.count(Some(segment), old.map(|old| old.segment));
+                }
+                Change::EntryGone { key } => {
+                    let old = self.entries.remove(key);
+                    self.count(None, old.map(|old| old.segment));
+                }
+                Change::Content { key, skip, bytes, root } => {
+                    let location = at.location(skip, bytes, root);
+                    let old = self.contents.insert(key.into(), location);
+                    self.count(Some(at.segment), old.map(|old| old.segment));
+                }
+                Change::ContentGone { key } => {
+                    let old = self.contents.remove(key);
+                    self.count(None, old.map(|old| old.segment));
+                }
+            }
+            true
+        })
+    }
+
+    fn count(&mut self, more: Option<u32>, fewer: Option<u32>) {
+        if let Some(segment) = more {
+            let segment = segment as usize;
+            if self.live.len() <= segment {
+                self.live.resize(segment + 1, 0);
+            }
+            self.live[segment] += 1;
+        }
+        if let Some(segment) = fewer {
+            self.live[segment as usize] -= 1;
+        }
+    }
+
+    /// How much of a segment is in force.
+    pub fn live(&self, segment: u32) -> u64 {
+        self.live.get(segment as usize).copied().unwrap_or(0)
+    }
+
+    pub fn entry(&self, key: &[u8]) -> Option<&Bytes> {
+        self.entries.get(key).map(|entry| &entry.value)
+    }
+
+    /// The entry, if its newest frame lies in this segment.
+    pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&Bytes> {
+        let entry = self.entries.get(key).filter(|entry| entry.segment == segment);
+        entry.map(|entry| &entry.value)
+    }
+
+    pub fn content(&self, key: &[u8]) -> Option<Location> {
+        self.contents.get(key).copied()
+    }
+
+    /// Every small entry in the order of keys.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Bytes)> {
+        self.entries.iter().map(|(key, entry)| (&**key, &entry.value))
+    }
+}

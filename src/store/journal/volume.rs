@@ -1,0 +1,257 @@
+//! The files of a ring: segments of one size, written through once and used again and again.
+//!
+//! ```text
+//! <directory>/RING       secret, bytes of a segment, how many there are; replaced by renaming
+//! <directory>/00000000   a segment
+//! ```
+//!
+//! Writing into a segment changes no metadata of the file system, because every block of it has
+//! been written before: an fsync then costs one flush. Blocks bypass the page cache where the file
+//! system lets them; elsewhere the same calls go through it.
+//!
+//! **Adding a segment.** It is written through and synced before `RING` counts it; a file that is
+//! not counted was never part of the ring, and is made anew. One that is counted and missing, or of
+//! another length, is damage.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use aligned_vec::{AVec, ConstAlign};
+use rustix::fs::{Mode, OFlags, open};
+
+use super::super::StoreError;
+use super::super::directory::{sync_directory, write_synced};
+use super::frame::Secret;
+
+/// Everything lies on whole blocks of this size.
+pub(super) const BLOCK: usize = 4096;
+/// Filled at once when a segment is written through.
+const FILL_BYTES: usize = 1 << 20;
+const RING: &str = "RING";
+const RING_NEW: &str = "RING.new";
+const MAGIC: &str = "quorum-store ring 1";
+/// More than the file needs.
+const RING_BYTES_MAX: u64 = 4096;
+
+/// Memory that direct I/O takes.
+pub(super) type Buffer = AVec<u8, ConstAlign<BLOCK>>;
+
+/// So many zeros.
+pub(super) fn buffer(bytes: usize) -> Buffer {
+    let mut buffer = AVec::with_capacity(BLOCK, bytes);
+    buffer.resize(bytes, 0);
+    buffer
+}
+
+/// Segments of one size. Offsets, lengths and memory are whole blocks.
+pub(super) trait Volume: std::fmt::Debug + Send + Sync + 'static {
+    /// How many there are.
+    fn count(&self) -> u32;
+    /// Length of each.
+    fn segment_bytes(&self) -> u64;
+    /// Adds one; it is durable when this returns.
+    fn add(&self) -> io::Result<()>;
+    fn read(&self, segment: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Returns once everything written to it is on stable storage.
+    fn sync(&self, segment: u32) -> io::Result<()>;
+    /// Bytes that further segments may take.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// Segments as files.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    secret: Secret,
+    segment_bytes: u64,
+    direct: bool,
+    segments: RwLock<Vec<Arc<File>>>,
+}
+
+impl Files {
+    /// Makes a ring of one segment.
+    pub fn create(
+        directory: &Path,
+        secret: Secret,
+        segment_bytes: u64,
+        direct: bool,
+    ) -> io::Result<Self> {
+        let directory = directory.to_owned();
+        let segments = RwLock::default();
+        let files = Self { directory, secret, segment_bytes, direct, segments };
+        files.add()?;
+        Ok(files)
+    }
+
+    /// Opens a ring that was made.
+    pub fn open(directory: &Path, direct: bool) -> Result<Self, StoreError> {
+        const DOING: &str = "opening the journal";
+        let doing = |error: io::Error| StoreError::io(DOING, &error);
+        let (secret, segment_bytes, count) = read_ring(directory)?;
+        let mut segments = Vec::new();
+        for segment in 0..count {
+            let path = segment_path(directory, segment);
+            let file = match open_file(&path, direct, false) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                other => Some(other.map_err(doing)?),
+            };
+            let length = match &file {
+                Some(file) => file.metadata().map_err(doing)?.len(),
+                None => 0,
+            };
+            let Some(file) = file.filter(|_| length == segment_bytes) else {
+                let what = format!("{} has {length} bytes of {segment_bytes}", path.display());
+                return Err(StoreError::Damaged { what });
+            };
+            segments.push(Arc::new(file));
+        }
+        let (directory, segments) = (directory.to_owned(), RwLock::new(segments));
+        Ok(Self { directory, secret, segment_bytes, direct, segments })
+    }
+
+    /// Keys the checksums of its frames.
+    pub fn secret(&self) -> Secret {
+        self.secret
+    }
+
+    fn segment(&self, segment: u32) -> io::Result<Arc<File>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.get(segment as usize).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn fill(&self, path: &Path) -> io::Result<File> {
+        let file = open_file(path, self.direct, true)?;
+        let zeros = buffer(FILL_BYTES.min(self.segment_bytes as usize));
+        let mut offset = 0;
+        while offset < self.segment_bytes {
+            let length = (self.segment_bytes - offset).min(zeros.len() as u64);
+            file.write_all_at(&zeros[..length as usize], offset)?;
+            offset += length;
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
+
+    fn write_ring(&self, count: u32) -> io::Result<()> {
+        let new = self.directory.join(RING_NEW);
+        write_synced(&new, ring_text(&self.secret, self.segment_bytes, count).as_bytes())?;
+        fs::rename(new, self.directory.join(RING))?;
+        sync_directory(&self.directory)
+    }
+}
+
+impl Volume for Files {
+    fn count(&self) -> u32 {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        // Proof: `add` refuses more than a `u32` counts.
+        segments.len() as u32
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    fn add(&self) -> io::Result<()> {
+        let segment = self.count();
+        let count = segment.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+        let file = self.fill(&segment_path(&self.directory, segment))?;
+        sync_directory(&self.directory)?;
+        self.write_ring(count)?;
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.push(Arc::new(file));
+        Ok(())
+    }
+
+    fn read(&self, segment: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.segment(segment)?.read_exact_at(buffer, offset)
+    }
+
+    fn write(&self, segment: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.segment(segment)?.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, segment: u32) -> io::Result<()> {
+        self.segment(segment)?.sync_data()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        super::super::directory::free_bytes(&self.directory)
+    }
+}
+
+fn segment_path(directory: &Path, segment: u32) -> PathBuf {
+    directory.join(format!("{segment:08}"))
+}
+
+/// For direct I/O if that is wanted and possible.
+fn open_file(path: &Path, direct: bool, create: bool) -> io::Result<File> {
+    let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if create {
+        flags |= OFlags::CREATE | OFlags::TRUNC;
+    }
+    let mode = Mode::RUSR | Mode::WUSR;
+    if direct {
+        match open(path, flags | OFlags::DIRECT, mode) {
+            Err(rustix::io::Errno::INVAL) => {
+                tracing::info!("the file system has no direct I/O; the page cache is used");
+            }
+            other => return Ok(File::from(other?)),
+        }
+    }
+    Ok(File::from(open(path, flags, mode)?))
+}
+
+fn ring_text(secret: &Secret, segment_bytes: u64, count: u32) -> String {
+    let secret = hex::encode(secret);
+    let text =
+        format!("{MAGIC}\nsecret {secret}\nsegment-bytes {segment_bytes}\nsegments {count}\n");
+    let check = blake3::hash(text.as_bytes()).to_hex();
+    format!("{text}check {check}\n")
+}
+
+fn read_ring(directory: &Path) -> Result<(Secret, u64, u32), StoreError> {
+    let path = directory.join(RING);
+    let mut text = Vec::new();
+    match File::open(&path).map(|file| file.take(RING_BYTES_MAX).read_to_end(&mut text)) {
+        Ok(Ok(_)) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let what = format!("{} is missing: this is no journal", path.display());
+            return Err(StoreError::Damaged { what });
+        }
+        Ok(Err(error)) | Err(error) => {
+            return Err(StoreError::io("reading the ring of the journal", &error));
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    parse_ring(&text)
+        .filter(|(secret, bytes, count)| ring_text(secret, *bytes, *count) == text)
+        .ok_or(StoreError::Damaged { what: format!("{} is not what was written", path.display()) })
+}
+
+fn parse_ring(text: &str) -> Option<(Secret, u64, u32)> {
+    let mut lines = text.lines().skip(1);
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+    let mut secret = [0; 32];
+    hex::decode_to_slice(field("secret")?, &mut secret).ok()?;
+    let segment_bytes = field("segment-bytes")?.parse().ok()?;
+    let count = field("segments")?.parse().ok()?;
+    Some((secret, segment_bytes, count))
+}
+
+/// A new secret.
+pub(super) fn random_secret() -> io::Result<Secret> {
+    let mut secret = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    Ok(secret)
+}
+
+/// Only for tests of what is on disk.
+#[cfg(test)]
+pub(super) fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
