@@ -1,8 +1,13 @@
-//! Making batches durable: one synced group per write, against `RocksDB` as the system that this
-//! crate replaces uses it (default options, one unsynced put per batch, key = digest).
+//! Making batches durable: one synced group per write, in the journal and in `RocksDB`, against
+//! `RocksDB` as the system that this crate replaces uses it (default options, one unsynced put per
+//! batch, key = digest).
+//!
+//! Ours delete what was written 512 MB ago with each group, as a validator does; what is being
+//! replaced deletes nothing here, which is kind to it. Processor time and bytes written are those
+//! of the whole process, background threads included.
 //!
 //! Closed loop: each of N clients waits for its acknowledgement before it sends the next batch.
-//! The two ways run interleaved in one process, round after round on fresh directories, and the
+//! The ways run interleaved in one process, round after round on fresh directories, and the
 //! table at the end compares their medians. Each round warms up first (`WARM_MS`, default 2000), so
 //! that flushes, compactions and recycled logs are part of what is measured (`ROUND_MS`, default
 //! 3000; `ROUNDS`, default 3). `SIZE` and `IN_FLIGHT` pick one cell. Filters of criterion apply to
@@ -14,6 +19,7 @@
     reason = "a benchmark that cannot go on must stop"
 )]
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use quorum_store::sequencer::port::{BatchRecord, Record};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::rocks::{RocksConfig, RocksStore};
 use quorum_store::store::{Store, StoreIdentity};
 use quorum_store::types::{
@@ -33,6 +40,8 @@ const SIZES: [(usize, &str); 3] = [(4 << 10, "4KB"), (100 << 10, "100KB"), (1 <<
 const CLIENTS: [usize; 3] = [1, 8, 32];
 /// A group takes what is queued, up to this much.
 const GROUP_BYTES_MAX: usize = 16 << 20;
+/// What is live at a time.
+const LIVE_BYTES: usize = 512 << 20;
 
 /// Bytes that do not compress, cut at different places.
 fn noise() -> Bytes {
@@ -81,6 +90,20 @@ struct Measured {
     /// Acknowledged in all, and in how many groups.
     total: u64,
     groups: u64,
+    /// Of this process, after the warm-up.
+    cpu: Duration,
+    written: u64,
+}
+
+/// Processor time and bytes written to storage, of this process since it began.
+fn usage() -> (Duration, u64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    // User and system time, in hundredths of a second.
+    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
+    (Duration::from_millis(ticks * 10), written.parse().unwrap())
 }
 
 /// Runs `clients` closed loops until told to stop; `put` acknowledges one batch.
@@ -104,7 +127,10 @@ where
         }
         std::thread::sleep(Duration::from_millis(warm_up));
         let (started, before) = (Instant::now(), count.load(Ordering::Relaxed));
+        let (cpu, written) = usage();
         std::thread::sleep(duration);
+        let after = usage();
+        (measured.cpu, measured.written) = (after.0.saturating_sub(cpu), after.1 - written);
         measured.batches = count.load(Ordering::Relaxed) - before;
         measured.elapsed = started.elapsed();
         stop.store(true, Ordering::Relaxed);
@@ -113,14 +139,43 @@ where
     measured
 }
 
-/// This crate: clients hand batches to one writer, which commits whatever is queued.
-fn durable(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
+fn journal(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
+    let config = JournalConfig::default();
+    let store = JournalStore::create(&directory.join("store"), identity(), &config).unwrap();
+    durable(store, noise, size, clients, d)
+}
+
+fn rocks(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
     let config = RocksConfig { write_buffer_bytes: 256 << 20, ..RocksConfig::default() };
-    let mut store = RocksStore::create(&directory.join("store"), identity(), &config).unwrap();
+    let store = RocksStore::create(&directory.join("store"), identity(), &config).unwrap();
+    durable(store, noise, size, clients, d)
+}
+
+/// Takes the oldest of what is live away, until it fits again.
+fn age(live: &mut VecDeque<Record>, size: usize, records: &mut Vec<Record>) {
+    for record in records.iter() {
+        if let Record::Batch(BatchRecord { digest, info, .. }) = record {
+            let (digest, expiration) = (*digest, info.expiration);
+            live.push_back(Record::DropBatch { digest, expiration });
+        }
+    }
+    let most = LIVE_BYTES / size;
+    let over = live.len().saturating_sub(most);
+    records.extend(live.drain(..over));
+}
+
+/// This crate: clients hand batches to one writer, which commits whatever is queued.
+fn durable(
+    mut store: impl Store,
+    noise: &Bytes,
+    size: usize,
+    clients: usize,
+    d: Duration,
+) -> Measured {
     store.recover().unwrap();
     let (sender, receiver) = mpsc::sync_channel::<Request>(clients);
     let writer = std::thread::spawn(move || {
-        let mut groups = 0;
+        let (mut groups, mut live) = (0, VecDeque::new());
         while let Ok(first) = receiver.recv() {
             let (mut records, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
@@ -130,6 +185,7 @@ fn durable(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Dura
                 waiting.push(request.done);
                 next = (bytes < GROUP_BYTES_MAX).then(|| receiver.try_recv().ok()).flatten();
             }
+            age(&mut live, size, &mut records);
             store.commit(&records).unwrap();
             groups += 1;
             for done in waiting {
@@ -184,30 +240,59 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The comparison: rounds of both ways, one after the other.
+const WAYS: [(&str, Way); 3] =
+    [("unsynced_default", unsynced), ("rocksdb", rocks), ("journal", journal)];
+
+/// Of one way, in the rounds of one cell.
+#[derive(Default)]
+struct Cell {
+    rates: Vec<f64>,
+    cpu: Vec<f64>,
+    written: Vec<f64>,
+    groups: Vec<f64>,
+}
+
+impl Cell {
+    fn add(&mut self, measured: Measured, size: usize) {
+        let batches = measured.batches.max(1) as f64;
+        let bytes = batches * size as f64;
+        self.rates.push(bytes / 1e6 / measured.elapsed.as_secs_f64());
+        self.cpu.push(measured.cpu.as_micros() as f64 / batches);
+        self.written.push(measured.written as f64 / bytes);
+        self.groups.push(measured.total as f64 / measured.groups.max(1) as f64);
+    }
+}
+
+/// The comparison: rounds of all ways, one after the other.
 fn table(noise: &Bytes) {
     let rounds = setting("ROUNDS", 3);
     let duration = Duration::from_millis(setting("ROUND_MS", 3000));
-    println!("\nsize    in flight   durable MB/s   unsynced default MB/s   ratio   batches/group");
+    println!(
+        "\nsize    in flight  way                MB/s    ratio   us cpu/batch  written/byte  \
+         batches/group"
+    );
     for (size, name) in SIZES {
         for clients in CLIENTS {
             if !picked("SIZE", name) || !picked("IN_FLIGHT", &clients.to_string()) {
                 continue;
             }
-            let (mut ours, mut theirs, mut groups) = (Vec::new(), Vec::new(), Vec::new());
-            let rate = |m: Measured| m.batches as f64 * size as f64 / 1e6 / m.elapsed.as_secs_f64();
+            let mut cells: [Cell; 3] = Default::default();
             for _ in 0..rounds {
-                theirs.push(rate(once(unsynced, noise, size, clients, duration)));
-                let measured = once(durable, noise, size, clients, duration);
-                groups.push(measured.total as f64 / measured.groups.max(1) as f64);
-                ours.push(rate(measured));
+                for (cell, (_, way)) in cells.iter_mut().zip(WAYS) {
+                    cell.add(once(way, noise, size, clients, duration), size);
+                }
             }
-            let (ours, theirs) = (median(ours), median(theirs));
-            println!(
-                "{name:<8}{clients:<12}{ours:<15.0}{theirs:<24.0}{:<8.2}{:.1}",
-                ours / theirs,
-                median(groups)
-            );
+            let theirs = median(cells[0].rates.clone());
+            for (cell, (way, _)) in cells.into_iter().zip(WAYS) {
+                let rate = median(cell.rates);
+                println!(
+                    "{name:<8}{clients:<11}{way:<19}{rate:<8.0}{:<8.2}{:<14.0}{:<14.2}{:.1}",
+                    rate / theirs,
+                    median(cell.cpu),
+                    median(cell.written),
+                    median(cell.groups),
+                );
+            }
         }
     }
 }
@@ -222,7 +307,7 @@ fn main() {
     for (size, name) in SIZES {
         let mut group = criterion.benchmark_group("group_commit");
         group.throughput(Throughput::Bytes(size as u64));
-        for (way, run) in [("unsynced_default", unsynced as Way), ("durable", durable as Way)] {
+        for (way, run) in WAYS {
             // Per-operation time with one client; the table below has the closed loops.
             group.bench_function(format!("{way}/size={name}"), |bencher| {
                 bencher.iter_custom(|iterations| {

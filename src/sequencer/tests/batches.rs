@@ -286,6 +286,43 @@ fn transactions_are_refused_with_a_reason_and_batched_by_price() {
 }
 
 #[test]
+fn batches_are_cut_at_their_target_and_what_is_ordered_is_outstanding_no_more() {
+    let mut net = Net::new();
+    let target = net.config.batch_bytes_target.as_u64() as usize;
+    let large = Transaction { bytes: vec![7; 60_000].into(), ..net.transaction("") };
+    let transactions = vec![large; target / 60_000 + 1];
+    let id = RequestId(999);
+    net.input(0, Input::Submit { id, transactions: transactions.clone() });
+    net.pass(net.config.batch_age_max * 3);
+    let accepted = net.accepted(0, id);
+    let stored = |digest| net.nodes[0].store.reader().batch(digest).unwrap().unwrap();
+    let batches: std::collections::BTreeSet<_> = accepted.iter().map(|a| a.batch).collect();
+    assert_eq!(batches.len(), 2, "one more than fits the target");
+    assert!(batches.iter().all(|digest| stored(digest).body.bytes().len() <= target));
+    let status = net.status(0);
+    let charges = batches.iter().map(|digest| stored(digest).info.charge()).sum::<u64>();
+    assert_eq!((status.outstanding_batches, status.outstanding_bytes), (2, charges));
+    net.block(1, net.genesis_digest());
+    let status = net.status(0);
+    assert_eq!((status.outstanding_batches, status.outstanding_bytes), (0, 0));
+}
+
+#[test]
+fn no_batch_is_sealed_before_its_range_of_ids_is_durable() {
+    let mut net = Net::new();
+    net.restart(0);
+    net.nodes[0].holds = true;
+    net.submit(0, &["one"]);
+    net.pass(net.config.batch_age_max * 2);
+    let waiting = net.status(0).pool_transactions;
+    assert_eq!(waiting, 1, "sealed with an id that is not reserved yet");
+    net.nodes[0].holds = false;
+    net.settle();
+    net.pass(net.config.batch_age_max * 2);
+    assert_eq!(net.status(0).pool_transactions, 0);
+}
+
+#[test]
 fn who_waits_for_a_batch_when_the_disk_fills_up_is_told() {
     let mut net = Net::new();
     let waiting = net.submit(0, &["one", "two"]);

@@ -217,6 +217,27 @@ fn epochs_open_in_order_and_opening_again_changes_nothing() {
 }
 
 #[test]
+fn floors_go_with_their_epoch() {
+    let mut net = Net::new();
+    let floors = |net: &Net| {
+        let recovered = net.nodes[0].store.clone_durable().recover().unwrap();
+        let is_floor = |record: &&Record| matches!(record, Record::Floor { .. });
+        recovered.records.iter().filter(is_floor).count()
+    };
+    net.batch(1, "one");
+    let (parent, _) = net.block(1, net.genesis_digest());
+    net.pass(Duration::from_mins(3));
+    net.block(2, parent);
+    assert_eq!(floors(&net), 1, "its slot ended with its content");
+    net.close_all(0, 2);
+    for index in 0..4 {
+        net.open(index, 1, &committee(0..4));
+    }
+    net.pass(SOON);
+    assert_eq!(floors(&net), 0);
+}
+
+#[test]
 fn a_restart_in_any_phase_goes_on_in_it() {
     // Before the fence is written, after it, once closed, and in the next epoch.
     for phase in 0..5 {
