@@ -30,8 +30,8 @@
 //! |---|---|
 //! | none | `types`, `crypto`, `sequencer`, the in-memory store: no files, threads, C++ |
 //! | `engine` | the tokio shell and the in-memory transport |
-//! | `storage` | data directories and locks |
-//! | `rocksdb` (default) | the production store and its offline check |
+//! | `storage` | data directories and locks, the journal, the offline check |
+//! | `rocksdb` (default) | the store in RocksDB |
 //! | `quic` (default) | encrypted, authenticated links |
 //! | `testkit` | pieces for testing an embedder |
 

@@ -1,7 +1,7 @@
 //! The offline check: every invariant between the records of a store that no process uses.
 //!
 //! It changes nothing. It holds the directory's lock while it reads (a store in use is
-//! [`StoreError::InUse`]), sees also what is only in the database's log, and reports every problem
+//! [`StoreError::InUse`]), sees also what is only in a log, and reports every problem
 //! it finds instead of stopping at the first. What it checks:
 //!
 //! - the database is the one the directory was created with, and every entry decodes;
@@ -20,9 +20,11 @@ use serde::Serialize;
 
 use super::StoreError;
 use super::directory::DataDirectory;
-use super::entries::Entries;
+use super::entries::AllEntries;
+use super::journal;
+#[cfg(feature = "rocksdb")]
 use super::rocks::Database;
-use super::schema::{self, BatchEntry, ContentKind, Entry, Meta, Table};
+use super::schema::{self, BatchEntry, ContentKind, Entry, Meta};
 use crate::types::{
     Author, ChainId, Commit, CommitIndex, CommitReceipt, Component, Digest, Epoch, Incarnation,
     Slot, Timestamp,
@@ -79,10 +81,12 @@ impl CheckReport {
 /// Checks the store in `path`. An error means that it could not be checked at all.
 pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     let directory = DataDirectory::open(path)?;
-    let database = Database::open_read_only(&directory.database())?;
+    let path = directory.database();
+    let entries: Box<dyn AllEntries> =
+        if journal::is_at(&path) { Box::new(journal::Image::read(&path)?) } else { other(&path)? };
     let mut check = Check {
         meta: *directory.meta(),
-        database: &database,
+        entries: &*entries,
         report: CheckReport::default(),
         books: Books::default(),
     };
@@ -93,6 +97,16 @@ pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     check.counters();
     check.commits();
     Ok(check.report)
+}
+
+#[cfg(feature = "rocksdb")]
+fn other(path: &Path) -> Result<Box<dyn AllEntries>, StoreError> {
+    Ok(Box::new(Database::open_read_only(path)?))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn other(path: &Path) -> Result<Box<dyn AllEntries>, StoreError> {
+    Err(StoreError::Damaged { what: format!("{} is no journal", path.display()) })
 }
 
 /// What the control table says, as far as it decodes.
@@ -117,7 +131,7 @@ struct Books {
 
 struct Check<'a> {
     meta: Meta,
-    database: &'a Database,
+    entries: &'a dyn AllEntries,
     report: CheckReport,
     books: Books,
 }
@@ -128,8 +142,8 @@ impl Check<'_> {
     }
 
     fn read_control(&mut self) -> Result<(), StoreError> {
-        let database = self.database;
-        let scanned = database.scan_control(&mut |key, value| {
+        let entries = self.entries;
+        let scanned = entries.scan_control(&mut |key, value| {
             match Entry::decode(key, value) {
                 Ok(entry) => self.enter(key, entry),
                 Err(error) => self.report.problem(key, error.to_string()),
@@ -196,9 +210,9 @@ impl Check<'_> {
 
     /// Content in the order in which it lies; then, one by one, what that did not reach.
     fn read_content(&mut self) {
-        let database = self.database;
+        let entries = self.entries;
         let mut seen = BTreeSet::new();
-        let scanned = database.scan(Table::Content, &mut |key, value| {
+        let scanned = entries.scan_content(&mut |key, value| {
             match schema::decode_content_key(key) {
                 Ok((kind, expiration, digest)) => {
                     self.report.count(kind.name());
@@ -222,7 +236,7 @@ impl Check<'_> {
         let unseen: Vec<_> =
             batches.chain(payloads).filter(|(key, ..)| !seen.contains(key)).collect();
         for (key, kind, expiration, digest) in unseen {
-            match database.content(&key) {
+            match entries.content(&key) {
                 Ok(Some(value)) => self.content(&key, kind, expiration, &digest, &value),
                 Ok(None) => self.report.problem(&key, format!("{} is missing", kind.name())),
                 Err(error) => self.report.problem(&key, format!("{}: {error}", kind.name())),
@@ -349,5 +363,5 @@ impl Check<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "rocksdb"))]
 mod tests;

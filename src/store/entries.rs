@@ -27,6 +27,13 @@ pub(crate) trait Entries {
     fn content(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 }
 
+/// Entries that can be read one after the other, for the offline check.
+#[cfg(feature = "storage")]
+pub(crate) trait AllEntries: Entries {
+    /// Every content, in any order. What cannot be read is left out or ends the scan.
+    fn scan_content(&self, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
 /// Reads a batch; `None` if an entry of it is not there.
 pub(crate) fn batch(
     entries: &dyn Entries,

@@ -74,7 +74,7 @@
 //! }
 //! ```
 
-#[cfg(feature = "rocksdb")]
+#[cfg(feature = "storage")]
 pub mod check;
 #[cfg(feature = "storage")]
 pub mod directory;

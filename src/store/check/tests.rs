@@ -2,7 +2,7 @@
 
 use super::super::rocks::tests::{Place, body_key, place};
 use super::super::rocks::{RocksConfig, RocksStore};
-use super::super::schema::{Value, Write};
+use super::super::schema::{Table, Value, Write};
 use super::super::tests::{
     CHAIN, OWN, OWN_BYTE, batch, batch_record, commit, digest, payload, payload_record, proof,
     receipt, sample,

@@ -34,6 +34,7 @@
 
 mod forward;
 mod frame;
+mod image;
 mod reader;
 mod ring;
 mod scan;
@@ -48,8 +49,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::image::Image;
 use self::reader::JournalReader;
-use self::volume::{BLOCK, Files, Volume};
+use self::volume::{Access, BLOCK, Files, Volume};
 use self::writer::Journal;
 use super::directory::DataDirectory;
 use super::schema::StoreIdentity;
@@ -77,6 +79,10 @@ impl Default for JournalConfig {
 }
 
 impl JournalConfig {
+    fn access(&self) -> Access {
+        if self.direct_io { Access::Direct } else { Access::Cached }
+    }
+
     /// Checks every bound.
     pub fn validate(&self) -> Result<(), StoreError> {
         let within = |name, value, minimum, maximum| {
@@ -146,7 +152,7 @@ impl JournalStore {
     ) -> Result<Self, StoreError> {
         config.validate()?;
         let directory = DataDirectory::open_own(path, &identity)?;
-        let files = Files::open(&directory.database(), config.direct_io)?;
+        let files = Files::open(&directory.database(), config.access())?;
         let (secret, meta) = (files.secret(), *directory.meta());
         let files = Arc::new(files);
         Ok(Self(Journal::new(files, secret, meta, config.segments_max, Some(directory))))
@@ -167,4 +173,9 @@ impl Store for JournalStore {
     fn reader(&self) -> Arc<dyn StoreReader> {
         Arc::new(JournalReader(Arc::clone(&self.0.shared)))
     }
+}
+
+/// True if the directory holds a journal.
+pub(super) fn is_at(database: &Path) -> bool {
+    volume::is_ring(database)
 }

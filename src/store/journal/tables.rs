@@ -31,7 +31,6 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     entries: BTreeMap<Box<[u8]>, Entry>,
-    /// Never iterated, so its order is nobody's.
     contents: HashMap<Box<[u8]>, Location>,
     /// Entries and contents in force, by segment.
     live: Vec<u64>,
@@ -118,6 +117,11 @@ impl Tables {
 
     pub fn content(&self, key: &[u8]) -> Option<Location> {
         self.contents.get(key).copied()
+    }
+
+    /// Every content, in any order.
+    pub fn contents(&self) -> impl Iterator<Item = (&[u8], Location)> {
+        self.contents.iter().map(|(key, at)| (&**key, *at))
     }
 
     /// Every small entry in the order of keys.

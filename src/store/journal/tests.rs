@@ -11,6 +11,7 @@ use super::frame::{Frame, Header, Secret};
 use super::scan::read_frame;
 use super::*;
 use crate::store::Recovered;
+use crate::store::check::check;
 use crate::store::memory::MemoryStore;
 use crate::store::schema::FORMAT_VERSION;
 use crate::store::schema::Meta;
@@ -499,6 +500,7 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     std::fs::rename(&segment, database.join("kept")).unwrap();
     refused("has 0 bytes");
     std::fs::rename(database.join("kept"), &segment).unwrap();
+    assert!(check(&path).unwrap().is_sound());
     // A body that rots is found when it is read, and nowhere else.
     let bytes = std::fs::read(&segment).unwrap();
     let body = sample().peer.body.bytes().clone();
@@ -509,8 +511,10 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     let read = store.reader().batch(&digest(&sample().peer));
     assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
     drop(store);
+    let report = check(&path).unwrap();
+    assert_eq!(report.problems.len(), 1, "{report:?}");
     // A life that ended in order ends in a frame, so one that is missing before it is found.
-    let journal = Files::open(&database, true).unwrap();
+    let journal = Files::open(&database, Access::Read).unwrap();
     let first = read_frame(&journal, &journal.secret(), 0, 0).unwrap().unwrap();
     volume::overwrite(&segment, first.header.frame_bytes() + 64, &[0; 32]);
     let mut store = JournalStore::open(&path, OWN, &CONFIG).unwrap();

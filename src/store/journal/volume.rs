@@ -88,14 +88,14 @@ impl Files {
     }
 
     /// Opens a ring that was made.
-    pub fn open(directory: &Path, direct: bool) -> Result<Self, StoreError> {
+    pub fn open(directory: &Path, access: Access) -> Result<Self, StoreError> {
         const DOING: &str = "opening the journal";
         let doing = |error: io::Error| StoreError::io(DOING, &error);
         let (secret, segment_bytes, count) = read_ring(directory)?;
         let mut segments = Vec::new();
         for segment in 0..count {
             let path = segment_path(directory, segment);
-            let file = match open_file(&path, direct, false) {
+            let file = match open_file(&path, access) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 other => Some(other.map_err(doing)?),
             };
@@ -110,6 +110,7 @@ impl Files {
             segments.push(Arc::new(file));
         }
         let (directory, segments) = (directory.to_owned(), RwLock::new(segments));
+        let direct = access == Access::Direct;
         Ok(Self { directory, secret, segment_bytes, direct, segments })
     }
 
@@ -124,7 +125,9 @@ impl Files {
     }
 
     fn fill(&self, path: &Path) -> io::Result<File> {
-        let file = open_file(path, self.direct, true)?;
+        File::create(path)?;
+        let access = if self.direct { Access::Direct } else { Access::Cached };
+        let file = open_file(path, access)?;
         let zeros = buffer(FILL_BYTES.min(self.segment_bytes as usize));
         let mut offset = 0;
         while offset < self.segment_bytes {
@@ -187,22 +190,34 @@ fn segment_path(directory: &Path, segment: u32) -> PathBuf {
     directory.join(format!("{segment:08}"))
 }
 
-/// For direct I/O if that is wanted and possible.
-fn open_file(path: &Path, direct: bool, create: bool) -> io::Result<File> {
-    let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
-    if create {
-        flags |= OFlags::CREATE | OFlags::TRUNC;
-    }
-    let mode = Mode::RUSR | Mode::WUSR;
-    if direct {
-        match open(path, flags | OFlags::DIRECT, mode) {
+/// How files are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Past the page cache, if that is possible.
+    Direct,
+    /// Through it.
+    Cached,
+    /// Only to be looked at.
+    Read,
+}
+
+fn open_file(path: &Path, access: Access) -> io::Result<File> {
+    let mode = if access == Access::Read { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = mode | OFlags::CLOEXEC;
+    if access == Access::Direct {
+        match open(path, flags | OFlags::DIRECT, Mode::empty()) {
             Err(rustix::io::Errno::INVAL) => {
                 tracing::info!("the file system has no direct I/O; the page cache is used");
             }
             other => return Ok(File::from(other?)),
         }
     }
-    Ok(File::from(open(path, flags, mode)?))
+    Ok(File::from(open(path, flags, Mode::empty())?))
+}
+
+/// True if there is a ring.
+pub(super) fn is_ring(directory: &Path) -> bool {
+    directory.join(RING).is_file()
 }
 
 fn ring_text(secret: &Secret, segment_bytes: u64, count: u32) -> String {

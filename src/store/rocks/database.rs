@@ -7,7 +7,7 @@ use rocksdb::{
     ColumnFamily, DB, ErrorKind, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::super::entries::{Entries, Visit};
+use super::super::entries::{AllEntries, Entries, Visit};
 use super::super::schema::{Table, Write};
 use super::super::{StoreError, directory};
 use super::RocksConfig;
@@ -127,11 +127,7 @@ impl Database {
     }
 
     /// Every entry of a table in the order of keys.
-    pub(in super::super) fn scan(
-        &self,
-        table: Table,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         options.set_verify_checksums(true);
         options.fill_cache(false);
@@ -158,6 +154,12 @@ impl Database {
 
     fn error(&self, doing: &'static str, error: &rocksdb::Error) -> StoreError {
         classify(&self.path, doing, error)
+    }
+}
+
+impl AllEntries for Database {
+    fn scan_content(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.scan(Table::Content, visit)
     }
 }
 
