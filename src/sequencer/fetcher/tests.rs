@@ -241,6 +241,7 @@ fn several_digests_travel_in_one_request() {
     );
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_large_batch_comes_in_chunks_from_several_peers_at_once() {
     let mut world = World::new(&[Temper::After(10); 4]);
@@ -255,6 +256,7 @@ fn a_large_batch_comes_in_chunks_from_several_peers_at_once() {
     assert_eq!(by_peer.values().copied().collect::<Vec<_>>(), [4; 4], "16 chunks, evenly");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn wrong_silent_absent_and_busy_peers_do_not_keep_a_fetch_from_its_end() {
     for temper in [Temper::Wrong, Temper::Silent, Temper::Absent, Temper::Busy] {
@@ -269,6 +271,7 @@ fn wrong_silent_absent_and_busy_peers_do_not_keep_a_fetch_from_its_end() {
 }
 
 /// The 99th percentile with a third of liars, against the one without.
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_third_of_liars_triples_the_latency_at_most() {
     let honest = [Temper::After(10), Temper::After(14), Temper::After(12), Temper::After(11)];
@@ -282,6 +285,7 @@ fn a_third_of_liars_triples_the_latency_at_most() {
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_slow_peer_holds_up_nothing_but_its_own_asks() {
     let mut world = World::new(&[Temper::After(3000), Temper::After(10)]);
@@ -311,6 +315,7 @@ fn scores_recover() {
     assert!(after >= before + 4, "it is asked again, and is the faster one");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn bytes_and_asks_in_flight_are_bounded_and_everything_arrives() {
     let mut world = World::new(&[Temper::After(10), Temper::After(30), Temper::After(5)]);
@@ -345,6 +350,7 @@ fn own_needs_leave_room_for_whoever_executes() {
     assert_eq!(world.asked.last().unwrap().2.0, digest, "it is asked for at once");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn every_wait_ends_by_its_deadline_and_what_nobody_waits_for_is_forgotten() {
     let mut world = World::new(&[Temper::Silent, Temper::Absent, Temper::Busy, Temper::Wrong]);

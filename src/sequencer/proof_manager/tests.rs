@@ -14,7 +14,7 @@ use crate::types::{
 
 /// A million in a release build; under an interpreter or a debugger fewer.
 const OPERATIONS: u64 = if cfg!(miri) {
-    300
+    40
 } else if cfg!(debug_assertions) {
     30_000
 } else {

@@ -60,6 +60,7 @@ fn gone_everywhere(net: &mut Net) -> (Digest, BatchInfo, Digest) {
     (digest, info, first)
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn content_that_a_quorum_misses_is_evidence_then_a_proposal_then_skipped_by_all() {
     let mut net = net();
@@ -148,6 +149,7 @@ fn a_wait_for_what_is_held_here_ends_although_nobody_else_has_it() {
     assert_eq!(net.status(1).evidence, 0);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn whoever_holds_the_content_does_not_vote_for_evidence_and_pushes_it_instead() {
     let mut net = net();
@@ -286,6 +288,7 @@ fn statements_add_up_only_for_one_content_one_commit_and_one_epoch_each_member_o
     assert_eq!(say(&mut net, 2, 1, digest, signed(0)), 1, "three of four");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn when_more_than_f_have_passed_a_commit_what_it_named_is_pruned_and_not_gone() {
     let mut net = net();

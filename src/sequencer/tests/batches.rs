@@ -143,6 +143,7 @@ fn incarnations_of_one_author_are_bounded() {
     assert_eq!(net.nodes[0].refusals, [Refusal::TooManyIncarnations]);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_window_is_enforced_here_and_respected_there() {
     let config = SequencerConfig {
@@ -203,6 +204,7 @@ fn the_time_to_ask_again_is_a_deadline() {
     assert!(due <= net.now.monotonic + Duration::from_millis(100), "{due:?}");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_full_group_takes_nothing_more_until_it_is_taken() {
     let group = ByteSize::mib(4);

@@ -177,6 +177,7 @@ fn a_pull_leaves_out_what_unfinalised_ancestors_hold_and_repeats_itself() {
     assert!(matches!(reply, Some(Reply::Pulled(Err(PullError::Parent)))));
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn content_goes_after_its_grace_unless_a_subscriber_still_needs_it() {
     let mut net = Net::new();
@@ -219,6 +220,7 @@ fn content_goes_after_its_grace_unless_a_subscriber_still_needs_it() {
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn transactions_of_an_expired_batch_are_batched_again_while_they_live() {
     let mut net = Net::new();
@@ -254,6 +256,7 @@ fn transactions_of_an_expired_batch_are_batched_again_while_they_live() {
     assert_eq!(ordered, [moved[0].1.batch]);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_node_that_catches_up_keeps_and_counts_what_commits_not_applied_yet_order_in_time() {
     let mut net = Net::new();

@@ -262,7 +262,7 @@ impl World {
 
 #[test]
 fn what_an_author_counts_covers_what_its_peer_stores_whatever_happens() {
-    let (seeds, steps) = if cfg!(miri) { (1, 200) } else { (50, 4_000) };
+    let (seeds, steps) = if cfg!(miri) { (1, 60) } else { (50, 4_000) };
     let (mut granted, mut refused) = (0, 0);
     for seed in 0..seeds {
         let mut world = World::new(seed);
