@@ -1,10 +1,13 @@
 //! What an operator can tune. What must be equal at every validator is in the genesis instead.
 
+mod admission;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use self::admission::{LeaseConfig, PressureConfig, PullRateConfig};
 use crate::types::{ChainParameters, Usage};
 
 /// A setting that cannot work.
@@ -97,6 +100,12 @@ pub struct SequencerConfig {
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
+    /// When back-pressure is felt.
+    pub pressure: PressureConfig,
+    /// How fast transactions leave the pool while it is.
+    pub pull_rate: PullRateConfig,
+    /// What may be reserved for clients.
+    pub leases: LeaseConfig,
 }
 
 impl Default for SequencerConfig {
@@ -127,6 +136,9 @@ impl Default for SequencerConfig {
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
             announce_interval: Duration::from_millis(500),
+            pressure: PressureConfig::default(),
+            pull_rate: PullRateConfig::default(),
+            leases: LeaseConfig::default(),
         }
     }
 }
@@ -199,7 +211,10 @@ impl SequencerConfig {
         let held = self.subscriber_lag_bytes_max.as_u64();
         at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
         within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
-        within("announce_interval", self.announce_interval, 10, 1000)
+        within("announce_interval", self.announce_interval, 10, 1000)?;
+        self.pressure.validate()?;
+        self.pull_rate.validate()?;
+        self.leases.validate()
     }
 }
 

@@ -22,20 +22,24 @@
 //! sequencer as a whole. Whatever peers, hosts or faulty quorums can cause is a typed error.
 
 mod absence;
+mod admission;
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
 mod epoch;
 mod fetched;
 mod fetcher;
+mod leases;
 mod ordered;
 mod outbox;
 mod payloads;
 mod pool;
 pub mod port;
+pub mod pressure;
 mod proof_coordinator;
 mod proof_manager;
 mod proposals;
+mod pull_rate;
 mod recover;
 mod refetch;
 mod retention;
@@ -57,7 +61,7 @@ pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::absence::Absences;
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::{BatchGenerator, Held as Admission};
+use self::batch_generator::BatchGenerator;
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
@@ -66,6 +70,7 @@ use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
     BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal, Reply,
 };
+use self::pressure::DiskLag;
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
 use self::refetch::Refetch;
@@ -105,6 +110,10 @@ pub struct Sequencer {
     absences: Absences,
     silence: Silence,
     outbox: Outbox,
+    /// Groups on their way to the disk.
+    disk_lag: DiskLag,
+    /// How long the newest of our batches that was ordered last waited for it.
+    commit_time: Duration,
     next_announcement: Duration,
     /// When the last step was taken.
     stepped: Duration,
@@ -140,8 +149,9 @@ impl Sequencer {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
         let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
         let subscribers = self.commits.next_deadline();
+        let leases = self.generator.leases.next_deadline();
         let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
-        [sealing, collecting, subscribers, self.ends.next_deadline()]
+        [sealing, collecting, subscribers, leases, self.ends.next_deadline()]
             .into_iter()
             .chain(fetching)
             .flatten()
@@ -238,6 +248,7 @@ impl Sequencer {
             silent_until: self.silence.until(),
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
+            pressure: self.pressure(),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
             subscribers: self.commits.subscriber_status(self.stepped),
             held_bytes: self.retention.parked_bytes(),
@@ -258,6 +269,7 @@ impl Sequencer {
         }
         let released = self.retention.released(self.commits.consensus_time());
         self.released.pending.push_back((self.outbox.group, released));
+        self.disk_lag.on_taken(self.outbox.group, self.stepped);
         let mut records = Vec::new();
         if !self.outbox.records.is_empty() {
             // First: what goes in this group may rest on them.
@@ -278,10 +290,12 @@ impl Sequencer {
         self.stepped = now.monotonic;
         self.input = input.name();
         let clock = self.clock(now);
+        self.generator.leases.on_time(now.monotonic);
         self.route(&clock, input);
         // Consensus time may have moved.
         let clock = self.clock(now);
         self.generator.reserve_ids(&mut self.outbox);
+        self.follow_pressure(now.monotonic);
         self.seal(&clock);
     }
 
@@ -322,14 +336,15 @@ impl Sequencer {
                 self.tick_fetcher(clock);
             }
             Input::Submit { id, transactions } => {
-                let held = match (self.closed_to_clients(), self.busy()) {
-                    (Some(error), _) => Admission::Refused(error),
-                    (None, Some(reason)) => Admission::Busy(reason),
-                    (None, None) => Admission::Not,
-                };
                 self.enters(Component::BatchGenerator);
-                self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
+                self.on_submit(clock, id, transactions, None);
             }
+            Input::SubmitUnder { id, lease, transactions } => {
+                self.enters(Component::BatchGenerator);
+                self.on_submit(clock, id, transactions, Some(&lease));
+            }
+            Input::Lease { id, request } => self.on_lease(clock, id, &request),
+            Input::Release { id, lease } => self.on_release(id, &lease),
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
             Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
@@ -383,6 +398,7 @@ impl Sequencer {
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
                 self.released.on_durable(sequence);
+                self.disk_lag.on_durable(sequence);
                 self.enters(Component::BatchGenerator);
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
@@ -446,9 +462,13 @@ impl Sequencer {
         if self.generator.is_lagging() {
             return Some(BusyReason::Commits);
         }
+        (!self.has_windows()).then_some(BusyReason::Windows)
+    }
+
+    /// True if a quorum has room for one more batch of ours.
+    fn has_windows(&self) -> bool {
         let charge = self.config.batch_bytes_target.as_u64();
-        let has_room = self.windows.quorum_has_room(&self.membership.committee, charge);
-        (!has_room).then_some(BusyReason::Windows)
+        self.windows.quorum_has_room(&self.membership.committee, charge)
     }
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {
