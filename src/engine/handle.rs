@@ -30,6 +30,7 @@ use crate::sequencer::port::{
     Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
     RequestId, SkipError, SubmitError, Transaction, VerifyRequest, Wanted,
 };
+use crate::sequencer::pressure::Pressure;
 use crate::sequencer::status::Status;
 use crate::store::{Store, StoreReader};
 use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
@@ -115,6 +116,14 @@ impl QuorumStore {
         &self,
         transactions: Vec<Transaction>,
     ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
+        self.submit_as(transactions, |id, transactions| Input::Submit { id, transactions }).await
+    }
+
+    pub(super) async fn submit_as(
+        &self,
+        transactions: Vec<Transaction>,
+        input: impl FnOnce(RequestId, Vec<Transaction>) -> Input,
+    ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
         let began = Instant::now();
         let bytes: usize = transactions.iter().map(|t| t.bytes.len() + 64).sum();
         // One submission above the bound waits for all of it. Proof of the cast: at most 2^31.
@@ -123,7 +132,7 @@ impl QuorumStore {
         let permit = self.inner.submit_bytes.acquire_many(charge).await;
         // Once: whether it was carried out before the sequencer broke is not known.
         let life = self.life().await?;
-        let reply = self.ask(&life, &life.inboxes.bulk, |id| Input::Submit { id, transactions });
+        let reply = self.ask(&life, &life.inboxes.bulk, |id| input(id, transactions));
         let reply = reply.await;
         drop(permit);
         match reply.ok_or_else(|| self.ended(&life))? {
@@ -487,6 +496,7 @@ fn shared(
         subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
+        pressure: watch::channel(Pressure::default()).0,
         stop: watch::channel(None).0,
         metrics: Metrics::new(registry, peers)?,
         started: Instant::now(),

@@ -295,7 +295,6 @@ impl Sequencer {
         // Consensus time may have moved.
         let clock = self.clock(now);
         self.generator.reserve_ids(&mut self.outbox);
-        self.follow_pressure(now.monotonic);
         self.seal(&clock);
     }
 
@@ -434,7 +433,11 @@ impl Sequencer {
 
     /// Seals what is due while there is room for it.
     fn seal(&mut self, clock: &Clock) {
-        while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
+        loop {
+            self.follow_pressure(clock.now.monotonic);
+            if !self.generator.is_due(clock.now.monotonic) || !self.may_seal() {
+                break;
+            }
             self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             let (digest, batch) = (sealed.digest, sealed.batch);
