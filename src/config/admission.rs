@@ -142,7 +142,10 @@ impl PullRateConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         const MOST: u64 = 1_000_000_000;
         if self.min == 0 {
-            return refuse("pull_rate.min", "must be at least 1: at 0 nothing would leave the pool");
+            return refuse(
+                "pull_rate.min",
+                "must be at least 1: at 0 nothing would leave the pool",
+            );
         }
         if self.max <= self.min || self.max > MOST {
             return refuse("pull_rate.max", "must lie above `min`, and not above 10^9");

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::error::{CallError, StopCause};
 use super::handle::{QuorumStore, unexpected};
+use super::life::Life;
 use crate::sequencer::port::{
     Accepted, Input, Lease, LeaseError, LeaseRefusal, LeaseRequest, Reply, Room, SubmitError,
     Transaction, UnderLease,
@@ -20,12 +21,9 @@ impl QuorumStore {
         lease: UnderLease,
         transactions: Vec<Transaction>,
     ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
-        self.submit_as(transactions, |id, transactions| Input::SubmitUnder {
-            id,
-            lease,
-            transactions,
-        })
-        .await
+        let queue = |life: &Life| life.inboxes.control.clone();
+        let input = |id, transactions| Input::SubmitUnder { id, lease, transactions };
+        self.submit_as(transactions, self.leased_bytes(), queue, input).await
     }
 
     /// Quotes room and the lowest gas bucket accepted, and keeps both until the lease ends: by use,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Sequencer;
 use super::batch_generator::Conditions;
 use super::outbox::Clock;
-use super::port::{LeaseRequest, Reply, RequestId, Transaction, UnderLease};
+use super::port::{LeaseRequest, Reply, RequestId, Room, Transaction, UnderLease};
 use super::pressure::{Measured, Pressure};
 use crate::types::{BatchInfo, Digest};
 
@@ -20,13 +20,15 @@ impl Sequencer {
         let lowest_gas_bucket = lowest_gas_bucket.filter(|_| serving);
         let takes = lowest_gas_bucket.is_some();
         let has_windows = self.has_windows();
+        let (transactions, bytes) = self.generator.pool();
         Pressure {
             serving,
-            accepted: if takes { self.generator.free() } else { super::port::Room::default() },
+            accepted: if takes { self.generator.free() } else { Room::default() },
             lowest_gas_bucket,
             reasons: self.generator.bounds().reasons(&levels, has_windows, !disk_full),
             levels,
             pull_rate: self.generator.rate.limit(),
+            pooled: Room { bytes, transactions },
             leased: self.generator.leases.reserved(),
             leases: self.generator.leases.len() as u64,
         }
@@ -85,8 +87,8 @@ impl Sequencer {
 
     /// The pull rate follows what is measured at this step.
     pub(super) fn follow_pressure(&mut self, now: Duration) {
-        let level = self.generator.levels(&self.measured(now)).beyond_the_pool();
-        let pressed = self.generator.bounds().is_felt(level);
+        let bounds = self.generator.bounds();
+        let pressed = bounds.is_felt(bounds.pull_level(&self.measured(now)));
         self.generator.rate.on_pressure(now, pressed);
     }
 

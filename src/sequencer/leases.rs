@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::port::{
-    CLIENT_NAME_BYTES_MAX, Lease, LeaseError, LeaseId, LeaseLimit, LeaseRefusal, LeaseRequest, Room,
-    UnderLease,
+    CLIENT_NAME_BYTES_MAX, Lease, LeaseError, LeaseId, LeaseLimit, LeaseRefusal, LeaseRequest,
+    Room, UnderLease,
 };
 use crate::config::LeaseConfig;
 

@@ -34,11 +34,6 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// What the rate of pulling follows: not the pool, which it empties.
-    pub(super) fn beyond_the_pool(&self) -> u16 {
-        self.commits.max(self.votes).max(self.disk)
-    }
-
     /// What is nearest to its bound.
     pub(super) fn worst(&self) -> (u16, BusyReason) {
         let levels = [
@@ -103,6 +98,8 @@ pub struct Pressure {
     pub levels: Levels,
     /// Transactions a second that leave the pool at most; `None`: as many as there are.
     pub pull_rate: Option<u64>,
+    /// What is in the pool.
+    pub pooled: Room,
     /// Room in the pool that is leased and not used yet.
     pub leased: Room,
     /// Leases that are open.
@@ -185,6 +182,20 @@ impl Bounds {
             votes: level(uncertified_batches, self.uncertified_batches),
             disk: level(micros(disk_lag), micros(self.disk_lag)),
         }
+    }
+
+    /// What the rate of pulling follows: not the pool, which it empties, nor own batches and their
+    /// bytes, which stop at their bounds by themselves.
+    pub fn pull_level(&self, measured: &Measured) -> u16 {
+        [
+            level(measured.outstanding_transactions, self.outstanding_transactions),
+            level(measured.proofs, self.proofs),
+            level(measured.uncertified_batches, self.uncertified_batches),
+            level(micros(measured.commit_time), micros(self.commit_time)),
+            level(micros(measured.disk_lag), micros(self.disk_lag)),
+        ]
+        .into_iter()
+        .fold(0, u16::max)
     }
 
     /// How full the pool is.
@@ -298,7 +309,11 @@ mod tests {
             assert_eq!((all[0], all[1000]), (0, 1000), "{percent} %");
             assert!(all.iter().all(|bucket| STARTS.contains(bucket)));
         }
-        assert_eq!(bounds.lowest_bucket(&[0], 1000), 0, "one bucket is never refused for its price");
+        assert_eq!(
+            bounds.lowest_bucket(&[0], 1000),
+            0,
+            "one bucket is never refused for its price"
+        );
     }
 
     #[test]

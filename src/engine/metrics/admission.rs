@@ -34,8 +34,7 @@ impl Admission {
                 "lowest_gas_bucket",
                 "Lowest gas unit price taken without a lease, while any is.",
             )?,
-            accepted_bytes: make
-                .gauge("accepted_bytes", "Room in the pool that is not leased.")?,
+            accepted_bytes: make.gauge("accepted_bytes", "Room in the pool that is not leased.")?,
             leases: make.gauge("leases", "Leases that are open.")?,
             leased_bytes: make.gauge("leased_bytes", "Room leased and not used yet.")?,
             leased_transactions: make

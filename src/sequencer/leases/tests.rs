@@ -84,7 +84,8 @@ fn grant(leases: &mut Leases, naive: &mut Naive, rng: &mut Rng, now: Duration) {
     let (all, own) = (naive.sum(None), naive.sum(Some(client)));
     let of_client = naive.entries.iter().filter(|entry| entry.client == client).count();
     let fits = |used: Room, bytes, transactions| {
-        used.bytes + wanted.bytes <= bytes && used.transactions + wanted.transactions <= transactions
+        used.bytes + wanted.bytes <= bytes
+            && used.transactions + wanted.transactions <= transactions
     };
     let expected = wanted.bytes > 0
         && wanted.transactions > 0

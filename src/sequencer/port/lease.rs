@@ -148,7 +148,9 @@ pub enum LeaseLimit {
 #[non_exhaustive]
 pub enum LeaseRefusal {
     /// There is no such lease of this client any more.
-    #[error("no such lease of this client: it expired, was used up or released, or its epoch ended")]
+    #[error(
+        "no such lease of this client: it expired, was used up or released, or its epoch ended"
+    )]
     Unknown,
     /// Another life of the process granted it.
     #[error("the lease was granted before this validator was started again")]
@@ -176,7 +178,8 @@ mod tests {
         let id = LeaseId { life: 0x1f, number: u64::MAX };
         assert_eq!(id.to_string(), "1f-ffffffffffffffff");
         assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["", "-", "1", "1-", "-1", "+1-2", "1-+2", "1-2-3", "g-1", "1-10000000000000000"]
+        for text in
+            ["", "-", "1", "1-", "-1", "+1-2", "1-+2", "1-2-3", "g-1", "1-10000000000000000"]
         {
             assert_eq!(text.parse::<LeaseId>(), Err(InvalidLeaseId), "{text:?}");
         }

@@ -297,7 +297,7 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     assert!(now.pull_rate.is_some(), "{now:?}");
     // A second of the least rate.
     let (mut left, mut seconds) = (before.pool_transactions, Vec::new());
-    for _ in 0..3 {
+    for _ in 0..2 {
         net.pass(SECOND);
         let now = net.status(0).pool_transactions;
         seconds.push(left - now);
@@ -455,7 +455,8 @@ impl Lone {
         let cheap = self.transactions(lease.lowest_gas_bucket, lease.room.transactions);
         let leased = self.core().pressure().leased;
         let lease_of = UnderLease { client: "client 0".to_owned(), id: lease.id };
-        let answer = self.step(|id| Input::SubmitUnder { id, lease: lease_of, transactions: cheap });
+        let answer =
+            self.step(|id| Input::SubmitUnder { id, lease: lease_of, transactions: cheap });
         assert!(answer.is_none(), "refused under its lease: {answer:?}, price {risen:?}");
         let now = self.core().pressure().leased;
         assert_eq!(leased.transactions - now.transactions, lease.room.transactions);
