@@ -143,7 +143,8 @@ impl QuorumStore {
         let permit = room.acquire_many(charge).await;
         // Once: whether it was carried out before the sequencer broke is not known.
         let life = self.life().await?;
-        let reply = self.ask(&life, &queue(&life), |id| input(id, transactions));
+        let queue = queue(&life);
+        let reply = self.ask(&life, &queue, |id| input(id, transactions));
         let reply = reply.await;
         drop(permit);
         match reply.ok_or_else(|| self.ended(&life))? {

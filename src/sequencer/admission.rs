@@ -16,7 +16,7 @@ impl Sequencer {
         let levels = self.generator.levels(&measured);
         let serving = self.closed_to_clients().is_none();
         let disk_full = !self.coordinator.admits;
-        let lowest_gas_bucket = self.generator.lowest_gas_bucket(disk_full, &levels);
+        let lowest_gas_bucket = self.generator.lowest_gas_bucket(disk_full, levels);
         let lowest_gas_bucket = lowest_gas_bucket.filter(|_| serving);
         let takes = lowest_gas_bucket.is_some();
         let has_windows = self.has_windows();
@@ -25,7 +25,7 @@ impl Sequencer {
             serving,
             accepted: if takes { self.generator.free() } else { Room::default() },
             lowest_gas_bucket,
-            reasons: self.generator.bounds().reasons(&levels, has_windows, !disk_full),
+            reasons: self.generator.bounds().reasons(levels, has_windows, !disk_full),
             levels,
             pull_rate: self.generator.rate.limit(),
             pooled: Room { bytes, transactions },

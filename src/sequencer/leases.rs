@@ -85,9 +85,9 @@ pub(super) struct Leases {
     life_max: Duration,
     per_client: Room,
     in_all: Room,
-    client_leases_max: usize,
-    leases_max: usize,
-    leases: BTreeMap<u64, Held>,
+    client_most: usize,
+    most: usize,
+    held: BTreeMap<u64, Held>,
     clients: BTreeMap<String, Client>,
     expirations: BTreeSet<(Duration, u64)>,
     reserved: Room,
@@ -107,9 +107,9 @@ impl Leases {
             life_max: config.life_max,
             per_client: client.least(in_all),
             in_all,
-            client_leases_max: config.client_leases_max,
-            leases_max: config.leases_max,
-            leases: BTreeMap::new(),
+            client_most: config.client_leases_max,
+            most: config.leases_max,
+            held: BTreeMap::new(),
             clients: BTreeMap::new(),
             expirations: BTreeSet::new(),
             reserved: Room::default(),
@@ -135,16 +135,16 @@ impl Leases {
         };
         let offered = of_client.least(of_all).least(free);
         if let Some(held) = held
-            && (!room.fits(&of_client) || held.leases.len() >= self.client_leases_max)
+            && (!room.fits(&of_client) || held.leases.len() >= self.client_most)
         {
             let after = self.time_until(now, &held.leases, room, of_client);
-            let none = held.leases.len() >= self.client_leases_max;
+            let none = held.leases.len() >= self.client_most;
             let offered = if none { Room::default() } else { offered };
             return busy(LeaseLimit::Client, offered, after);
         }
-        if !room.fits(&of_all) || self.leases.len() >= self.leases_max {
+        if !room.fits(&of_all) || self.held.len() >= self.most {
             let after = self.time_until(now, &self.expirations, room, of_all);
-            let none = self.leases.len() >= self.leases_max;
+            let none = self.held.len() >= self.most;
             let offered = if none { Room::default() } else { offered };
             return busy(LeaseLimit::Leases, offered, after);
         }
@@ -162,7 +162,7 @@ impl Leases {
         of_client.leases.insert((until, number));
         self.reserved.add(*room);
         self.expirations.insert((until, number));
-        self.leases.insert(number, Held { client, left: *room, lowest_gas_bucket, until });
+        self.held.insert(number, Held { client, left: *room, lowest_gas_bucket, until });
         let id = LeaseId { life: self.life, number };
         Ok(Lease { id, room: *room, lowest_gas_bucket, life })
     }
@@ -193,7 +193,7 @@ impl Leases {
         let mut after = Duration::ZERO;
         for (until, number) in leases.iter().take(LOOKED_AT_MAX) {
             after = until.saturating_sub(now);
-            if let Some(held) = self.leases.get(number) {
+            if let Some(held) = self.held.get(number) {
                 left.add(held.left);
             }
             if room.fits(&left) {
@@ -220,7 +220,7 @@ impl Leases {
             return Err(LeaseRefusal::Spent { left });
         }
         let number = under.id.number;
-        if let Some(held) = self.leases.get_mut(&number) {
+        if let Some(held) = self.held.get_mut(&number) {
             held.left.remove(drawn);
         }
         self.reserved.remove(drawn);
@@ -253,7 +253,7 @@ impl Leases {
 
     /// The epoch is over: what was quoted was quoted for it.
     pub fn end_all(&mut self) {
-        self.leases.clear();
+        self.held.clear();
         self.clients.clear();
         self.expirations.clear();
         self.reserved = Room::default();
@@ -263,13 +263,13 @@ impl Leases {
         if under.id.life != self.life {
             return Err(LeaseRefusal::FormerLife);
         }
-        let held = self.leases.get(&under.id.number);
+        let held = self.held.get(&under.id.number);
         held.filter(|held| held.client == under.client).ok_or(LeaseRefusal::Unknown)
     }
 
     /// The one place where a lease ends and its room comes back.
     fn end(&mut self, number: u64) -> Room {
-        let Some(held) = self.leases.remove(&number) else { return Room::default() };
+        let Some(held) = self.held.remove(&number) else { return Room::default() };
         self.expirations.remove(&(held.until, number));
         self.reserved.remove(held.left);
         if let Some(client) = self.clients.get_mut(&held.client) {
@@ -289,7 +289,7 @@ impl Leases {
 
     /// Leases that are open.
     pub fn len(&self) -> usize {
-        self.leases.len()
+        self.held.len()
     }
 
     /// When the next one expires.

@@ -35,7 +35,7 @@ pub struct Levels {
 
 impl Levels {
     /// What is nearest to its bound.
-    pub(super) fn worst(&self) -> (u16, BusyReason) {
+    pub(super) fn worst(self) -> (u16, BusyReason) {
         let levels = [
             (self.pool, BusyReason::Pool),
             (self.commits, BusyReason::Commits),
@@ -225,7 +225,7 @@ impl Bounds {
     }
 
     /// What is felt of these levels.
-    pub fn reasons(&self, levels: &Levels, has_windows: bool, has_disk: bool) -> Reasons {
+    pub fn reasons(&self, levels: Levels, has_windows: bool, has_disk: bool) -> Reasons {
         let mut reasons = Reasons::default();
         for (level, reason) in [
             (levels.pool, BusyReason::Pool),
@@ -334,7 +334,7 @@ mod tests {
             let mut measured = Measured::default();
             change(&mut measured);
             let levels = bounds.levels(Room::default(), &measured);
-            bounds.reasons(&levels, true, true).iter().collect::<Vec<_>>()
+            bounds.reasons(levels, true, true).iter().collect::<Vec<_>>()
         };
         assert_eq!(felt(|_| {}), []);
         assert_eq!(felt(|m| m.outstanding_bytes = 48 << 20), [BusyReason::Commits]);
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(felt(|m| m.disk_lag = Duration::from_secs(3)), [BusyReason::DiskLag]);
         let full = Room { bytes: 0, transactions: 98_304 };
         let levels = bounds.levels(full, &Measured::default());
-        let all = bounds.reasons(&levels, false, false);
+        let all = bounds.reasons(levels, false, false);
         let expected = [BusyReason::Pool, BusyReason::Windows, BusyReason::Disk];
         assert_eq!(all.iter().collect::<Vec<_>>(), expected);
         assert_eq!(levels.worst(), (750, BusyReason::Pool));

@@ -264,7 +264,7 @@ mod tests {
             assert!(!rate.is_due(now, waiting));
             let due = rate.next_deadline(waiting).unwrap();
             assert!(due > now, "{waiting}: it would be asked again at once");
-            assert!(!rate.is_due(due - Duration::from_micros(1), waiting));
+            assert!(!rate.is_due(due.saturating_sub(Duration::from_micros(1)), waiting));
             assert!(rate.is_due(due, waiting), "{waiting} at {due:?}");
             let before = (rate.credit, rate.credited);
             rate.on_pulled(due, 0);

@@ -142,7 +142,7 @@ impl BatchGenerator {
         self.leases.check(request)?;
         let levels = self.bounds.levels(self.used(), &conditions.measured);
         let after = self.retry_after();
-        let Some(lowest) = self.lowest_gas_bucket(conditions.disk_full, &levels) else {
+        let Some(lowest) = self.lowest_gas_bucket(conditions.disk_full, levels) else {
             let reason = if conditions.disk_full { BusyReason::Disk } else { BusyReason::Pool };
             return Err(LeaseError::Busy {
                 limit: LeaseLimit::Pressure(reason),
@@ -161,7 +161,7 @@ impl BatchGenerator {
     }
 
     /// From which bucket on transactions are taken without a lease; `None`: none is.
-    pub fn lowest_gas_bucket(&self, disk_full: bool, levels: &Levels) -> Option<u64> {
+    pub fn lowest_gas_bucket(&self, disk_full: bool, levels: Levels) -> Option<u64> {
         let free = self.free();
         let takes = !disk_full && free.bytes > 0 && free.transactions > 0;
         takes.then(|| self.bounds.lowest_bucket(self.pool.starts(), levels.worst().0))

@@ -202,7 +202,8 @@ fn a_lease_is_honoured_until_the_stated_time_and_a_moment_longer_then_never() {
     let under = UnderLease { client: "a".to_owned(), id: lease.id };
     leases.on_time(SECOND + lease.life);
     assert_eq!(leases.draw(&under, 30, 10), Ok(()), "at the stated time");
-    leases.on_time(SECOND + lease.life + QUEUED - Duration::from_nanos(1));
+    let before = QUEUED.saturating_sub(Duration::from_nanos(1));
+    leases.on_time(SECOND + lease.life + before);
     assert_eq!(leases.draw(&under, 30, 10), Ok(()), "it waited in a queue");
     leases.on_time(SECOND + lease.life + QUEUED);
     assert_eq!(leases.draw(&under, 30, 10), Err(LeaseRefusal::Unknown));

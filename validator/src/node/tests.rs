@@ -349,9 +349,9 @@ fn a_lease_is_honoured_over_http_when_everybody_else_is_refused() {
         let fill = framed(&["o1", "o2", "o3", "o4", "o5"]);
         let filling = request(address, "POST /transactions/batch\ngas-unit-price: 2000000", &fill);
         let rest = async {
-            let full =
+            let is_full =
                 |_: u16, value: &Value| (value["pool_transactions"] == 5).then(|| value.clone());
-            let pressure = until(address, "/pressure", full).await;
+            let pressure = until(address, "/pressure", is_full).await;
             assert_eq!(
                 (&pressure["accepting"], &pressure["reason"]),
                 (&false.into(), &"pool full".into())
