@@ -247,13 +247,16 @@ impl Bounds {
     }
 }
 
-/// Thousandths of a bound. Whole numbers in the wide type: no use of room can overflow it.
+/// Thousandths of a bound, in whole numbers.
 fn level(used: u64, bound: u64) -> u16 {
     if used >= bound {
         return FULL;
     }
-    // Below 1000, since `used` is below `bound`.
-    (u128::from(used) * u128::from(FULL) / u128::from(bound)) as u16
+    // Below 1000, since `used` is below `bound`. The wide type costs more, and is hardly needed.
+    match used.checked_mul(u64::from(FULL)) {
+        Some(thousandfold) => (thousandfold / bound) as u16,
+        None => (u128::from(used) * u128::from(FULL) / u128::from(bound)) as u16,
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -36,6 +36,10 @@ const REQUEST_BYTES_MAX: usize = 1024;
 /// Life of a lease that states none; cut to what the library allows.
 const LIFE: Duration = Duration::from_secs(10);
 
+/// Leases remembered here: twice as many as the library grants at once by default. The oldest is
+/// forgotten first, and only loses its way past what stands in front of the library.
+const REMEMBERED_MAX: usize = 8192;
+
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin(SocketAddr);
@@ -199,7 +203,6 @@ fn stated(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
 }
 
 /// What is known here of leases, so that nothing in front of the library refuses what was quoted.
-/// As many as the library has granted and are not over: its bounds are the bounds here.
 #[derive(Debug, Default)]
 pub struct Leases(Mutex<BTreeMap<LeaseId, Granted>>);
 
@@ -215,6 +218,9 @@ impl Leases {
         let now = Instant::now();
         let mut leases = self.lock();
         leases.retain(|_, granted| granted.until > now);
+        while leases.len() >= REMEMBERED_MAX {
+            leases.pop_first();
+        }
         let granted = Granted {
             client: client.to_owned(),
             transactions: lease.room.transactions,

@@ -15,6 +15,7 @@
 //! them is given up when its client goes away; a submission is not, because the library may have
 //! accepted it already.
 
+mod answer;
 pub mod ingress;
 pub mod leases;
 pub mod listener;

@@ -8,7 +8,8 @@ use quorum_store::sequencer::port::{self, BusyReason, SubmitError, UnderLease};
 use quorum_store::types::Timestamp;
 
 use super::Service;
-use super::ingress::{Answer, BUSY_RETRY, Terms};
+use super::answer::Answer;
+use super::ingress::{BUSY_RETRY, Terms};
 use crate::clock;
 use crate::tracker::Admission;
 use crate::transaction::{self, TransactionId, WRAPPER_BYTES_MAX};
