@@ -311,6 +311,48 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     assert_eq!((now.pull_rate, net.status(0).pool_transactions), (None, 0));
 }
 
+#[test]
+fn a_limited_core_is_woken_only_when_something_may_leave_and_never_for_an_empty_pool() {
+    let mut config = SequencerConfig {
+        batch_bytes_target: ByteSize(100),
+        batch_age_max: Duration::from_millis(20),
+        resend_interval: 10 * SECOND,
+        ..SequencerConfig::default()
+    };
+    config.pressure.uncertified_batches_max = 1;
+    (config.pull_rate.min, config.pull_rate.max) = (50, 60);
+    let mut net = Net::with(config);
+    net.drops = |_, _, _| true;
+    let many = priced(&net, 1000, 200);
+    submit(&mut net, many, None);
+    // Time goes from deadline to deadline, as in the engine.
+    let woken = |net: &mut Net, time: Duration| {
+        let (end, mut count) = (net.now.monotonic + time, 0);
+        while let Some(due) = net.nodes[0].sequencer.next_deadline().filter(|due| *due <= end) {
+            net.now.monotonic = net.now.monotonic.max(due);
+            net.input(0, Input::Tick);
+            while net.write(0) {}
+            count += 1;
+            assert!(count < 10_000, "it spins at {due:?}");
+        }
+        net.now.monotonic = end;
+        count
+    };
+    let waiting = net.status(0).pool_transactions;
+    assert!(waiting > 150, "{waiting}");
+    let times = woken(&mut net, 2 * SECOND);
+    let left = waiting - net.status(0).pool_transactions;
+    assert!((90..=110).contains(&left), "{left} left");
+    assert!(times < 150, "woken {times} times for {left}");
+    woken(&mut net, 4 * SECOND);
+    assert_eq!(net.status(0).pool_transactions, 0);
+    assert!(pressure(&net).pull_rate.is_some());
+    let times = woken(&mut net, 10 * SECOND);
+    // Announcements twice a second; for each batch, silent validators are asked again once.
+    let expected = net.status(0).uncertified_batches + 40;
+    assert!(times < expected, "woken {times} times, {expected} at most");
+}
+
 // ---- interleavings -----------------------------------------------------------------------------
 
 /// One core without peers: whatever is taken stays in the pool, or in batches that nobody signs.
