@@ -515,7 +515,7 @@ fn a_lease_taken_before_a_price_rise_is_honoured_in_every_interleaving() {
         // A new core now and then: its batches are never ordered.
         seed += 1;
         let mut lone = Lone::new(seed);
-        for _ in 0..if cfg!(miri) { 10 } else { 500 } {
+        for _ in 0..if cfg!(miri) { 10 } else { 100 } {
             honoured += u64::from(lone.interleave());
         }
         assert!(honoured > seed, "prices do not come down any more: {:?}", lone.core().pressure());
