@@ -33,8 +33,8 @@ fn request(transactions: u64) -> LeaseRequest {
 
 async fn until_pressure(node: &QuorumStore, wanted: impl Fn(&Pressure) -> bool) -> Pressure {
     let mut changes = node.pressure();
-    let changed = tokio::time::timeout(PATIENCE, changes.wait_for(wanted)).await;
-    *changed.expect("in time").expect("the node runs")
+    let seen = tokio::time::timeout(PATIENCE, changes.wait_for(wanted)).await;
+    *seen.expect("in time").expect("the node runs")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
