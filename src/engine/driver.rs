@@ -281,7 +281,7 @@ impl Driver {
                 }
             }
             Effect::Reply { id, reply } => self.shared.replies.answer(id, reply),
-            Effect::Measured(measurement) => self.shared.metrics.state.measured(measurement),
+            Effect::Measured(measurement) => self.shared.metrics.measured(measurement),
             Effect::Event(event) => egress::publish(&self.shared, event),
             Effect::Refused { peer, reason } => {
                 self.shared.metrics.messages.refused(&reason.to_string());
@@ -317,6 +317,7 @@ impl Driver {
         metrics.state.observe(&status, &queued);
         metrics.followers.observe(&status);
         metrics.epochs.observe(&status);
+        metrics.collecting.observe(&status);
         metrics.fetching.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());

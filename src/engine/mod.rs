@@ -38,6 +38,7 @@ mod materialize;
 mod metrics;
 mod serve;
 mod shared;
+mod signers;
 mod space;
 mod subscription;
 mod supervisor;

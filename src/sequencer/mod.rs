@@ -41,6 +41,7 @@ mod refetch;
 mod retention;
 mod rewrites;
 mod silence;
+mod standing;
 pub mod status;
 mod subscribers;
 mod windows;
@@ -73,6 +74,8 @@ use self::retention::Retention;
 pub use self::rewrites::Skips;
 use self::silence::Silence;
 pub use self::silence::silent_until;
+#[cfg(feature = "engine")]
+pub(crate) use self::standing::Standing;
 use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
@@ -217,6 +220,7 @@ impl Sequencer {
             pool_transactions,
             pool_bytes,
             uncertified_batches: self.proofs.uncertified(),
+            demoted: self.proofs.standing.demoted(self.stepped).collect(),
             outstanding_batches,
             outstanding_bytes,
             proofs: self.proposable(),
@@ -304,6 +308,7 @@ impl Sequencer {
             }
             Input::Batch { from, digest, batch } => self.on_batch(clock, from, digest, &batch),
             Input::Vote(vote) => self.on_vote(clock, &vote),
+            Input::BadVote { from } => self.on_bad_vote(clock, from),
             Input::Proof { digest, proof } => self.on_proof(clock, digest, proof),
             Input::Payload { from, digest, payload, batches, verdict } => {
                 let content = Content { payload, batches };
@@ -478,8 +483,8 @@ impl Sequencer {
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
         self.enters(Component::ProofCoordinator);
-        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
-        {
+        let (outbox, committee) = (&mut self.outbox, &self.membership.committee);
+        if let Some(proof) = self.proofs.on_vote(outbox, clock.now.monotonic, committee, vote) {
             if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
@@ -487,6 +492,16 @@ impl Sequencer {
             self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
             self.outbox.promise(Promise::Publish(proof));
             self.outbox.event(Event::Certified { digest: vote.digest });
+        }
+    }
+
+    /// Somebody signed badly: it is asked for less until it is forgiven.
+    fn on_bad_vote(&mut self, clock: &Clock, from: Author) {
+        self.enters(Component::ProofCoordinator);
+        if self.windows.is_member(&from)
+            && self.proofs.standing.on_bad_signature(from, clock.now.monotonic)
+        {
+            self.outbox.effect(Effect::Measured(Measurement::Demoted));
         }
     }
 
@@ -508,7 +523,10 @@ impl Sequencer {
         self.enters(Component::ProofCoordinator);
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
         if self.ends.phase == Phase::Open {
-            self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+            let grown = self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+            for (digest, proof) in grown {
+                self.manager.on_proof(digest, proof, clock.consensus);
+            }
         }
         self.tick_ends(clock.now.monotonic);
         self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);

@@ -81,7 +81,8 @@ pub(super) struct ProofManager {
 }
 
 impl ProofManager {
-    /// A verified proof. True if it is new.
+    /// A verified proof. True if it is new. One that holds more signatures than the one known
+    /// takes its place: whoever fetches has more to ask.
     pub fn on_proof(
         &mut self,
         digest: Digest,
@@ -89,7 +90,15 @@ impl ProofManager {
         consensus: Timestamp,
     ) -> bool {
         let info = proof.info;
-        if info.expiration < consensus || self.entries.contains_key(&digest) {
+        if info.expiration < consensus {
+            return false;
+        }
+        if let Some(known) = self.entries.get_mut(&digest) {
+            if let State::Queued { proof: known, .. } = known
+                && known.signatures.len() < proof.signatures.len()
+            {
+                *known = proof;
+            }
             return false;
         }
         let arrival = self.arrivals;

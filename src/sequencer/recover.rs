@@ -505,7 +505,8 @@ impl Sequencer {
                 let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));
             }
-            self.proofs.on_recovered(&clock, *digest, *info, proof);
+            let committee = &self.membership.committee;
+            self.proofs.on_recovered(&clock, committee, *digest, *info, proof);
         }
         self.record_settled();
     }

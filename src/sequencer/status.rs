@@ -30,6 +30,8 @@ pub struct Status {
     pub pool_bytes: u64,
     /// Own batches without a proof.
     pub uncertified_batches: u64,
+    /// Validators that sent signatures which do not verify, and are not forgiven yet.
+    pub demoted: Vec<Author>,
     /// Own batches not ordered yet, with or without a proof.
     pub outstanding_batches: u64,
     /// Bytes of those.

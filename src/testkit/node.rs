@@ -9,7 +9,7 @@ use super::host::{Host, Pending};
 use super::keys::Keys;
 use super::store::{CrashStore, Tear};
 use crate::crypto::Signer;
-use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
+use crate::sequencer::port::{Effect, Event as Told, Input, Measurement, Promise, RequestId};
 use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
@@ -258,7 +258,7 @@ impl Cluster {
                 }
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
-                Effect::Measured(_) => {}
+                Effect::Measured(measurement) => self.measured(measurement),
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
                     let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
@@ -274,6 +274,15 @@ impl Cluster {
                     }
                 }
             }
+        }
+    }
+
+    fn measured(&mut self, measurement: Measurement) {
+        match measurement {
+            Measurement::LateVote => self.trace.count("late vote"),
+            Measurement::Grown => self.trace.count("proof grown"),
+            Measurement::Demoted => self.trace.count("signer demoted"),
+            Measurement::Sealed { .. } | Measurement::Certified(_) | Measurement::Ordered(_) => {}
         }
     }
 
@@ -451,6 +460,7 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Announce { announcement, .. } => ("announce", announcement.released.0),
         Input::Batch { digest, .. } => ("batch", of(digest)),
         Input::Vote(vote) => ("vote", of(&vote.digest)),
+        Input::BadVote { .. } => ("bad vote", 0),
         Input::Proof { digest, .. } => ("proof", of(digest)),
         Input::Payload { digest, .. } => ("payload", of(digest)),
         Input::FetchedBatch { digest, .. } => ("fetched batch", of(digest)),

@@ -6,6 +6,7 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod collecting;
 mod epochs;
 mod fetching;
 mod followers;
@@ -20,6 +21,7 @@ mod state;
 use prometheus::Registry;
 use serde::Serialize;
 
+use self::collecting::Collecting;
 use self::epochs::Epochs;
 use self::fetching::Fetching;
 use self::groups::Groups;
@@ -29,6 +31,7 @@ use self::links::Links;
 use self::messages::Messages;
 use self::restarts::Restarts;
 use self::state::State;
+use crate::sequencer::port::Measurement;
 use crate::types::Author;
 
 pub(super) use self::followers::Followers;
@@ -41,6 +44,8 @@ pub(super) struct Metrics {
     pub groups: Groups,
     /// Of ingress, egress and serving.
     pub messages: Messages,
+    /// Of vote collection.
+    pub collecting: Collecting,
     /// By peer.
     pub links: Links,
     /// Of the sequencer.
@@ -105,6 +110,7 @@ impl Metrics {
         Ok(Self {
             groups: Groups::new(registry)?,
             messages: Messages::new(registry)?,
+            collecting: Collecting::new(registry)?,
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
@@ -141,6 +147,12 @@ impl Metrics {
             refused: by_label(&self.messages.refused),
             invalid: by_label(&self.messages.invalid),
         }
+    }
+
+    /// The sequencer measured something.
+    pub fn measured(&self, measurement: Measurement) {
+        self.state.measured(measurement);
+        self.collecting.measured(measurement);
     }
 
     /// The host got a receipt.

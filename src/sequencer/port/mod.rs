@@ -66,6 +66,11 @@ pub enum Input {
     },
     /// A signature that verifies, for a batch of ours; or our own, looped back by egress.
     Vote(SignedBatchInfo),
+    /// A signature of a member does not verify in any epoch that matters.
+    BadVote {
+        /// Over whose link.
+        from: Author,
+    },
     /// A proof that verifies.
     Proof {
         /// The batch's digest.
@@ -278,6 +283,7 @@ impl Input {
             Self::LinkDown { .. } => "link_down",
             Self::Batch { .. } => "batch",
             Self::Vote(_) => "vote",
+            Self::BadVote { .. } => "bad_vote",
             Self::Proof { .. } => "proof",
             Self::Payload { .. } => "payload",
             Self::Announce { .. } => "announce",
@@ -375,6 +381,12 @@ pub enum Measurement {
     Certified(Duration),
     /// A batch of ours was ordered, so long after it was sealed (or recovered).
     Ordered(Duration),
+    /// A vote came after its batch was certified, and before it was ordered.
+    LateVote,
+    /// A proof of ours is published again, with more signatures.
+    Grown,
+    /// A validator sent a signature that does not verify, and was in good standing until then.
+    Demoted,
 }
 
 /// Why something that decodes and verifies is not admitted. Names in metrics.

@@ -3,6 +3,7 @@
 
 mod absences;
 mod batches;
+mod collecting;
 mod commits;
 mod epochs;
 mod interleavings;
