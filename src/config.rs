@@ -1,10 +1,13 @@
 //! What an operator can tune. What must be equal at every validator is in the genesis instead.
 
+mod source;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use self::source::SourceConfig;
 use crate::types::{ChainParameters, Usage};
 
 /// A setting that cannot work.
@@ -97,6 +100,8 @@ pub struct SequencerConfig {
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
+    /// Pulling from the host's source of transactions.
+    pub source: SourceConfig,
 }
 
 impl Default for SequencerConfig {
@@ -127,6 +132,7 @@ impl Default for SequencerConfig {
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
             announce_interval: Duration::from_millis(500),
+            source: SourceConfig::default(),
         }
     }
 }
@@ -199,7 +205,10 @@ impl SequencerConfig {
         let held = self.subscriber_lag_bytes_max.as_u64();
         at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
         within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
-        within("announce_interval", self.announce_interval, 10, 1000)
+        within("announce_interval", self.announce_interval, 10, 1000)?;
+        within("source.idle_interval", self.source.idle_interval, 10, 10_000)?;
+        within("source.seen_exclusion", self.source.seen_exclusion, 10, 60_000)?;
+        at_least("source.in_progress_max", self.source.in_progress_max, 1000)
     }
 }
 

@@ -14,6 +14,7 @@
 //! signed (batch coordinator).
 
 mod handover;
+mod pulled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use super::outbox::{Clock, Outbox};
 use super::pool::{Pool, Pooled, Ticket};
 use super::port::{
-    Accepted, BusyReason, Event, Record, Reply, RequestId, SubmitError, Transaction,
+    Accepted, BusyReason, Effect, Event, Record, Reply, RequestId, SubmitError, Transaction,
     TransactionMeta,
 };
 use crate::config::SequencerConfig;
@@ -223,6 +224,8 @@ impl BatchGenerator {
                     self.settle(outbox, id, ordinal, Err(self.busy_error(reason)));
                 }
                 Ticket::Rebatched { .. } => self.pool.push(pooled),
+                // It is still in the source.
+                Ticket::Pulled { .. } => {}
             }
         }
     }
@@ -261,6 +264,7 @@ impl BatchGenerator {
         let bucket = self.due_bucket(clock.now.monotonic)?;
         let (builder, metas, tickets) = self.cut(clock, bucket, outbox);
         if tickets.is_empty() {
+            self.pool.on_sealed(None);
             return None;
         }
         let count = builder.count();
@@ -279,6 +283,7 @@ impl BatchGenerator {
         };
         self.ids.next += 1;
         let digest = info.digest(&self.chain);
+        self.pool.on_sealed(Some((digest, &info)));
         let metas: Arc<[TransactionMeta]> = metas.into();
         let kept = Outstanding { info, metas: Arc::clone(&metas), body: body.bytes().clone() };
         self.keep_outstanding(digest, kept);
@@ -333,6 +338,7 @@ impl BatchGenerator {
     /// Tells everyone whose transaction sits in the new batch.
     fn answer(&mut self, outbox: &mut Outbox, batch: Digest, tickets: &[Ticket]) {
         let mut moved: BTreeMap<Digest, Vec<(u32, Accepted)>> = BTreeMap::new();
+        let mut pulled = Vec::new();
         for (position, ticket) in tickets.iter().enumerate() {
             let accepted = Accepted { batch, position: position as u32 };
             match *ticket {
@@ -340,7 +346,11 @@ impl BatchGenerator {
                 Ticket::Rebatched { from, position } => {
                     moved.entry(from).or_default().push((position, accepted));
                 }
+                Ticket::Pulled { key } => pulled.push((position as u32, key)),
             }
+        }
+        if !pulled.is_empty() {
+            outbox.event(Event::Batched { batch, pulled });
         }
         for (from, moved) in moved {
             self.moved(&from, moved.len() as u32);
@@ -356,6 +366,9 @@ impl BatchGenerator {
             Ticket::Rebatched { from, position } => {
                 self.moved(&from, 1);
                 outbox.event(Event::Expired { batch: from, positions: vec![position] });
+            }
+            Ticket::Pulled { key } => {
+                outbox.effect(Effect::SourceRefused(vec![(key, SubmitError::Expired)]));
             }
         }
     }

@@ -28,6 +28,7 @@ mod commit_log;
 mod epoch;
 mod fetched;
 mod fetcher;
+mod in_progress;
 mod ordered;
 mod outbox;
 mod payloads;
@@ -41,6 +42,7 @@ mod refetch;
 mod retention;
 mod rewrites;
 mod silence;
+mod sourcing;
 mod standing;
 pub mod status;
 mod subscribers;
@@ -62,6 +64,7 @@ use self::batch_generator::{BatchGenerator, Held as Admission};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
+use self::in_progress::InProgress;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
@@ -74,6 +77,7 @@ use self::retention::Retention;
 pub use self::rewrites::Skips;
 use self::silence::Silence;
 pub use self::silence::silent_until;
+use self::sourcing::Sourcing;
 #[cfg(feature = "engine")]
 pub(crate) use self::standing::Standing;
 use self::status::Status;
@@ -107,6 +111,7 @@ pub struct Sequencer {
     refetch: Refetch,
     absences: Absences,
     silence: Silence,
+    sourcing: Sourcing,
     outbox: Outbox,
     next_announcement: Duration,
     /// When the last step was taken.
@@ -147,6 +152,7 @@ impl Sequencer {
         [sealing, collecting, subscribers, self.ends.next_deadline()]
             .into_iter()
             .chain(fetching)
+            .chain([self.sourcing_deadline()])
             .flatten()
             .chain([self.next_announcement])
             .min()
@@ -219,6 +225,7 @@ impl Sequencer {
             applied: self.commits.applied().0,
             pool_transactions,
             pool_bytes,
+            in_progress: self.generator.progress().map_or(0, InProgress::len),
             uncertified_batches: self.proofs.uncertified(),
             demoted: self.proofs.standing.demoted(self.stepped).collect(),
             outstanding_batches,
@@ -287,6 +294,7 @@ impl Sequencer {
         let clock = self.clock(now);
         self.generator.reserve_ids(&mut self.outbox);
         self.seal(&clock);
+        self.pull_transactions(&clock);
     }
 
     fn route(&mut self, clock: &Clock, input: Input) {
@@ -335,6 +343,12 @@ impl Sequencer {
                 self.enters(Component::BatchGenerator);
                 self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
             }
+            Input::SourceReady => self.on_source_ready(clock),
+            Input::Transactions(transactions) => {
+                self.enters(Component::BatchGenerator);
+                self.on_transactions(clock, transactions);
+            }
+            Input::Seen { digest, keys } => self.on_seen(clock, digest, keys),
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
             Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
@@ -507,6 +521,7 @@ impl Sequencer {
 
     fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
         self.enters(Component::ProofManager);
+        self.certified_in_progress(&digest);
         if proof.info.epoch == self.epoch()
             && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)

@@ -250,6 +250,11 @@ impl ProofManager {
         matches!(self.entries.get(digest), Some(State::Ordered { .. }))
     }
 
+    /// True if a proof of it is known, or a commit that ordered it, and it has not expired.
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.entries.contains_key(digest)
+    }
+
     /// Proofs on record that can be proposed no more.
     pub fn take_expired(&mut self) -> Vec<(Timestamp, Digest)> {
         std::mem::take(&mut self.expired)

@@ -18,6 +18,7 @@ use super::proof_manager::ProofManager;
 use super::refetch::Refetch;
 use super::retention::{Held, Retention};
 use super::silence::Silence;
+use super::sourcing::Sourcing;
 use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
@@ -313,6 +314,7 @@ impl Sequencer {
             refetch: Refetch::new(config.refetch_bytes_per_second.as_u64()),
             absences: Absences::default(),
             silence: Silence::default(),
+            sourcing: Sourcing::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
             next_announcement: Duration::ZERO,
             released: Released::default(),

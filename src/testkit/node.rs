@@ -9,7 +9,9 @@ use super::host::{Host, Pending};
 use super::keys::Keys;
 use super::store::{CrashStore, Tear};
 use crate::crypto::Signer;
-use crate::sequencer::port::{Effect, Event as Told, Input, Measurement, Promise, RequestId};
+use crate::sequencer::port::{
+    Effect, Event as Told, Input, Measurement, Promise, ReleaseReason, RequestId,
+};
 use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
@@ -131,6 +133,10 @@ impl Cluster {
             fetched: BTreeMap::new(),
         });
         self.trace.event(self.now, node, "boot", life);
+        if self.options.sources {
+            self.nodes[node].host.mempool.on_boot();
+            self.input(node, Input::SourceReady);
+        }
         for peer in self.network.peers(node) {
             let micros = self.rng.u64(..50_000);
             self.dial(node, peer, micros);
@@ -259,6 +265,14 @@ impl Cluster {
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
                 Effect::Measured(measurement) => self.measured(measurement),
+                Effect::PullTransactions(limits) => self.ask_source(node, limits),
+                Effect::InProgress { entered, left } => self.on_progress(node, &entered, &left),
+                Effect::SourceRefused(refused) => {
+                    for (key, _) in refused {
+                        self.trace.count("source's transaction refused");
+                        self.nodes[node].host.mempool.on_refused(&key);
+                    }
+                }
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
                     let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
@@ -282,7 +296,8 @@ impl Cluster {
             Measurement::LateVote => self.trace.count("late vote"),
             Measurement::Grown => self.trace.count("proof grown"),
             Measurement::Demoted => self.trace.count("signer demoted"),
-            Measurement::Sealed { .. } | Measurement::Certified(_) | Measurement::Ordered(_) => {}
+            Measurement::Released { reason, .. } => self.trace.count(released(reason)),
+            _ => {}
         }
     }
 
@@ -297,8 +312,12 @@ impl Cluster {
         if let Told::Returned { batch, positions, .. } = event {
             self.on_returned(node, batch, positions);
         }
+        if let Told::Batched { batch, pulled } = event {
+            self.on_batched(node, batch, pulled);
+        }
         self.trace.count(match event {
             Told::Certified { .. } => "batch certified",
+            Told::Batched { .. } => "pulled transactions batched",
             Told::Rebatched { .. } => "transactions batched again",
             Told::Expired { .. } => "transactions expired",
             Told::Returned { .. } => "transactions returned",
@@ -467,6 +486,9 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::FetchedChunk { digest, .. } => ("fetched chunk", of(digest)),
         Input::NoContent { digest, .. } => ("no content", of(digest)),
         Input::Submit { id, .. } => ("submit", id.0),
+        Input::SourceReady => ("source ready", 0),
+        Input::Transactions(transactions) => ("transactions", transactions.len() as u64),
+        Input::Seen { digest, .. } => ("seen", of(digest)),
         Input::Pull { id, .. } => ("pull", id.0),
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),
@@ -488,6 +510,15 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Space { admits } => ("space", u64::from(*admits)),
         Input::Status(id) => ("status", id.0),
         Input::Tick => ("tick", 0),
+    }
+}
+
+fn released(reason: ReleaseReason) -> &'static str {
+    match reason {
+        ReleaseReason::Ordered => "in progress until it was ordered",
+        ReleaseReason::Expired => "in progress until it expired",
+        ReleaseReason::Lapsed => "in progress until it lapsed",
+        ReleaseReason::Lost => "in progress until it was lost",
     }
 }
 

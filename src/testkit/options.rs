@@ -53,6 +53,8 @@ pub struct Options {
     pub write_max: Duration,
     /// Furthest that a wall clock is off.
     pub skew_max: Duration,
+    /// Most transactions come from mempools of the hosts, which gossip.
+    pub sources: bool,
     /// Who lies, and how: the last validators, in this order.
     pub liars: Vec<Lie>,
 }
@@ -86,6 +88,7 @@ impl Options {
             doubled_per_mille: 0,
             write_max: Duration::from_millis(5),
             skew_max: Duration::ZERO,
+            sources: false,
             liars: Vec::new(),
         }
     }
@@ -112,6 +115,7 @@ impl Options {
         options.doubled_per_mille = *pick(&mut rng, &[0, 5, 50]);
         options.write_max = millis(&mut rng, 1..60);
         options.skew_max = millis(&mut rng, 0..200);
+        options.sources = rng.u32(..3) == 0;
         if rng.bool() {
             let most = (validators - 1) / 3;
             // An uneven committee is kept honest: the powers decide how many may lie.

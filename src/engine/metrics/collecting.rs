@@ -48,7 +48,7 @@ impl Collecting {
             Measurement::LateVote => self.late_votes.inc(),
             Measurement::Grown => self.grown.inc(),
             Measurement::Demoted => self.demotions.inc(),
-            Measurement::Sealed { .. } | Measurement::Certified(_) | Measurement::Ordered(_) => {}
+            _ => {}
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::source::TransactionKey;
 use crate::sequencer::status::Status;
 use crate::types::{
     AbsentReason, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Epoch,
@@ -465,6 +466,13 @@ pub enum Event {
     Certified {
         /// The batch.
         digest: Digest,
+    },
+    /// Transactions from the source sit in a batch that is durable here.
+    Batched {
+        /// The batch.
+        batch: Digest,
+        /// For each, its position, and what names it.
+        pulled: Vec<(u32, TransactionKey)>,
     },
     /// Transactions of ours moved from an expired batch to a new one.
     Rebatched {

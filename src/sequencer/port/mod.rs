@@ -5,6 +5,7 @@
 //! Requests of the host carry a [`RequestId`], and are answered once, by a [`Reply`].
 
 mod host;
+mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use host::{
     SubmitError, SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
     Wanted,
 };
+pub use source::{ReleaseReason, SourceLimits, TransactionKey};
 
 use crate::store::StoredBatch;
 use crate::types::{
@@ -131,6 +133,17 @@ pub enum Input {
         id: RequestId,
         /// The transactions.
         transactions: Vec<Transaction>,
+    },
+    /// There is a source of transactions beside submissions, and it has something to pull.
+    SourceReady,
+    /// What the source had: the answer to [`Effect::PullTransactions`].
+    Transactions(Vec<Transaction>),
+    /// What a batch of another validator holds; follows that batch. Only with a source.
+    Seen {
+        /// The batch.
+        digest: Digest,
+        /// Its transactions, in order.
+        keys: Arc<[TransactionKey]>,
     },
     /// The host wants a payload to propose.
     Pull {
@@ -291,6 +304,9 @@ impl Input {
             Self::FetchedChunk { .. } => "fetched_chunk",
             Self::NoContent { .. } => "no_content",
             Self::Submit { .. } => "submit",
+            Self::SourceReady => "source_ready",
+            Self::Transactions(_) => "transactions",
+            Self::Seen { .. } => "seen",
             Self::Pull { .. } => "pull",
             Self::Verify { .. } => "verify",
             Self::Commit { .. } => "commit",
@@ -356,6 +372,18 @@ pub enum Effect {
     },
     /// Tells the host.
     Event(Event),
+    /// Asks the source for transactions, best first, none that are in progress. Answered once, by
+    /// [`Input::Transactions`], with nothing if the source is late.
+    PullTransactions(SourceLimits),
+    /// Tells the source what can never be batched.
+    SourceRefused(Vec<(TransactionKey, SubmitError)>),
+    /// What is in progress has changed: what the source is asked for leaves it out.
+    InProgress {
+        /// From now on.
+        entered: Vec<TransactionKey>,
+        /// No more.
+        left: Vec<TransactionKey>,
+    },
     /// What a peer sent was refused.
     Refused {
         /// Who sent it.
@@ -381,6 +409,20 @@ pub enum Measurement {
     Certified(Duration),
     /// A batch of ours was ordered, so long after it was sealed (or recovered).
     Ordered(Duration),
+    /// The source was asked.
+    Pulled {
+        /// Taken into the pool.
+        transactions: u64,
+        /// Not taken: never to be batched, in progress, or without room.
+        refused: u64,
+    },
+    /// Batches hold transactions no more.
+    Released {
+        /// Why.
+        reason: ReleaseReason,
+        /// How many.
+        transactions: u64,
+    },
     /// A vote came after its batch was certified, and before it was ordered.
     LateVote,
     /// A proof of ours is published again, with more signatures.

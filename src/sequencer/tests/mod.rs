@@ -9,6 +9,7 @@ mod epochs;
 mod interleavings;
 mod net;
 mod recovery;
+mod sourcing;
 mod subscribers;
 mod window_model;
 mod windows;
