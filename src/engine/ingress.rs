@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 use super::egress::Sender;
 use super::error::Part;
 use super::faults::Faults;
+use super::filter::{self, Filtered};
 use super::serve::{self, Asked, Job, Jobs};
 use super::shared::{Cached, Shared};
 use super::signers::Signers;
 use super::verify;
-use crate::sequencer::port::{Input, NoContent};
+use crate::sequencer::port::{Input, NoContent, Refusal as CoreRefusal, TransactionKey};
 use crate::transport::{
     Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
 };
@@ -306,7 +307,21 @@ impl Ingress {
         if batch.info.epoch == self.shared.view().epoch() {
             self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
         }
-        self.bulk(Input::Batch { from, digest, batch }, permit);
+        if let Some(filter) = &self.shared.hooks.filter
+            && let Err(Filtered(reason)) = filter::batch(&**filter, &batch)
+        {
+            tracing::debug!(peer = %from, reason, "not signed for: the host's filter refuses it");
+            self.shared.metrics.messages.refused(&CoreRefusal::Filtered.to_string());
+            return true;
+        }
+        let keys = self.shared.hooks.source.as_ref().map(|_| {
+            let keys = batch.body.transactions().map(|bytes| TransactionKey::of(&bytes));
+            keys.collect()
+        });
+        self.bulk(Input::Batch { from, digest, batch }, permit.clone());
+        if let Some(keys) = keys {
+            self.bulk(Input::Seen { digest, keys }, permit);
+        }
         true
     }
 

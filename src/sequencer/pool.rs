@@ -120,7 +120,9 @@ impl Pool {
         (self.bytes, self.count) = (0, 0);
         let drained: Vec<_> = std::mem::take(&mut self.buckets).into_values().flatten().collect();
         if let Some(set) = &mut self.in_progress {
-            drained.iter().for_each(|pooled| set.release_one(&pooled.key()));
+            for pooled in &drained {
+                set.release_one(&pooled.key());
+            }
         }
         drained
     }

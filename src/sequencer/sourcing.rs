@@ -66,15 +66,14 @@ impl Sequencer {
     /// There is a source, and it has something.
     pub(super) fn on_source_ready(&mut self, clock: &Clock) {
         let now = clock.now.monotonic;
-        match &mut self.sourcing.source {
-            Some(source) => source.ready = true,
-            None => {
-                self.generator.track_progress();
-                let (not_before, look_at) = (now, now);
-                let first = Source { ready: true, pulling: None, not_before, look_at, empty: 0 };
-                self.sourcing.source = Some(first);
-            }
+        if let Some(source) = &mut self.sourcing.source {
+            source.ready = true;
+            return;
         }
+        self.generator.track_progress();
+        let (not_before, look_at) = (now, now);
+        let first = Source { ready: true, pulling: None, not_before, look_at, empty: 0 };
+        self.sourcing.source = Some(first);
     }
 
     /// What the source had.

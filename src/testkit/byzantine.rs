@@ -145,7 +145,9 @@ impl Cluster {
                 self.trace.count(lie.name());
                 let torn = Signature::from_bytes(&[self.rng.u8(..); 64]);
                 let mut votes = votes.clone();
-                votes.iter_mut().for_each(|vote| vote.signature = torn);
+                for vote in &mut votes {
+                    vote.signature = torn;
+                }
                 self.transmit(from, to, &Message::Votes { announcement: *announcement, votes });
             }
             (Lie::Silent, Message::Votes { .. }) => self.trace.count(lie.name()),

@@ -104,7 +104,8 @@ impl Cluster {
             Transaction { bytes: Bytes::from(bytes), gas_unit_price, expiration }
         });
         let transactions: Vec<Transaction> = transactions.collect();
-        if self.options.sources && self.rng.u32(..4) > 0 {
+        let percent = self.options.pulled_percent;
+        if percent > 0 && self.rng.u32(..100) < percent {
             return self.offer(node, transactions);
         }
         self.request(node, Pending::Submit(ids), |id| Input::Submit { id, transactions });

@@ -133,7 +133,7 @@ impl Cluster {
             fetched: BTreeMap::new(),
         });
         self.trace.event(self.now, node, "boot", life);
-        if self.options.sources {
+        if self.options.pulled_percent > 0 {
             self.nodes[node].host.mempool.on_boot();
             self.input(node, Input::SourceReady);
         }

@@ -148,7 +148,8 @@ impl Cluster {
     pub(super) fn seen(&self, input: &Input) -> Option<Input> {
         let Input::Batch { digest, batch, .. } = input else { return None };
         let keys = batch.body.transactions().map(|bytes| TransactionKey::of(&bytes));
-        self.options.sources.then(|| Input::Seen { digest: *digest, keys: keys.collect() })
+        (self.options.pulled_percent > 0)
+            .then(|| Input::Seen { digest: *digest, keys: keys.collect() })
     }
 
     /// What was pulled sits in a durable batch: as good as accepted.

@@ -5,8 +5,10 @@
 mod cluster;
 mod epochs;
 mod fetching;
+mod filters;
 mod hostile;
 mod metrics;
+mod sources;
 mod subscriptions;
 
 use std::time::Duration;

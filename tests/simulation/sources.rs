@@ -6,7 +6,7 @@ use quorum_store::testkit::{self, Lie, Options};
 
 fn gossiping(seed: u64) -> Options {
     let mut options = Options::calm(seed, 4);
-    options.sources = true;
+    options.pulled_percent = 75;
     options
 }
 

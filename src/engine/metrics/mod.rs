@@ -16,6 +16,7 @@ mod instruments;
 mod links;
 mod messages;
 mod restarts;
+mod source;
 mod state;
 
 use prometheus::Registry;
@@ -30,6 +31,7 @@ use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
 use self::restarts::Restarts;
+use self::source::Source;
 use self::state::State;
 use crate::sequencer::port::Measurement;
 use crate::types::Author;
@@ -44,6 +46,8 @@ pub(super) struct Metrics {
     pub groups: Groups,
     /// Of ingress, egress and serving.
     pub messages: Messages,
+    /// Of pulling from the host's source.
+    pub source: Source,
     /// Of vote collection.
     pub collecting: Collecting,
     /// By peer.
@@ -110,6 +114,7 @@ impl Metrics {
         Ok(Self {
             groups: Groups::new(registry)?,
             messages: Messages::new(registry)?,
+            source: Source::new(registry)?,
             collecting: Collecting::new(registry)?,
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
@@ -153,6 +158,7 @@ impl Metrics {
     pub fn measured(&self, measurement: Measurement) {
         self.state.measured(measurement);
         self.collecting.measured(measurement);
+        self.source.measured(measurement);
     }
 
     /// The host got a receipt.

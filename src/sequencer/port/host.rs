@@ -109,6 +109,12 @@ pub enum SubmitError {
     /// Its expiration has passed.
     #[error("the transaction has expired")]
     Expired,
+    /// The host's own filter refuses it.
+    #[error("refused by this validator: {reason}")]
+    Filtered {
+        /// In the filter's words.
+        reason: &'static str,
+    },
     /// The epoch is over and the next one is not open yet.
     #[error("epoch {} is closed; try again once the next one is open", epoch.0)]
     EpochClosed {

@@ -475,6 +475,9 @@ pub enum Refusal {
     /// From somebody without power in this epoch.
     #[error("not_a_member")]
     NotAMember,
+    /// The host's filter refuses it: not signed for here. No fault.
+    #[error("filtered")]
+    Filtered,
     /// Not asked for. No fault by itself: a restart forgets what was asked.
     #[error("unasked")]
     Unasked,
