@@ -192,6 +192,10 @@ impl Cluster {
         } else {
             message
         };
+        if self.is_filtered(to, &message) {
+            self.trace.count("batch filtered");
+            return;
+        }
         let peer = self.nodes[from].author;
         let kind = message.kind_name();
         let Some(running) = &self.nodes[to].running else { return };

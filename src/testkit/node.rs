@@ -384,6 +384,10 @@ impl Cluster {
         let (me, author) = (state.author, token.get().author);
         let signed = state.keys.sign_batch(&scope, token);
         self.checker.on_signed(node, token.get());
+        if author != me && self.refuses(node, &token.get().digest) {
+            let detail = format!("node {node} signed for {:?}", token.get().digest);
+            self.checker.fail("what a host's filter refuses is not signed for", detail);
+        }
         if author == me {
             self.step(node, Input::Vote(signed));
             return;

@@ -55,6 +55,8 @@ pub struct Options {
     pub skew_max: Duration,
     /// Of a hundred submissions, how many go to mempools of the hosts, which gossip.
     pub pulled_percent: u32,
+    /// Whose host has a filter: it refuses a third of the batches of others.
+    pub filters: Option<usize>,
     /// Who lies, and how: the last validators, in this order.
     pub liars: Vec<Lie>,
 }
@@ -89,6 +91,7 @@ impl Options {
             write_max: Duration::from_millis(5),
             skew_max: Duration::ZERO,
             pulled_percent: 0,
+            filters: None,
             liars: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
-//! A mempool at each host: transactions reach one validator first and the others a little later,
-//! and each core pulls from its own. What is executed leaves it, and what its core refuses.
+//! What hosts bring: a mempool at each, and a filter at one.
+//!
+//! Transactions reach one validator first and the others a little later, and each core pulls from its own. What is executed leaves it, and what its core refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::cluster::{Cluster, Event};
 use super::host::head_of;
 use crate::sequencer::port::{Input, SourceLimits, Transaction, TransactionKey};
-use crate::types::{Batch, Digest};
+use crate::types::{Batch, Digest, Message};
 
 /// Until the other validators have heard of a transaction, in microseconds.
 const GOSSIP: std::ops::Range<u64> = 400_000..1_200_000;
@@ -168,5 +169,15 @@ impl Cluster {
                 self.checker.on_accepted(node, id, expiration, batch);
             }
         }
+    }
+
+    /// What the filter of a host says of a batch, if it has one.
+    pub(super) fn refuses(&self, node: usize, batch: &Digest) -> bool {
+        self.options.filters == Some(node) && batch.0[0].is_multiple_of(3)
+    }
+
+    pub(super) fn is_filtered(&self, node: usize, message: &Message) -> bool {
+        let Message::Batch(batch) = message else { return false };
+        self.refuses(node, &batch.info.digest(&self.chain))
     }
 }

@@ -1,4 +1,5 @@
-//! Hosts with mempools that gossip: what is pulled, by whom, and what becomes of it.
+//! Hosts with mempools that gossip: what is pulled, by whom, and what becomes of it. A host with a
+//! filter.
 
 use std::time::Duration;
 
@@ -39,5 +40,18 @@ fn a_batch_that_is_never_certified_holds_nothing_for_long() {
             .unwrap_or_else(|failure| panic!("seed {seed}: {failure:#?}"));
         assert!(outcome.counts.contains_key("in progress until it lapsed"), "{outcome:#?}");
         assert!(outcome.executed > 50, "{outcome:#?}");
+    }
+}
+
+#[test]
+fn a_validator_with_a_filter_executes_what_it_does_not_sign_for() {
+    for seed in 0..3 {
+        let mut options = gossiping(seed);
+        options.filters = Some(2);
+        options.lost_per_mille = 20;
+        let outcome = testkit::simulate(&options)
+            .unwrap_or_else(|failure| panic!("seed {seed}: {failure:#?}"));
+        assert!(outcome.counts["batch filtered"] > 20, "{outcome:#?}");
+        assert!(outcome.executed > 100, "{outcome:#?}");
     }
 }

@@ -312,8 +312,12 @@ impl Net {
                 }
                 Effect::InProgress { entered, left } => {
                     let excluded = &mut self.nodes[index].source.excluded;
-                    entered.into_iter().for_each(|key| assert!(excluded.insert(key)));
-                    left.iter().for_each(|key| assert!(excluded.remove(key)));
+                    for key in entered {
+                        assert!(excluded.insert(key), "{key:?} entered twice");
+                    }
+                    for key in &left {
+                        assert!(excluded.remove(key), "{key:?} left twice");
+                    }
                 }
                 Effect::Refused { reason, .. } => self.nodes[index].refusals.push(reason),
             }
