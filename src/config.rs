@@ -1,5 +1,6 @@
 //! What an operator can tune. What must be equal at every validator is in the genesis instead.
 
+mod admission;
 mod source;
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use self::admission::{LeaseConfig, PressureConfig, PullRateConfig};
 pub use self::source::SourceConfig;
 use crate::types::{ChainParameters, Usage};
 
@@ -100,6 +102,12 @@ pub struct SequencerConfig {
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
+    /// When back-pressure is felt.
+    pub pressure: PressureConfig,
+    /// How fast transactions leave the pool while it is.
+    pub pull_rate: PullRateConfig,
+    /// What may be reserved for clients.
+    pub leases: LeaseConfig,
     /// Pulling from the host's source of transactions.
     pub source: SourceConfig,
 }
@@ -132,6 +140,9 @@ impl Default for SequencerConfig {
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
             announce_interval: Duration::from_millis(500),
+            pressure: PressureConfig::default(),
+            pull_rate: PullRateConfig::default(),
+            leases: LeaseConfig::default(),
             source: SourceConfig::default(),
         }
     }
@@ -208,7 +219,10 @@ impl SequencerConfig {
         within("announce_interval", self.announce_interval, 10, 1000)?;
         within("source.idle_interval", self.source.idle_interval, 10, 10_000)?;
         within("source.seen_exclusion", self.source.seen_exclusion, 10, 60_000)?;
-        at_least("source.in_progress_max", self.source.in_progress_max, 1000)
+        at_least("source.in_progress_max", self.source.in_progress_max, 1000)?;
+        self.pressure.validate()?;
+        self.pull_rate.validate()?;
+        self.leases.validate()
     }
 }
 

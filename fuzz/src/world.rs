@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use quorum_store::config::{SequencerConfig, SourceConfig};
+use quorum_store::config::{
+    LeaseConfig, PressureConfig, PullRateConfig, SequencerConfig, SourceConfig,
+};
 use quorum_store::sequencer::Setup;
 use quorum_store::sequencer::port::Now;
 use quorum_store::types::{
@@ -96,6 +98,13 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
             seen_exclusion: Duration::from_millis(200),
             in_progress_max: 1000,
         },
+        pressure: PressureConfig {
+            uncertified_batches_max: 4,
+            disk_lag_max: Duration::from_secs(1),
+            ..PressureConfig::default()
+        },
+        pull_rate: PullRateConfig { min: 20, max: 100, increase: 20, ..PullRateConfig::default() },
+        leases: LeaseConfig::default(),
     };
     assert_eq!(config.validate(&genesis.parameters), Ok(()), "the settings");
     config

@@ -86,6 +86,7 @@ impl Sequencer {
         header: &PayloadHeader,
         ordered: &[(Digest, BatchInfo)],
     ) -> CommitReceipt {
+        self.note_commit_time(now.monotonic, ordered);
         for (digest, info) in ordered {
             self.retention.on_ordered(*digest, Some(*info), header.height);
             if let Some(age) = self.proofs.age(digest, now.monotonic) {

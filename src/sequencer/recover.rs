@@ -13,6 +13,7 @@ use super::fetcher::{Fetcher, Limits as FetchLimits};
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
+use super::pressure::DiskLag;
 use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
 use super::refetch::Refetch;
@@ -292,7 +293,8 @@ impl Sequencer {
             batch_lifetime: parameters.batch_lifetime(),
             clock_allowance: parameters.clock_allowance(),
         };
-        let identity = Identity { author, chain, epoch, incarnation };
+        let life = now.wall;
+        let identity = Identity { author, chain, epoch, incarnation, life };
         // Longer than any own batch they ordered: the store tells ordered batches from open ones by
         // the commits it keeps.
         let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
@@ -316,6 +318,8 @@ impl Sequencer {
             silence: Silence::default(),
             sourcing: Sourcing::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
+            disk_lag: DiskLag::default(),
+            commit_time: Duration::ZERO,
             next_announcement: Duration::ZERO,
             released: Released::default(),
             stepped: now.monotonic,

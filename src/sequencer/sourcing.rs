@@ -186,14 +186,14 @@ impl Sequencer {
         if bytes >= target || count >= most {
             return None;
         }
+        let free = self.generator.free();
         let held = self.generator.progress().map_or(0, InProgress::len);
         let transactions_max = (2 * most - count)
-            .min(self.config.pool_transactions_max.saturating_sub(count))
+            .min(free.transactions)
             .min(self.config.source.in_progress_max.saturating_sub(held));
-        let pool = self.config.pool_bytes_max.as_u64().saturating_sub(bytes);
         // At least the largest transaction, or it would never be pulled.
         let largest = u64::from(self.parameters.transaction_bytes_max);
-        let bytes_max = (2 * target - bytes).max(largest).min(pool);
+        let bytes_max = (2 * target - bytes).max(largest).min(free.bytes);
         (transactions_max > 0 && bytes_max >= largest)
             .then_some(SourceLimits { transactions_max, bytes_max })
     }

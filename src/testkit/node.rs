@@ -68,6 +68,13 @@ pub(super) struct Running {
     pub fetched: BTreeMap<Digest, crate::types::Batch>,
 }
 
+impl Running {
+    /// True while inputs wait for a full group.
+    pub fn waits(&self) -> bool {
+        self.sequencer.is_full() || !self.inbox.is_empty()
+    }
+}
+
 impl Node {
     pub fn new(keys: Keys, store: CrashStore, skew: i64) -> Self {
         Self {
@@ -132,6 +139,7 @@ impl Cluster {
             fetched_payloads: BTreeSet::new(),
             fetched: BTreeMap::new(),
         });
+        self.checker.on_boot(node);
         self.trace.event(self.now, node, "boot", life);
         if self.options.pulled_percent > 0 {
             self.nodes[node].host.mempool.on_boot();
@@ -152,7 +160,7 @@ impl Cluster {
     pub(super) fn input(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let completes = matches!(input, Input::Durable { .. } | Input::Vote(_) | Input::Tick);
-        if (running.sequencer.is_full() || !running.inbox.is_empty()) && !completes {
+        if running.waits() && !completes {
             running.inbox.push_back(input);
             self.trace.count("input waits for a full group");
             return;
@@ -493,6 +501,9 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::SourceReady => ("source ready", 0),
         Input::Transactions(transactions) => ("transactions", transactions.len() as u64),
         Input::Seen { digest, .. } => ("seen", of(digest)),
+        Input::SubmitUnder { id, .. } => ("submit under a lease", id.0),
+        Input::Lease { id, .. } => ("lease", id.0),
+        Input::Release { id, .. } => ("release", id.0),
         Input::Pull { id, .. } => ("pull", id.0),
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),

@@ -7,6 +7,7 @@ mod epochs;
 mod fetching;
 mod filters;
 mod hostile;
+mod leases;
 mod metrics;
 mod sources;
 mod subscriptions;

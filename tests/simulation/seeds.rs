@@ -13,6 +13,8 @@ const TWICE: u64 = 20;
 /// Each of these fires somewhere in a run of many seeds, or the run proves nothing.
 const FAULTS: &[&str] = &[
     "a close was late",
+    "a lease is used after the price rose",
+    "a lease is used too late",
     "a subscriber detaches",
     "a subscriber lagged",
     "a subscriber loses its last write",
@@ -40,6 +42,11 @@ const FAULTS: &[&str] = &[
     "in progress until it was ordered",
     "input waits for a full group",
     "late vote",
+    "lease granted",
+    "lease honoured",
+    "lease not now",
+    "lease refused",
+    "lease released",
     "lie: absence",
     "lie: beyond the window",
     "lie: equivocation",
@@ -63,6 +70,7 @@ const FAULTS: &[&str] = &[
     "proof grown",
     "pulled transactions batched",
     "signer demoted",
+    "pull rate limited",
     "slow disk",
     "slow link",
     "source's transaction refused",

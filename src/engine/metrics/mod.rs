@@ -6,6 +6,7 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod admission;
 mod collecting;
 mod epochs;
 mod fetching;
@@ -22,6 +23,7 @@ mod state;
 use prometheus::Registry;
 use serde::Serialize;
 
+use self::admission::Admission;
 use self::collecting::Collecting;
 use self::epochs::Epochs;
 use self::fetching::Fetching;
@@ -56,6 +58,8 @@ pub(super) struct Metrics {
     pub state: State,
     /// Of those who follow the commits.
     pub followers: Followers,
+    /// Of what is accepted.
+    pub admission: Admission,
     /// Of the ends of epochs.
     pub epochs: Epochs,
     /// Of fetches, as peers answer them.
@@ -119,6 +123,7 @@ impl Metrics {
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
+            admission: Admission::new(registry)?,
             epochs: Epochs::new(registry)?,
             fetching: Fetching::new(registry)?,
             restarts: Restarts::new(registry)?,

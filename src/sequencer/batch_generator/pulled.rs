@@ -25,8 +25,9 @@ impl BatchGenerator {
                 continue;
             }
             let length = transaction.bytes.len() as u64;
-            let fits = self.pool.bytes() + length <= self.config.pool_bytes_max.as_u64()
-                && self.pool.count() < self.config.pool_transactions_max;
+            // Beside what is leased.
+            let free = self.free();
+            let fits = length <= free.bytes && free.transactions > 0;
             let known = self.progress().is_none_or(|set| set.contains(&key));
             if fits && !known {
                 let ticket = Ticket::Pulled { key };

@@ -5,6 +5,7 @@
 //! Requests of the host carry a [`RequestId`], and are answered once, by a [`Reply`].
 
 mod host;
+mod lease;
 mod source;
 
 use std::sync::Arc;
@@ -17,6 +18,10 @@ pub use host::{
     OpenError, ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError,
     SubmitError, SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
     Wanted,
+};
+pub use lease::{
+    CLIENT_NAME_BYTES_MAX, InvalidLeaseId, Lease, LeaseError, LeaseId, LeaseLimit, LeaseRefusal,
+    LeaseRequest, Room, UnderLease,
 };
 pub use source::{ReleaseReason, SourceLimits, TransactionKey};
 
@@ -144,6 +149,29 @@ pub enum Input {
         digest: Digest,
         /// Its transactions, in order.
         keys: Arc<[TransactionKey]>,
+    },
+    /// The host submits transactions under a lease.
+    SubmitUnder {
+        /// Answered with [`Reply::Submitted`].
+        id: RequestId,
+        /// The lease.
+        lease: UnderLease,
+        /// The transactions.
+        transactions: Vec<Transaction>,
+    },
+    /// A client wants room and a price reserved.
+    Lease {
+        /// Answered with [`Reply::Leased`].
+        id: RequestId,
+        /// How much, for whom.
+        request: LeaseRequest,
+    },
+    /// A client needs its lease no more.
+    Release {
+        /// Answered with [`Reply::Released`].
+        id: RequestId,
+        /// Which.
+        lease: UnderLease,
     },
     /// The host wants a payload to propose.
     Pull {
@@ -307,6 +335,9 @@ impl Input {
             Self::SourceReady => "source_ready",
             Self::Transactions(_) => "transactions",
             Self::Seen { .. } => "seen",
+            Self::SubmitUnder { .. } => "submit_under",
+            Self::Lease { .. } => "lease",
+            Self::Release { .. } => "release",
             Self::Pull { .. } => "pull",
             Self::Verify { .. } => "verify",
             Self::Commit { .. } => "commit",

@@ -7,6 +7,7 @@ mod collecting;
 mod commits;
 mod epochs;
 mod interleavings;
+mod leases;
 mod net;
 mod recovery;
 mod sourcing;
