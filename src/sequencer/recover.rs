@@ -19,6 +19,7 @@ use super::proof_manager::ProofManager;
 use super::refetch::Refetch;
 use super::retention::{Held, Retention};
 use super::silence::Silence;
+use super::sourcing::Sourcing;
 use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
@@ -315,6 +316,7 @@ impl Sequencer {
             refetch: Refetch::new(config.refetch_bytes_per_second.as_u64()),
             absences: Absences::default(),
             silence: Silence::default(),
+            sourcing: Sourcing::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
             disk_lag: DiskLag::default(),
             commit_time: Duration::ZERO,
@@ -509,7 +511,8 @@ impl Sequencer {
                 let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));
             }
-            self.proofs.on_recovered(&clock, *digest, *info, proof);
+            let committee = &self.membership.committee;
+            self.proofs.on_recovered(&clock, committee, *digest, *info, proof);
         }
         self.record_settled();
     }

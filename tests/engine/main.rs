@@ -5,9 +5,11 @@
 mod cluster;
 mod epochs;
 mod fetching;
+mod filters;
 mod hostile;
 mod leases;
 mod metrics;
+mod sources;
 mod subscriptions;
 
 use std::time::Duration;

@@ -3,12 +3,14 @@
 
 mod absences;
 mod batches;
+mod collecting;
 mod commits;
 mod epochs;
 mod interleavings;
 mod leases;
 mod net;
 mod recovery;
+mod sourcing;
 mod subscribers;
 mod window_model;
 mod windows;
