@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::types::payload::INLINE_MAX;
 use crate::types::{ChainParameters, Usage};
 
 /// A setting that cannot work.
@@ -94,6 +95,19 @@ pub struct SequencerConfig {
     /// further for this long. Default 10 min; 1 s to 24 h.
     #[serde(with = "humantime_serde")]
     pub subscriber_lag_max: Duration,
+    /// Batches are proposed before they have a proof: others vote once they hold them. Default no.
+    pub optimistic: bool,
+    /// A batch is proposed without a proof this long after it arrived. Default 50 ms; 0 to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_age_min: Duration,
+    /// After a proposal failed, authors of its batches that still have no proof are trusted with
+    /// none without for this long. Default 10 s; 100 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_blame: Duration,
+    /// Small batches of our own that may travel in a proposal of ours: count. Default 4; 0 to 64.
+    pub inline_batches_max: usize,
+    /// The same in bytes, all together. Default 64 KiB.
+    pub inline_bytes_max: ByteSize,
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
@@ -126,6 +140,11 @@ impl Default for SequencerConfig {
             subscriber_window: 64,
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
+            optimistic: false,
+            optimistic_age_min: Duration::from_millis(50),
+            optimistic_blame: Duration::from_secs(10),
+            inline_batches_max: 4,
+            inline_bytes_max: ByteSize::kib(64),
             announce_interval: Duration::from_millis(500),
         }
     }
@@ -199,6 +218,12 @@ impl SequencerConfig {
         let held = self.subscriber_lag_bytes_max.as_u64();
         at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
         within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
+        within("optimistic_age_min", self.optimistic_age_min, 0, 10_000)?;
+        within("optimistic_blame", self.optimistic_blame, 100, 600_000)?;
+        if self.inline_batches_max > INLINE_MAX {
+            let problem = format!("must not be above {INLINE_MAX}");
+            return Err(ConfigError::new("inline_batches_max", problem));
+        }
         within("announce_interval", self.announce_interval, 10, 1000)
     }
 }

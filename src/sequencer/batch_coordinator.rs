@@ -266,6 +266,12 @@ impl BatchCoordinator {
         self.stored.entry(info.author).or_default().add(info.charge());
     }
 
+    /// What the slot of this batch holds.
+    pub fn holder(&self, info: &BatchInfo) -> Option<&Digest> {
+        let claim = self.claim_of(info).filter(|_| info.epoch == self.epoch)?;
+        Some(&claim.digest)
+    }
+
     fn claim_of(&self, info: &BatchInfo) -> Option<&Claim> {
         self.authors.get(&info.author)?.slots.get(&info.batch_id)
     }

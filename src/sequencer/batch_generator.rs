@@ -29,8 +29,8 @@ use super::port::{
 };
 use crate::config::SequencerConfig;
 use crate::types::{
-    Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest, Epoch,
-    Incarnation, Timestamp,
+    Author, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest,
+    Epoch, Incarnation, Timestamp,
 };
 
 /// Answers gathered for one submission.
@@ -402,6 +402,15 @@ impl BatchGenerator {
     /// Own batches not ordered yet: count and bytes.
     pub fn outstanding(&self) -> (u64, u64) {
         (self.outstanding.len() as u64, self.outstanding_bytes)
+    }
+
+    /// Own batches not ordered yet, the newest first.
+    pub fn newest(&self) -> impl Iterator<Item = (Digest, BatchInfo, BatchBody)> + '_ {
+        let newest = self.outstanding_order.iter().rev();
+        newest.filter_map(|(_, digest)| {
+            let batch = self.outstanding.get(digest)?;
+            Some((*digest, batch.info, BatchBody::new(batch.body.clone())))
+        })
     }
 
     fn keep_outstanding(&mut self, digest: Digest, batch: Outstanding) {

@@ -22,12 +22,15 @@
 //! sequencer as a whole. Whatever peers, hosts or faulty quorums can cause is a typed error.
 
 mod absence;
+mod ballots;
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
 mod epoch;
 mod fetched;
 mod fetcher;
+mod optimism;
+mod optimistic;
 mod ordered;
 mod outbox;
 mod payloads;
@@ -56,11 +59,13 @@ pub use recover::{RecoverError, Setup};
 pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::absence::Absences;
+use self::ballots::Ballots;
 use self::batch_coordinator::BatchCoordinator;
 use self::batch_generator::{BatchGenerator, Held as Admission};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
+use self::optimism::Optimism;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
@@ -103,11 +108,15 @@ pub struct Sequencer {
     fetcher: Fetcher,
     refetch: Refetch,
     absences: Absences,
+    ballots: Ballots,
+    optimism: Optimism,
     silence: Silence,
     outbox: Outbox,
     next_announcement: Duration,
     /// When the last step was taken.
     stepped: Duration,
+    /// The wall clock then.
+    wall: Timestamp,
     /// Where tests make it panic, and the input that is handled.
     tripwire: Tripwire,
     input: &'static str,
@@ -145,6 +154,7 @@ impl Sequencer {
             .into_iter()
             .chain(fetching)
             .flatten()
+            .chain(self.next_ripe())
             .chain([self.next_announcement])
             .min()
     }
@@ -184,9 +194,11 @@ impl Sequencer {
         self.windows.peers()
     }
 
-    /// How many proofs could be proposed.
+    /// How many batches could be proposed, with a proof or without one.
     pub fn proposable(&self) -> u64 {
-        self.manager.totals().proofs
+        let height = self.commits.applied().0.next();
+        let unproven = if self.may_be_optimistic(height) { self.manager.ripe() } else { 0 };
+        self.manager.totals().proofs + unproven
     }
 
     /// What is skipped because committed evidence says that it is gone.
@@ -219,7 +231,11 @@ impl Sequencer {
             uncertified_batches: self.proofs.uncertified(),
             outstanding_batches,
             outstanding_bytes,
-            proofs: self.proposable(),
+            proofs: self.manager.totals().proofs,
+            unproven: self.manager.ripe(),
+            ballots: self.ballots.len() as u64,
+            optimistic_pause: self.optimism.pause_left(self.commits.applied().0),
+            optimistic_blamed: self.optimism.blamed_len(),
             contents: self.retention.len() as u64,
             fetches: self.fetcher.len() as u64,
             fetch_bytes_in_flight: self.fetcher.bytes_in_flight(),
@@ -277,7 +293,9 @@ impl Sequencer {
     pub fn step(&mut self, now: Now, input: Input) {
         self.stepped = now.monotonic;
         self.input = input.name();
+        self.wall = now.wall;
         let clock = self.clock(now);
+        self.ripen(now.monotonic);
         self.route(&clock, input);
         // Consensus time may have moved.
         let clock = self.clock(now);
@@ -378,6 +396,7 @@ impl Sequencer {
                     && !self.commits.awaits(&digest)
                 {
                     self.fetcher.on_needless(&digest);
+                    self.withdraw_ballot(&digest);
                 }
             }
             Input::Durable { sequence } => {
@@ -393,6 +412,8 @@ impl Sequencer {
                 if !admits {
                     // Nothing is sealed until there is room: they would wait without an answer.
                     self.generator.refuse_pooled(&mut self.outbox, BusyReason::Disk);
+                } else {
+                    self.decide_all_again(clock);
                 }
             }
             Input::Status(id) => {
@@ -427,6 +448,8 @@ impl Sequencer {
             self.enters(Component::BatchCoordinator);
             let (outbox, retention) = (&mut self.outbox, &mut self.retention);
             self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+            self.enters(Component::ProofManager);
+            self.on_slot(clock, digest, &batch.info);
             self.enters(Component::ProofCoordinator);
             let outbox = &mut self.outbox;
             self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
@@ -463,10 +486,14 @@ impl Sequencer {
                 let content = port::Content::Batch(batch.clone());
                 let now = clock.now.monotonic;
                 self.fetcher.on_content(&mut self.outbox, now, None, &digest, &content);
+                self.on_slot(clock, digest, &batch.info);
             }
             Ok(false) => {}
             Err(reason) => {
                 self.outbox.refuse(from, reason);
+                if reason == Refusal::Equivocation {
+                    self.optimism.blame(from, clock.now.monotonic);
+                }
                 if reason == Refusal::NotYet {
                     self.on_ahead(clock, from);
                 }
@@ -477,6 +504,10 @@ impl Sequencer {
     // ---- proofs --------------------------------------------------------------------------------
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
+        if let Some(info) = self.proofs.info(&vote.digest) {
+            // It stores it, however it came by it.
+            self.windows.on_stored(&vote.signer, vote.digest, &info);
+        }
         self.enters(Component::ProofCoordinator);
         if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
         {
@@ -498,7 +529,9 @@ impl Sequencer {
         {
             let due = clock.now.monotonic + self.config.refetch_delay;
             self.refetch(digest, &proof, due);
+            let slot = proof.info.slot();
             self.outbox.record(Record::Proof { digest, proof });
+            self.on_vouched(clock, digest, &slot);
         }
     }
 
@@ -510,6 +543,7 @@ impl Sequencer {
         if self.ends.phase == Phase::Open {
             self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
         }
+        self.optimism.on_time(clock.now.monotonic);
         self.tick_ends(clock.now.monotonic);
         self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
         self.tick_refetch(clock);
@@ -534,6 +568,11 @@ impl Sequencer {
                 self.outbox.record(Record::DropProof { digest, expiration });
             }
         }
+    }
+
+    /// The time of the step that is being taken.
+    fn clock_now(&self) -> Clock {
+        self.clock(Now { monotonic: self.stepped, wall: self.wall })
     }
 
     fn clock(&self, now: Now) -> Clock {

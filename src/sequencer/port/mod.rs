@@ -375,6 +375,22 @@ pub enum Measurement {
     Certified(Duration),
     /// A batch of ours was ordered, so long after it was sealed (or recovered).
     Ordered(Duration),
+    /// A payload was made with so many batches without a proof.
+    ProposedUnproven {
+        /// Optimistic ones.
+        optimistic: u64,
+        /// Inline ones.
+        inline: u64,
+    },
+    /// A commit ordered so many batches without a proof.
+    OrderedUnproven {
+        /// Optimistic ones.
+        optimistic: u64,
+        /// Inline ones.
+        inline: u64,
+    },
+    /// A vote waited so long for optimistic batches.
+    OptimisticWait(Duration),
 }
 
 /// Why something that decodes and verifies is not admitted. Names in metrics.

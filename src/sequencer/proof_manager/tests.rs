@@ -206,9 +206,10 @@ fn a_naive_model_agrees_over_a_million_operations() {
                     block_timestamp: Timestamp(now + rng.u64(..3)),
                     ancestors: &ancestors,
                     exclude: &exclude,
+                    optimistic: None,
                 };
                 let of = |proof: &Arc<ProofOfStore>| digest(proof.info.batch_id.counter);
-                let found: Vec<Digest> = real.pull(&wanted).iter().map(of).collect();
+                let found: Vec<Digest> = real.pull(&wanted).proofs.iter().map(of).collect();
                 assert_eq!(found, model.pull(&wanted), "{operation}");
                 pulled += found.len();
             }
@@ -245,9 +246,10 @@ fn an_author_that_offers_ten_times_as_much_delays_nobody_but_itself() {
             block_timestamp: Timestamp(0),
             ancestors: &none,
             exclude: &none,
+            optimistic: None,
         });
         let of = |proof: &Arc<ProofOfStore>| (digest(proof.info.batch_id.counter), proof.info);
-        let ordered: Vec<_> = taken.iter().map(of).collect();
+        let ordered: Vec<_> = taken.proofs.iter().map(of).collect();
         for (_, info) in &ordered {
             let age = round - offered[&info.batch_id.counter];
             waited.entry(info.author.0[0]).or_default().push(age);
