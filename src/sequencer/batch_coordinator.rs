@@ -4,7 +4,7 @@
 //! always joins a group at or after the one that holds the content; what an author has stored here
 //! never exceeds its window; no counter at or below a floor is admitted again.
 //!
-//! A slot is claimed only by a batch from its author's own link, or our own. When a batch goes, its
+//! A slot is claimed only by a batch from its author's own link, by a proof, or by our own batch. When a batch goes, its
 //! slot record goes with it and the floor of (author, incarnation) rises to its counter, so memory
 //! is bounded by expiry and not by history.
 
@@ -163,6 +163,20 @@ impl BatchCoordinator {
             Some(_) => self.claim_stored(outbox, retention, digest, info),
         }
         Ok(true)
+    }
+
+    /// A batch that was fetched before has a proof: a quorum says that its slot holds it.
+    pub fn on_proven(
+        &mut self,
+        outbox: &mut Outbox,
+        retention: &mut Retention,
+        digest: Digest,
+        info: &BatchInfo,
+    ) {
+        let admissible = self.admits && self.check_origin(info.author, info).is_ok();
+        if admissible && self.check_slot(info).is_ok() {
+            self.claim_stored(outbox, retention, digest, info);
+        }
     }
 
     fn check_origin(&self, from: Author, info: &BatchInfo) -> Result<(), Refusal> {

@@ -1,9 +1,9 @@
 //! Batches without a proof on their way through the core: proposed, voted for, ordered.
 //!
 //! **The voter's rule.** A payload may be voted for once every optimistic batch that it names sits
-//! here in the slot that its author sent it in, or is here and has a proof meanwhile: the answer is
-//! a promise of the open group, so content and slot are durable before it leaves, and a finalised
-//! block is itself a quorum of durable copies. A slot that holds another batch is a refusal;
+//! here in the slot that its author sent it in, or that a proof gave it: the answer is a promise of
+//! the open group, so content and slot are durable before it leaves, and a finalised block is
+//! itself a quorum of durable copies. A slot that holds another batch is a refusal;
 //! anything that is missing keeps the answer pending, and is asked for: first of its author, whose
 //! answer, over its own link, claims the slot.
 //!
@@ -43,13 +43,23 @@ impl Content {
 impl Sequencer {
     // ---- voting --------------------------------------------------------------------------------
 
+    /// What is here and has a proof takes its slot, where that is free and may be taken.
+    pub(super) fn claim_vouched(&mut self, content: &Content) {
+        for (info, digest) in content.optimistic() {
+            let free = self.coordinator.holder(info).is_none();
+            if free && self.is_vouched(digest) && !self.absences.refuses(&info.slot()) {
+                let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+                self.coordinator.on_proven(outbox, retention, *digest, info);
+            }
+        }
+    }
+
     pub(super) fn readiness(&self, content: &Content) -> Readiness {
         let mut missing = BTreeMap::new();
         for (info, digest) in content.optimistic() {
             match self.coordinator.holder(info) {
                 Some(held) if held == digest => {}
                 Some(_) => return Readiness::Refused(InvalidPayload::SlotTaken(*digest)),
-                None if self.is_vouched(digest) => {}
                 None => drop(missing.insert(info.slot(), *digest)),
             }
         }

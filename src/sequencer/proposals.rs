@@ -222,6 +222,10 @@ impl Sequencer {
     fn decide_stored(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) {
         let Some(stored) = self.payloads.stored(&digest) else { return };
         let header = stored.header;
+        if let Some(content) = stored.content.clone().filter(|_| stored.optimistic) {
+            self.claim_vouched(&content);
+        }
+        let Some(stored) = self.payloads.stored(&digest) else { return };
         if let Err(error) = payloads::check_parent(&header, parent) {
             return self.outbox.reply_now(id, Reply::Verified(Err(error)));
         }

@@ -258,7 +258,7 @@ impl Cluster {
                 }
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
-                Effect::Measured(_) => {}
+                Effect::Measured(measurement) => self.trace.count(measured(&measurement)),
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
                     let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
@@ -478,6 +478,19 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Space { admits } => ("space", u64::from(*admits)),
         Input::Status(id) => ("status", id.0),
         Input::Tick => ("tick", 0),
+    }
+}
+
+fn measured(measurement: &crate::sequencer::port::Measurement) -> &'static str {
+    use crate::sequencer::port::Measurement;
+    match measurement {
+        Measurement::Sealed { .. } => "batch sealed",
+        Measurement::Certified(_) => "own batch certified",
+        Measurement::Ordered(_) => "own batch ordered",
+        Measurement::ProposedUnproven { .. } => "a proposal with unproven batches",
+        Measurement::OrderedUnproven { optimistic: 0, .. } => "inline batches ordered",
+        Measurement::OrderedUnproven { .. } => "optimistic batches ordered",
+        Measurement::OptimisticWait(_) => "a vote waited for optimistic batches",
     }
 }
 

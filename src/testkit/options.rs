@@ -162,6 +162,11 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         announce_interval: millis(rng, 500..1000),
         subscriber_window: *pick(rng, &[1, 4, 64]),
         subscriber_lag_max: *pick(rng, &[Duration::from_secs(3), Duration::from_mins(10)]),
+        optimistic: rng.bool(),
+        optimistic_age_min: Duration::from_millis(*pick(rng, &[0, 30, 400])),
+        optimistic_blame: millis(rng, 200..20_000),
+        inline_batches_max: *pick(rng, &[0, 1, 8]),
+        inline_bytes_max: ByteSize(*pick(rng, &[256, 64 << 10])),
         ..SequencerConfig::default()
     }
 }
