@@ -100,6 +100,14 @@ pub struct SequencerConfig {
     /// A batch is proposed without a proof this long after it arrived. Default 50 ms; 0 to 10 s.
     #[serde(with = "humantime_serde")]
     pub optimistic_age_min: Duration,
+    /// A batch that may be ordered without a proof is signed for this long after it arrived, and not
+    /// at all if it is ordered by then. Default 100 ms; 0 to half of `resend_interval`.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_signing_delay: Duration,
+    /// Beside `batch_age_max` where batches are proposed before they have a proof: what is not
+    /// certified costs less, so batches may be smaller. Default 5 ms; 1 ms to 1 s.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_batch_age_max: Duration,
     /// After a proposal failed, authors of its batches that still have no proof are trusted with
     /// none without for this long. Default 10 s; 100 ms to 10 min.
     #[serde(with = "humantime_serde")]
@@ -142,6 +150,8 @@ impl Default for SequencerConfig {
             subscriber_lag_max: Duration::from_mins(10),
             optimistic: false,
             optimistic_age_min: Duration::from_millis(50),
+            optimistic_signing_delay: Duration::from_millis(100),
+            optimistic_batch_age_max: Duration::from_millis(5),
             optimistic_blame: Duration::from_secs(10),
             inline_batches_max: 4,
             inline_bytes_max: ByteSize::kib(64),
@@ -154,6 +164,12 @@ impl SequencerConfig {
     /// The window granted to each author.
     pub fn window(&self) -> Usage {
         Usage { bytes: self.window_bytes.as_u64(), batches: self.window_batches }
+    }
+
+    /// A batch is sealed when its oldest transaction has waited this long.
+    pub fn sealing_age(&self) -> Duration {
+        let optimistic = self.optimistic.then_some(self.optimistic_batch_age_max);
+        optimistic.map_or(self.batch_age_max, |age| age.min(self.batch_age_max))
     }
 
     /// Checks every bound and the relations between the settings and the chain's parameters.
@@ -219,6 +235,11 @@ impl SequencerConfig {
         at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
         within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
         within("optimistic_age_min", self.optimistic_age_min, 0, 10_000)?;
+        let delay_max = self.resend_interval.as_millis() as u64 / 2;
+        if self.optimistic {
+            within("optimistic_signing_delay", self.optimistic_signing_delay, 0, delay_max)?;
+        }
+        within("optimistic_batch_age_max", self.optimistic_batch_age_max, 1, 1000)?;
         within("optimistic_blame", self.optimistic_blame, 100, 600_000)?;
         if self.inline_batches_max > INLINE_MAX {
             let problem = format!("must not be above {INLINE_MAX}");

@@ -281,7 +281,10 @@ impl Driver {
                 }
             }
             Effect::Reply { id, reply } => self.shared.replies.answer(id, reply),
-            Effect::Measured(measurement) => self.shared.metrics.state.measured(measurement),
+            Effect::Measured(measurement) => {
+                self.shared.metrics.state.measured(measurement);
+                self.shared.metrics.optimism.measured(measurement);
+            }
             Effect::Event(event) => egress::publish(&self.shared, event),
             Effect::Refused { peer, reason } => {
                 self.shared.metrics.messages.refused(&reason.to_string());
@@ -318,6 +321,7 @@ impl Driver {
         metrics.followers.observe(&status);
         metrics.epochs.observe(&status);
         metrics.fetching.observe(&status);
+        metrics.optimism.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

@@ -8,7 +8,7 @@
 //! slot record goes with it and the floor of (author, incarnation) rises to its counter, so memory
 //! is bounded by expiry and not by history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(super) struct BatchCoordinator {
     pub admits: bool,
     /// True while a store that replaces a lost one may not sign.
     pub silent: bool,
+    /// New batches may be ordered without a proof: they are signed for then, not at once.
+    pub defer_until: Option<Duration>,
+    /// Batches that are not signed for yet, by when they are.
+    deferred: VecDeque<(Duration, Digest, BatchInfo)>,
 }
 
 impl BatchCoordinator {
@@ -68,7 +72,17 @@ impl BatchCoordinator {
         let members = committee.members().iter();
         let authors = members.map(|member| (member.author, AuthorState::default())).collect();
         let stored = BTreeMap::new();
-        Self { epoch, limits, authors, stored, fenced: false, admits: true, silent: false }
+        Self {
+            epoch,
+            limits,
+            authors,
+            stored,
+            fenced: false,
+            admits: true,
+            silent: false,
+            defer_until: None,
+            deferred: VecDeque::new(),
+        }
     }
 
     /// The epoch is being closed.
@@ -246,7 +260,34 @@ impl BatchCoordinator {
         outbox.record(Record::Batch(record));
         retention.insert(digest, Held::Batch { info, in_slot: true }, outbox.group);
         self.occupy(digest, &info);
-        self.sign(outbox, digest, &info);
+        self.sign_new(outbox, digest, &info);
+    }
+
+    fn sign_new(&mut self, outbox: &mut Outbox, digest: Digest, info: &BatchInfo) {
+        match self.defer_until {
+            Some(due) => self.deferred.push_back((due, digest, *info)),
+            None => self.sign(outbox, digest, info),
+        }
+    }
+
+    /// When the next one is signed for that was not at once.
+    pub fn next_signature(&self) -> Option<Duration> {
+        self.deferred.front().map(|(due, _, _)| *due)
+    }
+
+    /// Signs for what is due, unless it has been ordered meanwhile.
+    pub fn sign_deferred(
+        &mut self,
+        outbox: &mut Outbox,
+        now: Duration,
+        ordered: impl Fn(&Digest) -> bool,
+    ) {
+        while let Some((_, digest, info)) = self.deferred.pop_front_if(|(due, _, _)| *due <= now) {
+            let held = self.claim_of(&info).is_some_and(|claim| claim.digest == digest);
+            if held && !self.fenced && !ordered(&digest) {
+                self.sign(outbox, digest, &info);
+            }
+        }
     }
 
     /// The signature joins the group that holds, or follows, the content.
@@ -268,7 +309,7 @@ impl BatchCoordinator {
         outbox.record(Record::Claim { digest, slot: info.slot() });
         retention.claim(&digest);
         self.occupy(digest, info);
-        self.sign(outbox, digest, info);
+        self.sign_new(outbox, digest, info);
     }
 
     fn occupy(&mut self, digest: Digest, info: &BatchInfo) {

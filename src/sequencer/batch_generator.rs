@@ -229,7 +229,7 @@ impl BatchGenerator {
 
     fn busy_error(&self, reason: BusyReason) -> SubmitError {
         // Long enough for the pool to move on by some batches.
-        SubmitError::Busy { reason, retry_after: self.config.batch_age_max * 8 }
+        SubmitError::Busy { reason, retry_after: self.config.sealing_age() * 8 }
     }
 
     /// Asks for the next range of ids before the current one runs out.
@@ -255,10 +255,28 @@ impl BatchGenerator {
 
     /// Seals one batch if one is due; the caller decides whether there is room for it.
     pub fn seal(&mut self, outbox: &mut Outbox, clock: &Clock) -> Option<Sealed> {
+        let bucket = self.due_bucket(clock.now.monotonic)?;
+        self.seal_from(outbox, clock, bucket)
+    }
+
+    /// The same of what is in the pool, due or not, if it is this small.
+    pub fn seal_early(
+        &mut self,
+        outbox: &mut Outbox,
+        clock: &Clock,
+        bytes_max: u64,
+    ) -> Option<Sealed> {
+        let bucket = self.pool.due_bucket(0, |_| true)?;
+        if self.pool.bytes() > bytes_max {
+            return None;
+        }
+        self.seal_from(outbox, clock, bucket)
+    }
+
+    fn seal_from(&mut self, outbox: &mut Outbox, clock: &Clock, bucket: u64) -> Option<Sealed> {
         if self.ids.next >= self.ids.durable_until || self.is_lagging() {
             return None;
         }
-        let bucket = self.due_bucket(clock.now.monotonic)?;
         let (builder, metas, tickets) = self.cut(clock, bucket, outbox);
         if tickets.is_empty() {
             return None;
@@ -293,7 +311,7 @@ impl BatchGenerator {
     }
 
     fn due_bucket(&self, now: Duration) -> Option<u64> {
-        let due = |arrived| arrived + self.config.batch_age_max <= now;
+        let due = |arrived| arrived + self.config.sealing_age() <= now;
         self.pool.due_bucket(self.config.batch_bytes_target.as_u64(), due)
     }
 
@@ -391,7 +409,7 @@ impl BatchGenerator {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        self.pool.oldest().map(|arrived| arrived + self.config.batch_age_max)
+        self.pool.oldest().map(|arrived| arrived + self.config.sealing_age())
     }
 
     /// Transactions and bytes in the pool.

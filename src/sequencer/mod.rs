@@ -61,7 +61,7 @@ pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 use self::absence::Absences;
 use self::ballots::Ballots;
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::{BatchGenerator, Held as Admission};
+use self::batch_generator::{BatchGenerator, Held as Admission, Sealed};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
@@ -150,7 +150,8 @@ impl Sequencer {
         let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
         let subscribers = self.commits.next_deadline();
         let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
-        [sealing, collecting, subscribers, self.ends.next_deadline()]
+        let signing = self.coordinator.next_signature();
+        [sealing, collecting, subscribers, signing, self.ends.next_deadline()]
             .into_iter()
             .chain(fetching)
             .flatten()
@@ -296,6 +297,7 @@ impl Sequencer {
         self.wall = now.wall;
         let clock = self.clock(now);
         self.ripen(now.monotonic);
+        self.sign_deferred(now.monotonic);
         self.route(&clock, input);
         // Consensus time may have moved.
         let clock = self.clock(now);
@@ -442,19 +444,24 @@ impl Sequencer {
         while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
             self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
-            let (digest, batch) = (sealed.digest, sealed.batch);
-            let BatchInfo { count: transactions, bytes, .. } = batch.info;
-            self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
-            self.enters(Component::BatchCoordinator);
-            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-            self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
-            self.enters(Component::ProofManager);
-            self.on_slot(clock, digest, &batch.info);
-            self.enters(Component::ProofCoordinator);
-            let outbox = &mut self.outbox;
-            self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
+            self.spread(clock, sealed);
         }
         self.record_settled();
+    }
+
+    /// A batch of ours goes its way.
+    fn spread(&mut self, clock: &Clock, sealed: Sealed) {
+        let (digest, batch) = (sealed.digest, sealed.batch);
+        let BatchInfo { count: transactions, bytes, .. } = batch.info;
+        self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
+        self.enters(Component::BatchCoordinator);
+        let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+        self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+        self.enters(Component::ProofManager);
+        self.on_slot(clock, digest, &batch.info);
+        self.enters(Component::ProofCoordinator);
+        let outbox = &mut self.outbox;
+        self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
     }
 
     fn may_seal(&self) -> bool {

@@ -6,8 +6,8 @@
 //! ends the caution. A failed proposal is seen when a second one is made or looked for at its
 //! height, or when another one is ordered there: the very next leader is cautious.
 //!
-//! An author is blamed when a failed proposal named a batch of its that sits in its slot here and
-//! still has no proof: others did not get it, or got another one. That is local knowledge, which
+//! An author is blamed when a failed proposal named a batch of its that has sat in its slot here for
+//! a while and still has no proof: others did not get it, or got another one. That is local knowledge, which
 //! nobody can forge for somebody else.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -21,6 +21,8 @@ use super::payloads::Content;
 use super::port::{Effect, Measurement};
 use crate::types::{Author, Batch, BatchInfo, CommitIndex, Digest, InvalidPayload, Slot};
 
+/// Whose batch has no proof is to blame for that only after this long.
+const UNPROVEN_MIN: Duration = Duration::from_millis(500);
 /// How far own batches are looked through for some that travel in a payload.
 const INLINE_LOOKED_AT: usize = 64;
 
@@ -155,6 +157,18 @@ impl Sequencer {
             && self.fetcher.was_asked(&from, digest)
     }
 
+    // ---- signing -------------------------------------------------------------------------------
+
+    /// What is ordered without a proof needs no signatures: while all is well, new batches are
+    /// signed for only once they have waited for a while.
+    pub(super) fn sign_deferred(&mut self, now: Duration) {
+        let (outbox, manager) = (&mut self.outbox, &self.manager);
+        self.coordinator.sign_deferred(outbox, now, |digest| manager.is_ordered(digest));
+        let delay = self.config.optimistic_signing_delay;
+        let defers = !delay.is_zero() && self.may_be_optimistic(self.commits.applied().0.next());
+        self.coordinator.defer_until = defers.then(|| now + delay);
+    }
+
     // ---- proposing -----------------------------------------------------------------------------
 
     /// Batches that are old enough may be proposed without a proof.
@@ -194,11 +208,25 @@ impl Sequencer {
         for payload in failed {
             let stored = self.payloads.stored(payload).and_then(|stored| stored.content.as_ref());
             let Some(content) = stored else { continue };
-            let unproven = content.optimistic().filter(|(_, d)| self.manager.is_unproven(d));
+            let before = self.stepped.saturating_sub(UNPROVEN_MIN);
+            let unproven =
+                content.optimistic().filter(|(_, d)| self.manager.is_unproven_since(d, before));
             let authors = unproven.map(|(info, _)| info.author);
             let others: BTreeSet<Author> = authors.filter(|a| *a != self.author).collect();
             for author in others {
                 self.optimism.blame(author, self.stepped);
+            }
+        }
+    }
+
+    /// What waits for its batch goes with the next payload.
+    pub(super) fn seal_for_proposal(&mut self, clock: &Clock) {
+        let open = self.optimism.is_enabled() && self.ends.phase == Phase::Open;
+        if open && self.config.inline_batches_max > 0 && self.may_seal() {
+            let most = self.config.inline_bytes_max.as_u64();
+            let sealed = self.generator.seal_early(&mut self.outbox, clock, most);
+            if let Some(sealed) = sealed {
+                self.spread(clock, sealed);
             }
         }
     }

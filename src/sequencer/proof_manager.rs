@@ -41,7 +41,7 @@ type Arrival = u64;
 #[derive(Debug)]
 enum State {
     /// Held here in its author's slot; no proof is known.
-    Unproven { info: BatchInfo, arrival: Arrival, ripe: bool },
+    Unproven { info: BatchInfo, arrival: Arrival, since: Duration, ripe: bool },
     /// Can be proposed.
     Queued { proof: Arc<ProofOfStore>, arrival: Arrival },
     /// Ordered by a commit; whether a proof of it is on record here.

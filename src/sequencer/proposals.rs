@@ -24,6 +24,9 @@ impl Sequencer {
     pub(super) fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
         if let Ok(ancestors) = self.payloads.ancestors(request.parent, self.commits.applied()) {
             self.note_failures(request.height, &ancestors);
+            if request.limits.batches_max > 0 {
+                self.seal_for_proposal(clock);
+            }
         }
         match self.build_payload(request) {
             Ok((digest, content)) => {

@@ -14,6 +14,7 @@ mod host;
 mod instruments;
 mod links;
 mod messages;
+mod optimism;
 mod restarts;
 mod state;
 
@@ -27,6 +28,7 @@ use self::host::Host;
 use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
+use self::optimism::Optimism;
 use self::restarts::Restarts;
 use self::state::State;
 use crate::types::Author;
@@ -51,6 +53,7 @@ pub(super) struct Metrics {
     pub epochs: Epochs,
     /// Of fetches, as peers answer them.
     pub fetching: Fetching,
+    pub optimism: Optimism,
     /// Of the supervisor.
     pub restarts: Restarts,
     /// Of the handle.
@@ -110,6 +113,7 @@ impl Metrics {
             followers: Followers::new(registry)?,
             epochs: Epochs::new(registry)?,
             fetching: Fetching::new(registry)?,
+            optimism: Optimism::new(registry)?,
             restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })

@@ -124,6 +124,7 @@ impl State {
                 self.certification_seconds.observe(elapsed.as_secs_f64());
             }
             Measurement::Ordered(elapsed) => self.ordering_seconds.observe(elapsed.as_secs_f64()),
+            _ => {}
         }
     }
 

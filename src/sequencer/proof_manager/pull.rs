@@ -162,7 +162,7 @@ impl ProofManager {
                 Some(State::Queued { proof, arrival }) => {
                     enqueue(&mut proven, *digest, &proof.info, *arrival);
                 }
-                Some(State::Unproven { info, arrival, ripe: true }) => {
+                Some(State::Unproven { info, arrival, ripe: true, .. }) => {
                     enqueue(&mut unproven, *digest, info, *arrival);
                 }
                 _ => {}

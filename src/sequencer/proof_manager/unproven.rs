@@ -21,7 +21,8 @@ impl ProofManager {
             return;
         }
         let arrival = self.arrive(info.author);
-        self.entries.insert(digest, State::Unproven { info: *info, arrival, ripe: false });
+        self.entries
+            .insert(digest, State::Unproven { info: *info, arrival, since: now, ripe: false });
         self.expirations.insert((info.expiration, digest));
         self.unripe.push_back((now, digest));
     }
@@ -29,7 +30,7 @@ impl ProofManager {
     /// What arrived at or before this moment is ripe.
     pub fn ripen(&mut self, until: Duration) {
         while let Some((_, digest)) = self.unripe.pop_front_if(|(since, _)| *since <= until) {
-            let Some(State::Unproven { info, arrival, ripe }) = self.entries.get_mut(&digest)
+            let Some(State::Unproven { info, arrival, ripe, .. }) = self.entries.get_mut(&digest)
             else {
                 continue;
             };
@@ -45,7 +46,7 @@ impl ProofManager {
 
     /// It gets a proof: it is unproven no more, and still waits.
     pub(super) fn forget_unproven(&mut self, digest: &Digest) {
-        if let Some(State::Unproven { info, arrival, ripe: true }) = self.entries.get(digest) {
+        if let Some(State::Unproven { info, arrival, ripe: true, .. }) = self.entries.get(digest) {
             dequeue(&mut self.ripe, info, *arrival);
             self.ripe_count -= 1;
         }
@@ -66,14 +67,15 @@ impl ProofManager {
         matches!(self.entries.get(digest), Some(State::Unproven { .. }))
     }
 
+    /// True if it came to sit in its slot at or before this moment, and is unproven.
+    pub fn is_unproven_since(&self, digest: &Digest, before: Duration) -> bool {
+        let state = self.entries.get(digest);
+        matches!(state, Some(State::Unproven { since, .. }) if *since <= before)
+    }
+
     /// True if a proof of it is on record here.
     pub fn is_proven(&self, digest: &Digest) -> bool {
         self.entries.get(digest).is_some_and(State::is_proven)
-    }
-
-    /// True if an open payload names it.
-    pub fn is_named(&self, digest: &Digest) -> bool {
-        self.names.contains_key(digest)
     }
 
     /// True if one of these payloads names it.
