@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::types::payload::INLINE_MAX;
 use crate::types::{ChainParameters, Usage};
 
+/// While fewer own batches wait to be ordered, the next is sealed early where that is cheap.
+const EARLY_BATCHES: usize = 32;
+
 /// A setting that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
@@ -104,8 +107,9 @@ pub struct SequencerConfig {
     /// at all if it is ordered by then. Default 100 ms; 0 to half of `resend_interval`.
     #[serde(with = "humantime_serde")]
     pub optimistic_signing_delay: Duration,
-    /// Beside `batch_age_max` where batches are proposed before they have a proof: what is not
-    /// certified costs less, so batches may be smaller. Default 5 ms; 1 ms to 1 s.
+    /// Beside `batch_age_max` where batches are proposed before they have a proof, while fewer than
+    /// 32 of our own wait to be ordered: what is not certified costs less, so batches may be
+    /// smaller. Default 2 ms; 1 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub optimistic_batch_age_max: Duration,
     /// After a proposal failed, authors of its batches that still have no proof are trusted with
@@ -151,7 +155,7 @@ impl Default for SequencerConfig {
             optimistic: false,
             optimistic_age_min: Duration::from_millis(50),
             optimistic_signing_delay: Duration::from_millis(100),
-            optimistic_batch_age_max: Duration::from_millis(5),
+            optimistic_batch_age_max: Duration::from_millis(2),
             optimistic_blame: Duration::from_secs(10),
             inline_batches_max: 4,
             inline_bytes_max: ByteSize::kib(64),
@@ -166,10 +170,15 @@ impl SequencerConfig {
         Usage { bytes: self.window_bytes.as_u64(), batches: self.window_batches }
     }
 
-    /// A batch is sealed when its oldest transaction has waited this long.
-    pub fn sealing_age(&self) -> Duration {
-        let optimistic = self.optimistic.then_some(self.optimistic_batch_age_max);
-        optimistic.map_or(self.batch_age_max, |age| age.min(self.batch_age_max))
+    /// A batch is sealed when its oldest transaction has waited this long, while so many own
+    /// batches wait to be ordered.
+    pub fn sealing_age(&self, outstanding: usize) -> Duration {
+        let early = self.optimistic && outstanding < EARLY_BATCHES;
+        if early {
+            self.batch_age_max.min(self.optimistic_batch_age_max)
+        } else {
+            self.batch_age_max
+        }
     }
 
     /// Checks every bound and the relations between the settings and the chain's parameters.

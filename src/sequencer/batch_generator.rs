@@ -229,7 +229,7 @@ impl BatchGenerator {
 
     fn busy_error(&self, reason: BusyReason) -> SubmitError {
         // Long enough for the pool to move on by some batches.
-        SubmitError::Busy { reason, retry_after: self.config.sealing_age() * 8 }
+        SubmitError::Busy { reason, retry_after: self.config.batch_age_max * 8 }
     }
 
     /// Asks for the next range of ids before the current one runs out.
@@ -310,8 +310,12 @@ impl BatchGenerator {
             || self.outstanding.len() as u64 >= self.config.outstanding_batches_max
     }
 
+    fn sealing_age(&self) -> Duration {
+        self.config.sealing_age(self.outstanding.len())
+    }
+
     fn due_bucket(&self, now: Duration) -> Option<u64> {
-        let due = |arrived| arrived + self.config.sealing_age() <= now;
+        let due = |arrived| arrived + self.sealing_age() <= now;
         self.pool.due_bucket(self.config.batch_bytes_target.as_u64(), due)
     }
 
@@ -409,7 +413,7 @@ impl BatchGenerator {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        self.pool.oldest().map(|arrived| arrived + self.config.sealing_age())
+        self.pool.oldest().map(|arrived| arrived + self.sealing_age())
     }
 
     /// Transactions and bytes in the pool.

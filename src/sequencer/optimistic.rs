@@ -250,7 +250,7 @@ impl Sequencer {
             })
             .map(|(digest, info, body)| (digest, Batch { info, body }))
             .collect();
-        found.reverse();
+        found.sort_unstable_by_key(|(_, batch)| batch.info.batch_id);
         found
     }
 }

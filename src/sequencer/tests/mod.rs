@@ -7,6 +7,7 @@ mod commits;
 mod epochs;
 mod interleavings;
 mod net;
+mod optimistic;
 mod recovery;
 mod subscribers;
 mod window_model;

@@ -93,7 +93,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.optimistic" "yes/no" "false" "" "batches are proposed before they have a proof; who votes holds them";
     "sequencer.optimistic_age_min" "duration" "50ms" "0s to 10s" "a batch is proposed without a proof this long after it arrived";
     "sequencer.optimistic_signing_delay" "duration" "100ms" "0s to half of resend_interval" "a batch that may be ordered without a proof is signed for this late, or not at all";
-    "sequencer.optimistic_batch_age_max" "duration" "5ms" "1ms to 1s" "beside batch_age_max with sequencer.optimistic: what is not certified may be smaller";
+    "sequencer.optimistic_batch_age_max" "duration" "2ms" "1ms to 1s" "beside batch_age_max with sequencer.optimistic: few batches that are not certified may be smaller";
     "sequencer.optimistic_blame" "duration" "10s" "100ms to 10m" "after a failed proposal, authors of its batches without a proof are not trusted with more for this long";
     "sequencer.inline_batches_max" "batches" "4" "0 to 64" "small own batches that may travel in an own proposal, with sequencer.optimistic";
     "sequencer.inline_bytes_max" "size" "64.0 KiB" "" "the same in bytes, all together";
