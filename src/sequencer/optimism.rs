@@ -96,6 +96,11 @@ impl Optimism {
         failed
     }
 
+    /// Nothing at or below this height is ordered any more, and nobody knows what was.
+    pub fn on_passed(&mut self, index: CommitIndex) {
+        self.open = self.open.split_off(&(index.next(), Digest::default()));
+    }
+
     fn be_cautious(&mut self, from: CommitIndex) {
         self.pause = (self.pause * 2).clamp(1, PAUSE_MAX);
         let resumes = CommitIndex(from.0.saturating_add(self.pause));

@@ -186,7 +186,8 @@ impl Sequencer {
 
     /// True if a block at this height may have batches without a proof.
     pub(super) fn may_be_optimistic(&self, height: CommitIndex) -> bool {
-        self.optimism.allows(height) && self.ends.phase == Phase::Open
+        let blind = self.coordinator.silent;
+        self.optimism.allows(height) && self.ends.phase == Phase::Open && !blind
     }
 
     /// Proposals at this height, and beside these ancestors, failed.

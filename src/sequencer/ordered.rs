@@ -161,6 +161,7 @@ impl Sequencer {
 
     /// Payloads up to this height are ordered, or came to nothing.
     fn payloads_over(&mut self, index: CommitIndex) {
+        self.optimism.on_passed(index);
         for payload in self.payloads.on_applied(index) {
             self.manager.on_payload_over(&payload);
             self.withdraw_ballot(&payload);
