@@ -411,11 +411,11 @@ impl Sequencer {
             Input::Space { admits } => {
                 self.enters(Component::BatchCoordinator);
                 self.coordinator.admits = admits;
-                if !admits {
+                if admits {
+                    self.decide_all_again(clock);
+                } else {
                     // Nothing is sealed until there is room: they would wait without an answer.
                     self.generator.refuse_pooled(&mut self.outbox, BusyReason::Disk);
-                } else {
-                    self.decide_all_again(clock);
                 }
             }
             Input::Status(id) => {
