@@ -25,7 +25,7 @@ use crate::keys::{self, Seed};
 use crate::setup::DataDirectory;
 
 /// Whether validators that are generated propose batches before those have a proof.
-pub const OPTIMISTIC: bool = false;
+pub const OPTIMISTIC: bool = true;
 /// Least time between two blocks of validators that are generated.
 pub const BLOCK_INTERVAL: Duration = Duration::from_millis(50);
 /// How old a batch is that is proposed without a proof, between machines.

@@ -41,17 +41,17 @@ fn listing(net: &Net, optimistic: Vec<BatchInfo>) -> (Digest, Arc<Payload>) {
     payload(net, PayloadContent { optimistic, ..PayloadContent::default() })
 }
 
-fn on_genesis(net: &Net) -> Option<ParentOf> {
+fn on_genesis(net: &Net) -> ParentOf {
     let genesis = net.genesis.header();
     let (digest, block_timestamp) = (net.genesis_digest(), genesis.block_timestamp);
-    Some(ParentOf { digest, height: CommitIndex(0), block_timestamp })
+    ParentOf { digest, height: CommitIndex(0), block_timestamp }
 }
 
 /// Shows a payload to a node and asks whether it may be voted for.
 fn ask(net: &mut Net, node: usize, digest: Digest, payload: &Arc<Payload>) -> RequestId {
     net.give_payload(0, node, payload);
     let parent = on_genesis(net);
-    let id = net.verify(node, digest, parent);
+    let id = net.verify(node, digest, Some(parent));
     net.settle();
     id
 }
@@ -200,7 +200,7 @@ fn whoever_only_stores_a_payload_does_not_wait_and_a_vote_after_a_restart_does()
     assert_eq!(verdict(&net, 2, id), None);
     net.restart(2);
     let parent = on_genesis(&net);
-    let id = net.verify(2, name, parent);
+    let id = net.verify(2, name, Some(parent));
     net.settle();
     assert_eq!(verdict(&net, 2, id), None, "it is stored, and its batch is not");
     net.give_batch(1, 2, &batch);
@@ -302,19 +302,19 @@ fn a_failed_proposal_makes_the_next_leader_careful_and_its_author_is_blamed() {
     net.pass(Duration::from_secs(1));
     assert_eq!(verdict(&net, 1, waits), None);
     // The next leader has seen it, and its proofs.
-    let next = net.pull(1, 1, net.genesis_digest());
-    assert_eq!((next.content.proofs.len(), next.content.optimistic.len()), (1, 0));
-    assert_eq!(next.content.proofs[0].info.digest(&net.genesis.chain_id()), good);
+    let careful = net.pull(1, 1, net.genesis_digest());
+    assert_eq!((careful.content.proofs.len(), careful.content.optimistic.len()), (1, 0));
+    assert_eq!(careful.content.proofs[0].info.digest(&net.genesis.chain_id()), good);
     assert_eq!(net.status(1).optimistic_pause, 1);
     // So has the one that failed, and it knows whose fault it was.
     let again = net.pull(0, 1, net.genesis_digest());
     assert_eq!((again.content.proofs.len(), again.content.optimistic.len()), (1, 0));
     assert_eq!(net.status(0).optimistic_blamed, 1);
     assert_eq!(net.status(1).optimistic_blamed, 0);
-    let head = next.digest(&net.genesis.chain_id());
+    let head = careful.digest(&net.genesis.chain_id());
     for node in 0..4 {
-        net.give_payload(1, node, &next);
-        net.commit(node, next.header);
+        net.give_payload(1, node, &careful);
+        net.commit(node, careful.header);
     }
     net.settle();
     assert_eq!(net.status(1).ballots, 0, "nobody waits for what came to nothing");
