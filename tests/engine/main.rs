@@ -7,6 +7,7 @@ mod epochs;
 mod fetching;
 mod hostile;
 mod metrics;
+mod optimistic;
 mod subscriptions;
 
 use std::time::Duration;
