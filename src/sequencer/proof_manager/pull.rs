@@ -58,6 +58,7 @@ impl Taken {
         let limits = wanted.limits;
         self.batches() >= limits.batches_max
             || self.transactions >= limits.transactions_max
+            || self.optimistic.len() >= OPTIMISTIC_MAX
             || self.skipped > SKIPPED_MAX
     }
 
@@ -93,10 +94,12 @@ impl Taken {
     }
 
     fn offer_optimistic(&mut self, wanted: &Wanted<'_>, digest: Digest, info: &BatchInfo) -> bool {
-        let early = wanted.optimistic.is_some_and(|allowed| info.expiration <= allowed.latest);
-        let fits = early
-            && self.optimistic.len() < OPTIMISTIC_MAX
-            && self.offer(wanted, info, BatchInfo::ENCODED_BYTES as u64);
+        let late = wanted.optimistic.is_none_or(|allowed| info.expiration > allowed.latest);
+        if late {
+            self.skipped += 1;
+            return false;
+        }
+        let fits = self.offer(wanted, info, BatchInfo::ENCODED_BYTES as u64);
         if fits {
             self.optimistic.push((digest, *info));
         }
@@ -121,9 +124,9 @@ impl ProofManager {
         let (proven, unproven) = self.aside(wanted.ancestors);
         let mut served = self.served.clone();
         let mut taken = Taken::default();
-        self.take(wanted, [&self.buckets, &proven], &mut served, &mut taken);
-        if wanted.optimistic.is_some() {
-            self.take(wanted, [&self.ripe, &unproven], &mut served, &mut taken);
+        self.take(wanted, [&self.buckets, &proven], &BTreeSet::new(), &mut served, &mut taken);
+        if let Some(Optimistic { blamed, .. }) = wanted.optimistic {
+            self.take(wanted, [&self.ripe, &unproven], blamed, &mut served, &mut taken);
         }
         taken
     }
@@ -132,6 +135,7 @@ impl ProofManager {
         &self,
         wanted: &Wanted<'_>,
         lines: [&Buckets; 2],
+        without: &BTreeSet<Author>,
         served: &mut BTreeMap<Author, u64>,
         taken: &mut Taken,
     ) {
@@ -141,7 +145,8 @@ impl ProofManager {
                 break;
             }
             let mut sources: BTreeMap<Author, Vec<Source<'_>>> = BTreeMap::new();
-            for (author, queue) in lines.iter().filter_map(|line| line.get(&bucket)).flatten() {
+            let of_bucket = lines.iter().filter_map(|line| line.get(&bucket)).flatten();
+            for (author, queue) in of_bucket.filter(|(author, _)| !without.contains(author)) {
                 let entries = queue.iter().map(|(arrival, digest)| (*arrival, *digest));
                 sources.entry(*author).or_default().push(Box::new(entries));
             }
@@ -216,8 +221,7 @@ impl ProofManager {
         let (fits, info) = match self.entries.get(&digest) {
             Some(State::Queued { proof, .. }) => (taken.offer_proof(wanted, proof), &proof.info),
             Some(State::Unproven { info, .. }) => {
-                let blamed = wanted.optimistic.is_none_or(|o| o.blamed.contains(&info.author));
-                (!blamed && taken.offer_optimistic(wanted, digest, info), info)
+                (taken.offer_optimistic(wanted, digest, info), info)
             }
             _ => unreachable!("{digest:?} stands in line and cannot be proposed"),
         };
