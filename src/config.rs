@@ -1,10 +1,13 @@
 //! What an operator can tune. What must be equal at every validator is in the genesis instead.
 
+mod admission;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use self::admission::{LeaseConfig, PressureConfig, PullRateConfig};
 use crate::types::payload::INLINE_MAX;
 use crate::types::{ChainParameters, Usage};
 
@@ -123,6 +126,12 @@ pub struct SequencerConfig {
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
+    /// When back-pressure is felt.
+    pub pressure: PressureConfig,
+    /// How fast transactions leave the pool while it is.
+    pub pull_rate: PullRateConfig,
+    /// What may be reserved for clients.
+    pub leases: LeaseConfig,
 }
 
 impl Default for SequencerConfig {
@@ -160,6 +169,9 @@ impl Default for SequencerConfig {
             inline_batches_max: 4,
             inline_bytes_max: ByteSize::kib(64),
             announce_interval: Duration::from_millis(500),
+            pressure: PressureConfig::default(),
+            pull_rate: PullRateConfig::default(),
+            leases: LeaseConfig::default(),
         }
     }
 }
@@ -254,7 +266,10 @@ impl SequencerConfig {
             let problem = format!("must not be above {INLINE_MAX}");
             return Err(ConfigError::new("inline_batches_max", problem));
         }
-        within("announce_interval", self.announce_interval, 10, 1000)
+        within("announce_interval", self.announce_interval, 10, 1000)?;
+        self.pressure.validate()?;
+        self.pull_rate.validate()?;
+        self.leases.validate()
     }
 }
 

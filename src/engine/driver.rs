@@ -204,6 +204,12 @@ impl Driver {
             *current = proposable;
             changed
         });
+        let pressure = self.sequencer.pressure();
+        self.shared.pressure.send_if_modified(|current| {
+            let changed = *current != pressure;
+            *current = pressure;
+            changed
+        });
         self.observe();
     }
 
@@ -318,6 +324,7 @@ impl Driver {
         };
         let metrics = &self.shared.metrics;
         metrics.state.observe(&status, &queued);
+        metrics.admission.observe(&status.pressure);
         metrics.followers.observe(&status);
         metrics.epochs.observe(&status);
         metrics.fetching.observe(&status);

@@ -30,6 +30,7 @@ use crate::sequencer::port::{
     Accepted, CommitError, Content, Event, FetchError, Input, PullError, PullRequest, Reply,
     RequestId, SkipError, SubmitError, Transaction, VerifyRequest, Wanted,
 };
+use crate::sequencer::pressure::Pressure;
 use crate::sequencer::status::Status;
 use crate::store::{Store, StoreReader};
 use crate::transport::{Handshake, LinkEvent, LinkStatus, Transport};
@@ -51,6 +52,7 @@ struct Inner {
     restarts: watch::Receiver<Restarts>,
     host: Semaphore,
     submit_bytes: Semaphore,
+    leased_bytes: Semaphore,
     submit_bytes_max: usize,
     subscriber_window: usize,
     transport: Arc<dyn Transport>,
@@ -115,15 +117,34 @@ impl QuorumStore {
         &self,
         transactions: Vec<Transaction>,
     ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
+        let room = &self.inner.submit_bytes;
+        let bulk = |life: &Life| life.inboxes.bulk.clone();
+        let input = |id, transactions| Input::Submit { id, transactions };
+        self.submit_as(transactions, (room, self.inner.submit_bytes_max), bulk, input).await
+    }
+
+    /// Room for submissions under leases, which pass by the others: they must not expire in a queue.
+    pub(super) fn leased_bytes(&self) -> (&Semaphore, usize) {
+        (&self.inner.leased_bytes, self.inner.submit_bytes_max)
+    }
+
+    pub(super) async fn submit_as(
+        &self,
+        transactions: Vec<Transaction>,
+        (room, bytes_max): (&Semaphore, usize),
+        queue: impl FnOnce(&Life) -> mpsc::Sender<Inboxed>,
+        input: impl FnOnce(RequestId, Vec<Transaction>) -> Input,
+    ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
         let began = Instant::now();
         let bytes: usize = transactions.iter().map(|t| t.bytes.len() + 64).sum();
         // One submission above the bound waits for all of it. Proof of the cast: at most 2^31.
-        let charge = bytes.min(self.inner.submit_bytes_max) as u32;
+        let charge = bytes.min(bytes_max) as u32;
         // Waits while the sequencer is behind: back-pressure, in bytes.
-        let permit = self.inner.submit_bytes.acquire_many(charge).await;
+        let permit = room.acquire_many(charge).await;
         // Once: whether it was carried out before the sequencer broke is not known.
         let life = self.life().await?;
-        let reply = self.ask(&life, &life.inboxes.bulk, |id| Input::Submit { id, transactions });
+        let queue = queue(&life);
+        let reply = self.ask(&life, &queue, |id| input(id, transactions));
         let reply = reply.await;
         drop(permit);
         match reply.ok_or_else(|| self.ended(&life))? {
@@ -487,6 +508,7 @@ fn shared(
         subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
+        pressure: watch::channel(Pressure::default()).0,
         stop: watch::channel(None).0,
         metrics: Metrics::new(registry, peers)?,
         started: Instant::now(),
@@ -505,6 +527,7 @@ impl Inner {
             restarts,
             host: Semaphore::new(engine.host_queue),
             submit_bytes: Semaphore::new(engine.submit_queue_bytes.as_u64() as usize),
+            leased_bytes: Semaphore::new(engine.submit_queue_bytes.as_u64() as usize),
             submit_bytes_max: engine.submit_queue_bytes.as_u64() as usize,
             subscriber_window: node.config.sequencer.subscriber_window,
             transport: Arc::clone(&node.sender.transport),

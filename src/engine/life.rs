@@ -78,6 +78,7 @@ pub(super) async fn recover(
     shared.show(View::of(shared.chain, &sequencer));
     shared.metrics.state.recovery_seconds.set(began.elapsed().as_secs_f64());
     shared.skips.send_replace(Arc::clone(sequencer.skips()));
+    shared.pressure.send_replace(sequencer.pressure());
     let announcement = sequencer.announcement();
     let stored = |peer| (peer, sequencer.stored_of(&peer));
     let stored = sequencer.peers().map(stored).collect();

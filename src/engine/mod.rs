@@ -25,6 +25,7 @@
 //! (`supervisor`). A store error, or a third panic within a minute, is final: every call ends with
 //! [`CallError::Stopped`], and [`QuorumStore::stopped`] tells the host the cause.
 
+mod admission;
 mod config;
 mod driver;
 mod egress;

@@ -16,6 +16,7 @@ use super::subscription::Subscriptions;
 use crate::crypto::Signer;
 use crate::sequencer::Skips;
 use crate::sequencer::port::{Event, Now, Reply, RequestId};
+use crate::sequencer::pressure::Pressure;
 use crate::store::StoreReader;
 use crate::types::{
     Announcement, Author, Batch, ChainId, ChainParameters, Digest, Hello, Payload, Timestamp, Usage,
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     pub subscriptions: Subscriptions,
     pub events: broadcast::Sender<Event>,
     pub proposable: watch::Sender<u64>,
+    pub pressure: watch::Sender<Pressure>,
     pub stop: watch::Sender<Option<StopCause>>,
     pub metrics: Metrics,
     pub started: Instant,

@@ -10,9 +10,13 @@
 //! holds the last of the new ones. A crash in between offers some of them twice; execution drops
 //! the second.
 //!
+//! Transactions leave the pool as fast as back-pressure lets them ([`PullRate`]), highest bucket
+//! first. What is leased to clients ([`Leases`]) counts as used until it is.
+//!
 //! It does not decide who is sent a batch (windows, proof coordinator) nor whether one may be
 //! signed (batch coordinator).
 
+mod admit;
 mod handover;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +25,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(super) use self::admit::Conditions;
+use super::leases::Leases;
 use super::outbox::{Clock, Outbox};
-use super::pool::{Pool, Pooled, Ticket};
-use super::port::{
-    Accepted, BusyReason, Event, Record, Reply, RequestId, SubmitError, Transaction,
-    TransactionMeta,
-};
+use super::pool::{Pool, Ticket};
+use super::port::{Accepted, Event, Record, Reply, RequestId, SubmitError, TransactionMeta};
+use super::pressure;
+use super::pull_rate::PullRate;
 use crate::config::SequencerConfig;
 use crate::types::{
     Author, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest,
@@ -47,17 +52,6 @@ struct Outstanding {
     info: BatchInfo,
     metas: Arc<[TransactionMeta]>,
     body: Bytes,
-}
-
-/// What holds submissions back.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Held {
-    /// Nothing.
-    Not,
-    /// Something is short: the pool takes what fits.
-    Busy(BusyReason),
-    /// Nothing is taken.
-    Refused(SubmitError),
 }
 
 /// A batch that has just been sealed.
@@ -87,11 +81,15 @@ pub(super) struct BatchGenerator {
     parameters: ChainParameters,
     config: SequencerConfig,
     ids: Ids,
+    bounds: pressure::Bounds,
     pool: Pool,
+    pub leases: Leases,
+    pub rate: PullRate,
     submissions: BTreeMap<RequestId, Submission>,
     outstanding: BTreeMap<Digest, Outstanding>,
     outstanding_order: BTreeSet<(Timestamp, Digest)>,
     outstanding_bytes: u64,
+    outstanding_transactions: u64,
     /// Batches whose transactions are on their way into others, and how many still are.
     moving: BTreeMap<Digest, (BatchInfo, u32)>,
     /// Batches that are done with, and not recorded as such yet.
@@ -106,6 +104,8 @@ pub(super) struct Identity {
     pub chain: ChainId,
     pub epoch: Epoch,
     pub incarnation: Incarnation,
+    /// When this life began, on the wall clock: tells its leases from those of other lives.
+    pub life: Timestamp,
 }
 
 impl BatchGenerator {
@@ -116,7 +116,8 @@ impl BatchGenerator {
         config: SequencerConfig,
         reserved: u64,
     ) -> Self {
-        let Identity { author, chain, epoch, incarnation } = *identity;
+        let Identity { author, chain, epoch, incarnation, life } = *identity;
+        let bounds = pressure::Bounds::new(&config);
         Self {
             author,
             chain,
@@ -124,12 +125,16 @@ impl BatchGenerator {
             incarnation,
             parameters,
             ids: Ids { next: reserved, durable_until: reserved, pending: None },
+            bounds,
             pool: Pool::new(config.gas_bucket_starts.clone()),
+            leases: Leases::new(&config.leases, bounds.pool, life.0),
+            rate: PullRate::new(config.pull_rate.clone(), config.batch_age_max),
             config,
             submissions: BTreeMap::new(),
             outstanding: BTreeMap::new(),
             outstanding_order: BTreeSet::new(),
             outstanding_bytes: 0,
+            outstanding_transactions: 0,
             moving: BTreeMap::new(),
             settled: Vec::new(),
             last_expiration: Timestamp(0),
@@ -153,83 +158,6 @@ impl BatchGenerator {
         body: Bytes,
     ) {
         self.keep_outstanding(digest, Outstanding { info, metas, body });
-    }
-
-    /// Takes transactions into the pool, or says at once why not.
-    pub fn on_submit(
-        &mut self,
-        outbox: &mut Outbox,
-        clock: &Clock,
-        id: RequestId,
-        transactions: Vec<Transaction>,
-        held: Held,
-    ) {
-        let mut submission = Submission { results: Vec::new(), open: 0 };
-        for (ordinal, transaction) in transactions.into_iter().enumerate() {
-            // Replaced when the batch is sealed; never seen by the host.
-            let pending = Accepted { batch: Digest::default(), position: 0 };
-            let admitted = self.admit(clock, &transaction, held);
-            submission.results.push(admitted.map(|()| pending));
-            if admitted.is_ok() {
-                submission.open += 1;
-                let ticket = Ticket::Submitted { id, ordinal };
-                self.pool.push(Pooled { transaction, ticket, arrived: clock.now.monotonic });
-            }
-        }
-        if submission.open == 0 {
-            outbox.reply_now(id, Reply::Submitted(submission.results));
-        } else {
-            let known = self.submissions.insert(id, submission);
-            assert!(known.is_none(), "request {id:?} was used twice");
-        }
-    }
-
-    fn admit(
-        &self,
-        clock: &Clock,
-        transaction: &Transaction,
-        held: Held,
-    ) -> Result<(), SubmitError> {
-        let busy = match held {
-            Held::Not => None,
-            Held::Busy(reason) => Some(reason),
-            Held::Refused(error) => return Err(error),
-        };
-        let length = transaction.bytes.len();
-        if length == 0 {
-            return Err(SubmitError::Empty);
-        }
-        let bound = self.parameters.transaction_bytes_max;
-        if length > bound as usize {
-            return Err(SubmitError::TooLarge { length, bound });
-        }
-        if transaction.expiration <= clock.latest() {
-            return Err(SubmitError::Expired);
-        }
-        let full = self.pool.bytes() + length as u64 > self.config.pool_bytes_max.as_u64()
-            || self.pool.count() >= self.config.pool_transactions_max;
-        match busy.filter(|reason| *reason == BusyReason::Disk || full) {
-            Some(reason) => Err(self.busy_error(reason)),
-            None if full => Err(self.busy_error(BusyReason::Pool)),
-            None => Ok(()),
-        }
-    }
-
-    /// Answers everyone who waits for a batch; what is batched again stays.
-    pub fn refuse_pooled(&mut self, outbox: &mut Outbox, reason: BusyReason) {
-        for pooled in self.pool.drain() {
-            match pooled.ticket {
-                Ticket::Submitted { id, ordinal } => {
-                    self.settle(outbox, id, ordinal, Err(self.busy_error(reason)));
-                }
-                Ticket::Rebatched { .. } => self.pool.push(pooled),
-            }
-        }
-    }
-
-    fn busy_error(&self, reason: BusyReason) -> SubmitError {
-        // Long enough for the pool to move on by some batches.
-        SubmitError::Busy { reason, retry_after: self.config.batch_age_max * 8 }
     }
 
     /// Asks for the next range of ids before the current one runs out.
@@ -295,6 +223,7 @@ impl BatchGenerator {
             gas_bucket_start: bucket,
             root: body.root(),
         };
+        self.rate.on_pulled(clock.now.monotonic, u64::from(count));
         self.ids.next += 1;
         let digest = info.digest(&self.chain);
         let metas: Arc<[TransactionMeta]> = metas.into();
@@ -331,10 +260,12 @@ impl BatchGenerator {
         // One transaction above the target is taken whole: the chain's bound still holds.
         let target = self.config.batch_bytes_target.as_u64() as usize;
         let bound = self.parameters.batch_bytes_max as usize;
+        let allowed = self.rate.allowance(clock.now.monotonic);
+        let most = u64::from(self.parameters.batch_transactions_max).min(allowed);
         while let Some(front) = self.pool.front(bucket) {
             let size = builder.bytes_with(front.transaction.bytes.len());
             let fits = size <= bound && (size <= target || builder.count() == 0);
-            if !fits || builder.count() >= self.parameters.batch_transactions_max {
+            if !fits || u64::from(builder.count()) >= most {
                 break;
             }
             let Some(pooled) = self.pool.pop(bucket) else { break };
@@ -403,8 +334,10 @@ impl BatchGenerator {
     }
 
     /// True if a batch could be sealed now, as far as the pool and the ids are concerned.
-    pub fn is_due(&self, now: Duration) -> bool {
-        self.ids.next < self.ids.durable_until && self.due_bucket(now).is_some()
+    pub fn is_due(&mut self, now: Duration) -> bool {
+        self.ids.next < self.ids.durable_until
+            && self.due_bucket(now).is_some()
+            && self.rate.is_due(now, self.pool.count())
     }
 
     /// When the next batch is due. `None` while there is no id to give it: the group that brings
@@ -413,7 +346,11 @@ impl BatchGenerator {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        self.pool.oldest().map(|arrived| arrived + self.sealing_age())
+        let due = self.pool.oldest()? + self.sealing_age();
+        let Some(allowed) = self.rate.next_deadline(self.pool.count()) else { return Some(due) };
+        // A full batch waits for nothing but the rate.
+        let is_full = self.pool.bytes() >= self.config.batch_bytes_target.as_u64();
+        Some(if is_full { allowed } else { due.max(allowed) })
     }
 
     /// Transactions and bytes in the pool.
@@ -424,6 +361,11 @@ impl BatchGenerator {
     /// Own batches not ordered yet: count and bytes.
     pub fn outstanding(&self) -> (u64, u64) {
         (self.outstanding.len() as u64, self.outstanding_bytes)
+    }
+
+    /// Transactions in those.
+    pub fn outstanding_transactions(&self) -> u64 {
+        self.outstanding_transactions
     }
 
     /// Own batches not ordered yet, the newest first.
@@ -437,6 +379,7 @@ impl BatchGenerator {
 
     fn keep_outstanding(&mut self, digest: Digest, batch: Outstanding) {
         self.outstanding_bytes += batch.info.charge();
+        self.outstanding_transactions += u64::from(batch.info.count);
         self.outstanding_order.insert((batch.info.expiration, digest));
         let known = self.outstanding.insert(digest, batch);
         assert!(known.is_none(), "own batch {digest:?} was sealed twice");
@@ -446,6 +389,7 @@ impl BatchGenerator {
         let batch = self.outstanding.remove(digest)?;
         self.outstanding_order.remove(&(batch.info.expiration, *digest));
         self.outstanding_bytes -= batch.info.charge();
+        self.outstanding_transactions -= u64::from(batch.info.count);
         Some(batch)
     }
 }

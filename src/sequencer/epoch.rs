@@ -109,6 +109,7 @@ impl Sequencer {
             self.outbox.promises.retain(|promise| !matches!(promise, Promise::Sign(_)));
             self.outbox.record(Record::Fence { epoch, final_index });
             self.coordinator.on_fence();
+            self.generator.leases.end_all();
             self.ends.phase = Phase::Closing { final_index };
         }
         self.ends.waiting.insert(id, deadline);
@@ -135,6 +136,7 @@ impl Sequencer {
         }
         self.outbox.promises.retain(|promise| !matches!(promise, Promise::Sign(_)));
         self.coordinator.on_fence();
+        self.generator.leases.end_all();
         self.generator.give_back(&mut self.outbox, ReturnReason::Unknown);
         self.record_settled();
         self.end_epoch(header.height, 0, 0);

@@ -22,6 +22,7 @@
 //! sequencer as a whole. Whatever peers, hosts or faulty quorums can cause is a typed error.
 
 mod absence;
+mod admission;
 mod ballots;
 mod batch_coordinator;
 mod batch_generator;
@@ -29,6 +30,7 @@ mod commit_log;
 mod epoch;
 mod fetched;
 mod fetcher;
+mod leases;
 mod optimism;
 mod optimistic;
 mod ordered;
@@ -36,9 +38,11 @@ mod outbox;
 mod payloads;
 mod pool;
 pub mod port;
+pub mod pressure;
 mod proof_coordinator;
 mod proof_manager;
 mod proposals;
+mod pull_rate;
 mod recover;
 mod refetch;
 mod retention;
@@ -61,7 +65,7 @@ pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 use self::absence::Absences;
 use self::ballots::Ballots;
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::{BatchGenerator, Held as Admission, Sealed};
+use self::batch_generator::{BatchGenerator, Sealed};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
@@ -71,6 +75,7 @@ use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
     BusyReason, Effect, Event, Input, Measurement, Now, Promise, Record, Refusal, Reply,
 };
+use self::pressure::DiskLag;
 use self::proof_coordinator::ProofCoordinator;
 use self::proof_manager::ProofManager;
 use self::refetch::Refetch;
@@ -112,6 +117,10 @@ pub struct Sequencer {
     optimism: Optimism,
     silence: Silence,
     outbox: Outbox,
+    /// Groups on their way to the disk.
+    disk_lag: DiskLag,
+    /// How long the newest of our batches that was ordered last waited for it.
+    commit_time: Duration,
     next_announcement: Duration,
     /// When the last step was taken.
     stepped: Duration,
@@ -149,10 +158,13 @@ impl Sequencer {
         let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
         let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
         let subscribers = self.commits.next_deadline();
+        let leases = self.generator.leases.next_deadline();
         let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
         let signing = self.coordinator.next_signature();
-        [sealing, collecting, subscribers, signing, self.ends.next_deadline()]
+        let own = [sealing, collecting, signing];
+        [subscribers, leases, self.ends.next_deadline()]
             .into_iter()
+            .chain(own)
             .chain(fetching)
             .flatten()
             .chain(self.next_ripe())
@@ -255,6 +267,7 @@ impl Sequencer {
             silent_until: self.silence.until(),
             open_payloads: self.payloads.open() as u64,
             busy: Status::reason(self.busy()),
+            pressure: self.pressure(),
             windows: self.windows.status(|author| self.coordinator.stored(author)),
             subscribers: self.commits.subscriber_status(self.stepped),
             held_bytes: self.retention.parked_bytes(),
@@ -275,6 +288,7 @@ impl Sequencer {
         }
         let released = self.retention.released(self.commits.consensus_time());
         self.released.pending.push_back((self.outbox.group, released));
+        self.disk_lag.on_taken(self.outbox.group, self.stepped);
         let mut records = Vec::new();
         if !self.outbox.records.is_empty() {
             // First: what goes in this group may rest on them.
@@ -296,6 +310,7 @@ impl Sequencer {
         self.input = input.name();
         self.wall = now.wall;
         let clock = self.clock(now);
+        self.generator.leases.on_time(now.monotonic);
         self.ripen(now.monotonic);
         self.sign_deferred(now.monotonic);
         self.route(&clock, input);
@@ -342,14 +357,15 @@ impl Sequencer {
                 self.tick_fetcher(clock);
             }
             Input::Submit { id, transactions } => {
-                let held = match (self.closed_to_clients(), self.busy()) {
-                    (Some(error), _) => Admission::Refused(error),
-                    (None, Some(reason)) => Admission::Busy(reason),
-                    (None, None) => Admission::Not,
-                };
                 self.enters(Component::BatchGenerator);
-                self.generator.on_submit(&mut self.outbox, clock, id, transactions, held);
+                self.on_submit(clock, id, transactions, None);
             }
+            Input::SubmitUnder { id, lease, transactions } => {
+                self.enters(Component::BatchGenerator);
+                self.on_submit(clock, id, transactions, Some(&lease));
+            }
+            Input::Lease { id, request } => self.on_lease(clock, id, &request),
+            Input::Release { id, lease } => self.on_release(id, &lease),
             Input::Pull { id, request } => self.on_pull(clock, id, &request),
             Input::Verify { id, request } => self.on_verify(clock, id, &request),
             Input::Commit { id, commit } => self.on_commit(clock.now, id, commit),
@@ -404,6 +420,7 @@ impl Sequencer {
             Input::Durable { sequence } => {
                 self.retention.on_durable(sequence);
                 self.released.on_durable(sequence);
+                self.disk_lag.on_durable(sequence);
                 self.enters(Component::BatchGenerator);
                 self.generator.on_durable(sequence);
                 self.proofs.on_durable(sequence);
@@ -441,7 +458,11 @@ impl Sequencer {
 
     /// Seals what is due while there is room for it.
     fn seal(&mut self, clock: &Clock) {
-        while self.generator.is_due(clock.now.monotonic) && self.may_seal() {
+        loop {
+            self.follow_pressure(clock.now.monotonic);
+            if !self.generator.is_due(clock.now.monotonic) || !self.may_seal() {
+                break;
+            }
             self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
             self.spread(clock, sealed);
@@ -476,9 +497,13 @@ impl Sequencer {
         if self.generator.is_lagging() {
             return Some(BusyReason::Commits);
         }
+        (!self.has_windows()).then_some(BusyReason::Windows)
+    }
+
+    /// True if a quorum has room for one more batch of ours.
+    fn has_windows(&self) -> bool {
         let charge = self.config.batch_bytes_target.as_u64();
-        let has_room = self.windows.quorum_has_room(&self.membership.committee, charge);
-        (!has_room).then_some(BusyReason::Windows)
+        self.windows.quorum_has_room(&self.membership.committee, charge)
     }
 
     fn on_batch(&mut self, clock: &Clock, from: Author, digest: Digest, batch: &Batch) {

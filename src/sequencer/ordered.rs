@@ -91,6 +91,7 @@ impl Sequencer {
         ordered: &[(Digest, BatchInfo)],
         outside: usize,
     ) -> CommitReceipt {
+        self.note_commit_time(now.monotonic, ordered);
         for (digest, info) in &ordered[..outside] {
             self.retention.on_ordered(*digest, Some(*info), header.height);
         }

@@ -38,11 +38,20 @@ impl Pool {
         Self { starts, buckets: BTreeMap::new(), bytes: 0, count: 0 }
     }
 
-    pub fn push(&mut self, pooled: Pooled) {
-        let price = pooled.transaction.gas_unit_price;
+    /// The bucket of a gas unit price.
+    pub fn bucket_of(&self, price: u64) -> u64 {
         let index = self.starts.partition_point(|start| *start <= price);
         // Proof: the first start is 0 (checked by `validate`), so the index is at least 1.
-        let bucket = self.starts[index.max(1) - 1];
+        self.starts[index.max(1) - 1]
+    }
+
+    /// Lowest price of each bucket, rising.
+    pub fn starts(&self) -> &[u64] {
+        &self.starts
+    }
+
+    pub fn push(&mut self, pooled: Pooled) {
+        let bucket = self.bucket_of(pooled.transaction.gas_unit_price);
         self.bytes += pooled.transaction.bytes.len() as u64;
         self.count += 1;
         self.buckets.entry(bucket).or_default().push_back(pooled);

@@ -15,6 +15,7 @@ use super::optimism::Optimism;
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
+use super::pressure::DiskLag;
 use super::proof_coordinator::ProofCoordinator;
 use super::proof_manager::ProofManager;
 use super::refetch::Refetch;
@@ -293,7 +294,8 @@ impl Sequencer {
             batch_lifetime: parameters.batch_lifetime(),
             clock_allowance: parameters.clock_allowance(),
         };
-        let identity = Identity { author, chain, epoch, incarnation };
+        let life = now.wall;
+        let identity = Identity { author, chain, epoch, incarnation, life };
         // Longer than any own batch they ordered: the store tells ordered batches from open ones by
         // the commits it keeps.
         let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
@@ -318,6 +320,8 @@ impl Sequencer {
             optimism: Optimism::new(config.optimistic, config.optimistic_blame),
             silence: Silence::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
+            disk_lag: DiskLag::default(),
+            commit_time: Duration::ZERO,
             next_announcement: Duration::ZERO,
             released: Released::default(),
             stepped: now.monotonic,

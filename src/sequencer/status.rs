@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::port::BusyReason;
+use super::pressure::Pressure;
 use crate::types::{Author, CommitIndex, Digest, Epoch, Timestamp, UnavailabilityProof, Usage};
 
 /// A snapshot of the sequencer.
@@ -72,6 +73,8 @@ pub struct Status {
     pub open_payloads: u64,
     /// What holds admission back, if anything.
     pub busy: Option<String>,
+    /// What is accepted now.
+    pub pressure: Pressure,
     /// Per validator.
     pub windows: Vec<WindowStatus>,
     /// Who follows the commits.

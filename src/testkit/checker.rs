@@ -10,7 +10,7 @@ use super::epochs::Plan;
 use super::followers::fold;
 use super::keys::Keys;
 use crate::crypto::Signer;
-use crate::sequencer::port::Record;
+use crate::sequencer::port::{Record, Room};
 use crate::sequencer::status::Status;
 use crate::store::StoredBatch;
 use crate::types::{
@@ -99,6 +99,8 @@ pub struct Checker {
     executed: BTreeSet<u64>,
     /// Durable records of each kind.
     pub(super) records: BTreeMap<(usize, &'static str), u64>,
+    /// What was quoted: to whom by validator and number, how much, and when it is over at the latest.
+    pub(super) leases: BTreeMap<(usize, u64), (Room, u64)>,
     /// Content that was taken from disks, against every promise.
     pub(super) lost: BTreeSet<Digest>,
     violation: Option<Violation>,
@@ -122,6 +124,7 @@ impl Checker {
             accepted: BTreeMap::new(),
             executed: BTreeSet::new(),
             records: BTreeMap::new(),
+            leases: BTreeMap::new(),
             lost: BTreeSet::new(),
             violation: None,
             now: 0,

@@ -21,6 +21,7 @@ use super::epochs::Plan;
 use super::followers::Which;
 use super::host::Ordering;
 use super::keys::Keys;
+use super::leasing::Quote;
 use super::network::Network;
 use super::node::Node;
 use super::options::Options;
@@ -48,6 +49,8 @@ pub(super) enum Event {
     Written { node: usize, life: u64 },
     Tick { node: usize, life: u64 },
     Submit,
+    Lease,
+    UseLease { node: usize, life: u64, quote: Box<Quote> },
     Propose { height: u64, attempt: u64 },
     Proposal { node: usize, life: u64, height: u64, attempt: u64, leader: usize, digest: Digest },
     Told { node: usize, life: u64 },
@@ -210,6 +213,9 @@ impl Cluster {
             }
         }
         self.after(1000, Event::Submit);
+        if !self.options.lease_interval.is_zero() {
+            self.after(2000, Event::Lease);
+        }
         self.after(300_000, Event::Propose { height: 1, attempt: 0 });
         if !self.options.fault_interval.is_zero() {
             self.after(5_000_000, Event::Fault);
@@ -250,6 +256,10 @@ impl Cluster {
                 let status = self.nodes[node].running.as_ref().map(|r| r.sequencer.status());
                 if let Some(status) = status.filter(|_| self.is_honest(node)) {
                     self.checker.on_status(node, &status, &self.bounds);
+                    self.checker.check_leased(node, self.now, &status);
+                    if status.pressure.pull_rate.is_some() {
+                        self.trace.count("pull rate limited");
+                    }
                     self.check_deadlines(node);
                 }
             }
@@ -275,6 +285,8 @@ impl Cluster {
             Event::Written { node, life } => self.on_written(node, life),
             Event::Tick { node, life } => self.on_tick(node, life),
             Event::Submit => self.on_submit(),
+            Event::Lease => self.on_lease_due(),
+            Event::UseLease { node, life, quote } => self.on_use_lease(node, life, &quote),
             Event::Propose { height, attempt } => self.on_propose(height, attempt),
             Event::Proposal { node, life, height, attempt, leader, digest } => {
                 self.on_proposal(node, life, (height, attempt), leader, digest);

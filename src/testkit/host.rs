@@ -14,20 +14,23 @@ use super::cluster::{Cluster, Event};
 use super::execution::State;
 use super::followers::{Follower, INDEXERS, Which};
 use crate::sequencer::port::{
-    CommitError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId, SubmitError,
-    Transaction, VerifyRequest,
+    Accepted, CommitError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId,
+    SubmitError, Transaction, VerifyRequest,
 };
 use crate::types::{Commit, CommitIndex, Digest, Epoch, Message, Payload, PayloadHeader};
 
 /// A proposal that no quorum votes for is followed by another one after this long.
 const ATTEMPT: u64 = 2_000_000;
 /// Identifier and expiration of a transaction of the load.
-const TRANSACTION_HEAD: usize = 16;
+pub(super) const TRANSACTION_HEAD: usize = 16;
 
 /// What a request of the host was about.
 #[derive(Debug)]
 pub(super) enum Pending {
     Submit(Vec<(u64, u64)>),
+    SubmitUnder { ids: Vec<(u64, u64)>, honoured: bool },
+    Lease(String),
+    Release,
     Pull { height: u64, attempt: u64 },
     Verify { height: u64, digest: Digest },
     Commit,
@@ -265,6 +268,26 @@ impl Cluster {
         }
     }
 
+    fn on_submitted(
+        &mut self,
+        node: usize,
+        ids: Vec<(u64, u64)>,
+        results: Vec<Result<Accepted, SubmitError>>,
+    ) {
+        for ((id, expiration), result) in ids.into_iter().zip(results) {
+            match result {
+                // What a liar accepts, nobody can hold it to.
+                Ok(_) if self.liars[node].is_some() => {}
+                Ok(place) => {
+                    self.checker.on_accepted(node, id, expiration, &place.batch);
+                    self.trace.count("transaction accepted");
+                }
+                Err(SubmitError::Busy { .. }) => self.trace.count("transaction not now"),
+                Err(_) => self.trace.count("transaction refused"),
+            }
+        }
+    }
+
     // ---- answers -------------------------------------------------------------------------------
 
     pub(super) fn on_reply(&mut self, node: usize, id: RequestId, reply: Reply) {
@@ -278,19 +301,14 @@ impl Cluster {
             return;
         };
         match (pending, reply) {
+            (Pending::Lease(client), Reply::Leased(result)) => self.on_leased(node, client, result),
+            (Pending::Release, Reply::Released(_)) => self.trace.count("lease released"),
+            (Pending::SubmitUnder { ids, honoured }, Reply::Submitted(results)) => {
+                self.check_honoured(node, &results, honoured);
+                self.on_submitted(node, ids, results);
+            }
             (Pending::Submit(ids), Reply::Submitted(results)) => {
-                for ((id, expiration), result) in ids.into_iter().zip(results) {
-                    match result {
-                        // What a liar accepts, nobody can hold it to.
-                        Ok(_) if self.liars[node].is_some() => {}
-                        Ok(place) => {
-                            self.checker.on_accepted(node, id, expiration, &place.batch);
-                            self.trace.count("transaction accepted");
-                        }
-                        Err(SubmitError::Busy { .. }) => self.trace.count("transaction not now"),
-                        Err(_) => self.trace.count("transaction refused"),
-                    }
-                }
+                self.on_submitted(node, ids, results);
             }
             (Pending::Pull { height, attempt }, Reply::Pulled(Ok(payload))) => {
                 self.on_pulled(node, height, attempt, &payload);

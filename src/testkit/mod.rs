@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod host;
 mod ingress;
 mod keys;
+mod leasing;
 mod loss;
 mod network;
 mod node;

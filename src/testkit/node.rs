@@ -66,6 +66,13 @@ pub(super) struct Running {
     pub fetched: BTreeMap<Digest, crate::types::Batch>,
 }
 
+impl Running {
+    /// True while inputs wait for a full group.
+    pub fn waits(&self) -> bool {
+        self.sequencer.is_full() || !self.inbox.is_empty()
+    }
+}
+
 impl Node {
     pub fn new(keys: Keys, store: CrashStore, skew: i64) -> Self {
         Self {
@@ -130,6 +137,7 @@ impl Cluster {
             fetched_payloads: BTreeSet::new(),
             fetched: BTreeMap::new(),
         });
+        self.checker.on_boot(node);
         self.trace.event(self.now, node, "boot", life);
         for peer in self.network.peers(node) {
             let micros = self.rng.u64(..50_000);
@@ -146,7 +154,7 @@ impl Cluster {
     pub(super) fn input(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let completes = matches!(input, Input::Durable { .. } | Input::Vote(_) | Input::Tick);
-        if (running.sequencer.is_full() || !running.inbox.is_empty()) && !completes {
+        if running.waits() && !completes {
             running.inbox.push_back(input);
             self.trace.count("input waits for a full group");
             return;
@@ -457,6 +465,9 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::FetchedChunk { digest, .. } => ("fetched chunk", of(digest)),
         Input::NoContent { digest, .. } => ("no content", of(digest)),
         Input::Submit { id, .. } => ("submit", id.0),
+        Input::SubmitUnder { id, .. } => ("submit under a lease", id.0),
+        Input::Lease { id, .. } => ("lease", id.0),
+        Input::Release { id, .. } => ("release", id.0),
         Input::Pull { id, .. } => ("pull", id.0),
         Input::Verify { request, .. } => ("verify", of(&request.digest)),
         Input::Commit { commit, .. } => ("commit", commit.index.0),

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use fastrand::Rng;
 
 use super::byzantine::Lie;
-use crate::config::SequencerConfig;
+use crate::config::{LeaseConfig, PressureConfig, PullRateConfig, SequencerConfig};
 use crate::types::ChainParameters;
 
 /// One run.
@@ -33,6 +33,8 @@ pub struct Options {
     pub config: SequencerConfig,
     /// Mean time between submissions.
     pub submit_interval: Duration,
+    /// Mean time between clients that ask for a lease first; none if zero.
+    pub lease_interval: Duration,
     /// Largest transaction of the load.
     pub transaction_bytes: usize,
     /// Time between a block and the next proposal.
@@ -76,6 +78,7 @@ impl Options {
             parameters: ChainParameters::default(),
             config,
             submit_interval: Duration::from_millis(300),
+            lease_interval: Duration::ZERO,
             transaction_bytes: 200,
             block_interval: Duration::from_millis(500),
             epochs: 1,
@@ -102,6 +105,7 @@ impl Options {
         options.parameters = parameters(&mut rng);
         options.config = config(&mut rng, &options.parameters);
         options.submit_interval = millis(&mut rng, 150..900);
+        options.lease_interval = millis(&mut rng, 300..2000);
         options.transaction_bytes = *pick(&mut rng, &[24, 200, 1500]);
         options.block_interval = millis(&mut rng, 300..1500);
         options.epochs = *pick(&mut rng, &[1, 1, 2, 5]);
@@ -160,6 +164,28 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         fetches_max: *pick(rng, &[2, 4096]),
         recovered_bytes_max: ByteSize(largest * *pick(rng, &[1, 1000])),
         announce_interval: millis(rng, 500..1000),
+        pressure: PressureConfig {
+            threshold_percent: *pick(rng, &[10, 75, 75, 100]),
+            outstanding_transactions_max: *pick(rng, &[16, 10_000]),
+            uncertified_batches_max: *pick(rng, &[2, 2048]),
+            proofs_max: *pick(rng, &[16, 10_000]),
+            commit_time_max: millis(rng, 500..30_000),
+            disk_lag_max: millis(rng, 10..4000),
+        },
+        pull_rate: PullRateConfig {
+            min: *pick(rng, &[1, 3, 500]),
+            max: *pick(rng, &[501, 2000, 200_000]),
+            increase: *pick(rng, &[1, 20_000]),
+            interval: millis(rng, 100..2000),
+            ..PullRateConfig::default()
+        },
+        leases: LeaseConfig {
+            life_max: millis(rng, 100..10_000),
+            client_transactions_max: *pick(rng, &[1, 8, 10_000]),
+            client_leases_max: *pick(rng, &[1, 8]),
+            leases_max: *pick(rng, &[8, 4096]),
+            ..LeaseConfig::default()
+        },
         subscriber_window: *pick(rng, &[1, 4, 64]),
         subscriber_lag_max: *pick(rng, &[Duration::from_secs(3), Duration::from_mins(10)]),
         optimistic: rng.bool(),

@@ -6,6 +6,7 @@ mod cluster;
 mod epochs;
 mod fetching;
 mod hostile;
+mod leases;
 mod metrics;
 mod optimistic;
 mod subscriptions;

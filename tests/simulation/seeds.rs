@@ -13,6 +13,8 @@ const TWICE: u64 = 20;
 /// Each of these fires somewhere in a run of many seeds, or the run proves nothing.
 const FAULTS: &[&str] = &[
     "a close was late",
+    "a lease is used after the price rose",
+    "a lease is used too late",
     "a subscriber detaches",
     "a subscriber lagged",
     "a subscriber loses its last write",
@@ -35,6 +37,11 @@ const FAULTS: &[&str] = &[
     "epoch opened",
     "full partition",
     "input waits for a full group",
+    "lease granted",
+    "lease honoured",
+    "lease not now",
+    "lease refused",
+    "lease released",
     "lie: absence",
     "lie: beyond the window",
     "lie: equivocation",
@@ -54,6 +61,7 @@ const FAULTS: &[&str] = &[
     "message lost",
     "one-way partition",
     "power cut everywhere",
+    "pull rate limited",
     "slow disk",
     "slow link",
     "state taken from others",

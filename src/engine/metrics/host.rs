@@ -8,10 +8,10 @@ use super::instruments::Register;
 use crate::sequencer::port::{Accepted, BusyReason, Event, FetchError, SubmitError};
 
 /// The calls that are timed.
-const CALLS: &[&str] = &["submit", "pull", "verify", "notify_commit", "materialize"];
+const CALLS: &[&str] = &["submit", "lease", "pull", "verify", "notify_commit", "materialize"];
 pub(super) const FETCH_OUTCOMES: &[&str] =
     &["found", "timed_out", "busy", "unavailable", "rewritten", "pruned", "cancelled"];
-const RESULTS: [&str; 10] = [
+const RESULTS: [&str; 12] = [
     "accepted",
     "empty",
     "too_large",
@@ -20,6 +20,8 @@ const RESULTS: [&str; 10] = [
     "busy_commits",
     "busy_windows",
     "busy_disk",
+    "busy_votes",
+    "busy_disk_lag",
     "epoch_closed",
     "not_a_member",
 ];
@@ -124,9 +126,11 @@ fn result_index(result: &Result<Accepted, SubmitError>) -> usize {
             BusyReason::Commits => 5,
             BusyReason::Windows => 6,
             BusyReason::Disk => 7,
+            BusyReason::Votes => 8,
+            BusyReason::DiskLag => 9,
         },
-        Err(SubmitError::EpochClosed { .. }) => 8,
-        Err(SubmitError::NotAMember) => 9,
+        Err(SubmitError::EpochClosed { .. }) => 10,
+        Err(SubmitError::NotAMember) => 11,
     }
 }
 

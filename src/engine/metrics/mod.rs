@@ -6,6 +6,7 @@
 //! first 8 hex digits of their key. Labels whose values are known are there from the start, as
 //! zero, so that a rate has something to rise from.
 
+mod admission;
 mod epochs;
 mod fetching;
 mod followers;
@@ -21,6 +22,7 @@ mod state;
 use prometheus::Registry;
 use serde::Serialize;
 
+use self::admission::Admission;
 use self::epochs::Epochs;
 use self::fetching::Fetching;
 use self::groups::Groups;
@@ -49,6 +51,8 @@ pub(super) struct Metrics {
     pub state: State,
     /// Of those who follow the commits.
     pub followers: Followers,
+    /// Of what is accepted.
+    pub admission: Admission,
     /// Of the ends of epochs.
     pub epochs: Epochs,
     /// Of fetches, as peers answer them.
@@ -111,6 +115,7 @@ impl Metrics {
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
+            admission: Admission::new(registry)?,
             epochs: Epochs::new(registry)?,
             fetching: Fetching::new(registry)?,
             optimism: Optimism::new(registry)?,

@@ -3,17 +3,19 @@
 use prometheus::{Gauge, Histogram, IntGauge, IntGaugeVec, Registry, exponential_buckets};
 
 use super::instruments::{Register, set};
-use crate::sequencer::port::Measurement;
+use crate::sequencer::port::{BusyReason, Measurement};
 use crate::sequencer::status::Status;
 use crate::store::Space;
 use crate::types::{CommitReceipt, Component};
 
-/// What may hold admission back: the label, and how [`Status::busy`] says it.
-const BUSY: [(&str, &str); 4] = [
-    ("pool", "pool full"),
-    ("commits", "commits lag"),
-    ("windows", "windows spent"),
-    ("disk", "disk nearly full"),
+/// What may hold admission back: the label.
+const BUSY: [(&str, BusyReason); 6] = [
+    ("pool", BusyReason::Pool),
+    ("commits", BusyReason::Commits),
+    ("windows", BusyReason::Windows),
+    ("disk", BusyReason::Disk),
+    ("votes", BusyReason::Votes),
+    ("disk_lag", BusyReason::DiskLag),
 ];
 
 /// How long each queue of the driver is.
@@ -151,8 +153,8 @@ impl State {
         set(&self.logged, status.logged.0);
         set(&self.applied, status.applied.0);
         set(&self.lag, status.logged.0.saturating_sub(status.applied.0));
-        for (label, text) in BUSY {
-            let busy = status.busy.as_deref() == Some(text);
+        for (label, reason) in BUSY {
+            let busy = status.pressure.reasons.contains(reason);
             self.busy.with_label_values(&[label]).set(i64::from(busy));
         }
         let lengths =
@@ -176,8 +178,6 @@ mod tests {
 
     #[test]
     fn every_reason_of_the_sequencer_has_its_label() {
-        let reasons =
-            [BusyReason::Pool, BusyReason::Commits, BusyReason::Windows, BusyReason::Disk];
-        assert_eq!(reasons.map(|reason| reason.to_string()), BUSY.map(|(_, text)| text));
+        assert_eq!(BUSY.map(|(_, reason)| reason), BusyReason::ALL);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::{Lease, LeaseError, LeaseRefusal, Room};
 use crate::sequencer::status::Status;
 use crate::types::{
     AbsentReason, Author, Batch, BatchInfo, Commit, CommitIndex, CommitReceipt, Digest, Epoch,
@@ -122,6 +123,10 @@ pub enum SubmitError {
     Busy {
         /// What is short.
         reason: BusyReason,
+        /// The lowest bucket that is accepted now; `None`: none is.
+        lowest_gas_bucket: Option<u64>,
+        /// Why the lease that it came under did not help, if it came under one.
+        lease: Option<LeaseRefusal>,
         /// When to try again.
         retry_after: Duration,
     },
@@ -143,6 +148,18 @@ pub enum BusyReason {
     /// The disk is nearly full.
     #[error("disk nearly full")]
     Disk,
+    /// Too many own batches wait for votes.
+    #[error("votes lag")]
+    Votes,
+    /// A group takes long to become durable.
+    #[error("disk lags")]
+    DiskLag,
+}
+
+impl BusyReason {
+    /// Each of them.
+    pub const ALL: [Self; 6] =
+        [Self::Pool, Self::Commits, Self::Windows, Self::Disk, Self::Votes, Self::DiskLag];
 }
 
 /// Why there is no payload.
@@ -436,6 +453,10 @@ pub enum Content {
 pub enum Reply {
     /// To `Submit`: one entry per transaction. An `Ok` is a promise.
     Submitted(Vec<Result<Accepted, SubmitError>>),
+    /// To `Lease`. Memory of this life: no promise of a group.
+    Leased(Result<Lease, LeaseError>),
+    /// To `Release`: the room that came back.
+    Released(Result<Room, LeaseRefusal>),
     /// To `Pull`. An `Ok` is a promise: the payload is durable here.
     Pulled(Result<Arc<Payload>, PullError>),
     /// To `Verify`. An `Ok` is a promise: the payload is durable here.

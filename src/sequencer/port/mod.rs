@@ -5,6 +5,7 @@
 //! Requests of the host carry a [`RequestId`], and are answered once, by a [`Reply`].
 
 mod host;
+mod lease;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,10 @@ pub use host::{
     OpenError, ParentOf, PayloadLimits, PullError, PullRequest, Reply, ReturnReason, SkipError,
     SubmitError, SubscribeError, SubscriptionEnd, Transaction, TransactionMeta, VerifyRequest,
     Wanted,
+};
+pub use lease::{
+    CLIENT_NAME_BYTES_MAX, InvalidLeaseId, Lease, LeaseError, LeaseId, LeaseLimit, LeaseRefusal,
+    LeaseRequest, Room, UnderLease,
 };
 
 use crate::store::StoredBatch;
@@ -126,6 +131,29 @@ pub enum Input {
         id: RequestId,
         /// The transactions.
         transactions: Vec<Transaction>,
+    },
+    /// The host submits transactions under a lease.
+    SubmitUnder {
+        /// Answered with [`Reply::Submitted`].
+        id: RequestId,
+        /// The lease.
+        lease: UnderLease,
+        /// The transactions.
+        transactions: Vec<Transaction>,
+    },
+    /// A client wants room and a price reserved.
+    Lease {
+        /// Answered with [`Reply::Leased`].
+        id: RequestId,
+        /// How much, for whom.
+        request: LeaseRequest,
+    },
+    /// A client needs its lease no more.
+    Release {
+        /// Answered with [`Reply::Released`].
+        id: RequestId,
+        /// Which.
+        lease: UnderLease,
     },
     /// The host wants a payload to propose.
     Pull {
@@ -285,6 +313,9 @@ impl Input {
             Self::FetchedChunk { .. } => "fetched_chunk",
             Self::NoContent { .. } => "no_content",
             Self::Submit { .. } => "submit",
+            Self::SubmitUnder { .. } => "submit_under",
+            Self::Lease { .. } => "lease",
+            Self::Release { .. } => "release",
             Self::Pull { .. } => "pull",
             Self::Verify { .. } => "verify",
             Self::Commit { .. } => "commit",

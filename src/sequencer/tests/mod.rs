@@ -6,6 +6,7 @@ mod batches;
 mod commits;
 mod epochs;
 mod interleavings;
+mod leases;
 mod net;
 mod optimistic;
 mod recovery;

@@ -15,14 +15,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use quorum_store::sequencer::port::UnderLease;
 use quorum_store::types::{ChainParameters, Timestamp};
-use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::answer::{Answer, array};
 use super::submission::Submission;
-use super::{Phase, Service, error, json, octets};
+use super::{Phase, Service, error, json, leases, octets};
 use crate::clock;
-use crate::transaction::TransactionId;
 
 /// Most transactions of one request.
 const ENTRIES_MAX: usize = 65_536;
@@ -44,77 +44,22 @@ pub struct Terms {
     pub expiration: Timestamp,
 }
 
-/// What became of one transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Durable here in a batch.
-    Accepted(TransactionId),
-    /// Not taken.
-    Refused {
-        /// Status of HTTP.
-        status: StatusCode,
-        /// Names it in answers and metrics.
-        reason: &'static str,
-        /// When trying again may help.
-        retry_after: Option<Duration>,
-    },
-}
-
-impl Answer {
-    pub(super) const fn refused(status: StatusCode, reason: &'static str) -> Self {
-        Self::Refused { status, reason, retry_after: None }
-    }
-
-    pub(super) const fn busy(reason: &'static str, retry_after: Duration) -> Self {
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        Self::Refused { status, reason, retry_after: Some(retry_after) }
-    }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Accepted(_) => StatusCode::ACCEPTED,
-            Self::Refused { status, .. } => *status,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Accepted(_) => None,
-            Self::Refused { retry_after, .. } => *retry_after,
-        }
-    }
-
-    fn value(&self) -> serde_json::Value {
-        match self {
-            Self::Accepted(id) => json!({ "status": 202, "id": hex::encode(id) }),
-            Self::Refused { status, reason, retry_after: None } => {
-                json!({ "status": status.as_u16(), "reason": reason })
-            }
-            Self::Refused { status, reason, retry_after: Some(after) } => json!({
-                "status": status.as_u16(),
-                "reason": reason,
-                "lowest_gas_bucket": null,
-                "retry_after_ms": after.as_millis() as u64,
-            }),
-        }
-    }
-}
-
 /// `POST /transactions`: the body is one transaction.
 pub async fn one(State(service): State<Arc<Service>>, request: Request) -> Response {
     let received = match receive(&service, request).await {
         Ok(received) => received,
         Err(response) => return response,
     };
-    let Received { body, terms, permit, .. } = received;
-    let answers = submit(service, vec![body], Some(terms), permit).await;
+    let Received { body, terms, lease, permit, .. } = received;
+    let of = Of { terms: Some(terms), lease };
+    let answers = submit(service, vec![body], of, permit).await;
     let Some(answer) = answers.into_iter().next() else { return not_serving() };
     let mut value = answer.value();
     if let (Answer::Accepted(_), Some(map)) = (&answer, value.as_object_mut()) {
         map.remove("status");
     }
     let mut response = json(answer.status(), &value);
-    if let Answer::Refused { retry_after: Some(after), .. } = answer {
+    if let Some(after) = answer.retry_after() {
         add_retry_after(&mut response, after);
     }
     response
@@ -140,8 +85,10 @@ async fn take(service: Arc<Service>, request: Request, is_client: bool) -> Respo
         Err(reason) => return error(StatusCode::BAD_REQUEST, reason),
     };
     let count = entries.len();
-    let Received { terms, permit, compact, .. } = received;
-    let answers = submit(service, entries, is_client.then_some(terms), permit).await;
+    let Received { terms, lease, permit, compact, .. } = received;
+    let of =
+        if is_client { Of { terms: Some(terms), lease } } else { Of { terms: None, lease: None } };
+    let answers = submit(service, entries, of, permit).await;
     if answers.len() != count {
         return not_serving();
     }
@@ -161,10 +108,17 @@ async fn take(service: Arc<Service>, request: Request, is_client: bool) -> Respo
 struct Received {
     body: Bytes,
     terms: Terms,
+    lease: Option<UnderLease>,
     /// The answer is to be one status per entry.
     compact: bool,
     /// Room for the body's bytes, until the library has them.
     permit: OwnedSemaphorePermit,
+}
+
+/// Whose transactions they are: of a client, if it says on which terms.
+struct Of {
+    terms: Option<Terms>,
+    lease: Option<UnderLease>,
 }
 
 /// Takes a body, after making sure that there is room for it.
@@ -172,16 +126,27 @@ async fn receive(service: &Service, request: Request) -> Result<Received, Respon
     if *service.phase.borrow() != Phase::Serving || service.leaves_soon(clock::wall()) {
         return Err(not_serving());
     }
+    let bad = |reason| error(StatusCode::BAD_REQUEST, reason);
+    let lease = leases::named(&request).map_err(bad)?;
     let headers = request.headers();
     let parameters = &service.genesis.parameters;
-    let terms = terms(headers, clock::wall(), parameters)
-        .map_err(|reason| error(StatusCode::BAD_REQUEST, reason))?;
+    let terms = terms(headers, clock::wall(), parameters).map_err(bad)?;
     let compact = wants_octets(headers);
     let bound = service.limits.config.body_bytes_max.get();
     let length = stated_length(headers, bound).map_err(|(status, reason)| error(status, reason))?;
     let permits = u32::try_from(length).unwrap_or(u32::MAX);
-    let room = service.limits.ingress_bytes.clone().try_acquire_many_owned(permits);
-    let permit = room.map_err(|_| {
+    let room = service.limits.ingress_bytes.clone();
+    let permit = if lease.as_ref().is_some_and(|lease| service.leases.covers(lease)) {
+        // What was quoted waits for its turn instead.
+        let patience = service.limits.config.body_timeout;
+        tokio::time::timeout(patience, room.acquire_many_owned(permits))
+            .await
+            .ok()
+            .and_then(Result::ok)
+    } else {
+        room.try_acquire_many_owned(permits).ok()
+    };
+    let permit = permit.ok_or_else(|| {
         service.metrics.refused.with_label_values(&["ingress"]).inc();
         let answer = Answer::busy("ingress", BUSY_RETRY);
         let mut response = json(answer.status(), &answer.value());
@@ -189,7 +154,7 @@ async fn receive(service: &Service, request: Request) -> Result<Received, Respon
         response
     })?;
     let body = read_body(request.into_body(), length, service.limits.config.body_timeout).await?;
-    Ok(Received { body, terms, compact, permit })
+    Ok(Received { body, terms, lease, compact, permit })
 }
 
 /// The body's length as stated, or the most there may be.
@@ -203,7 +168,11 @@ fn stated_length(headers: &HeaderMap, bound: usize) -> Result<usize, (StatusCode
     }
 }
 
-async fn read_body(body: Body, bound: usize, patience: Duration) -> Result<Bytes, Response> {
+pub(super) async fn read_body(
+    body: Body,
+    bound: usize,
+    patience: Duration,
+) -> Result<Bytes, Response> {
     match tokio::time::timeout(patience, axum::body::to_bytes(body, bound)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(cause)) if is_too_long(&cause) => {
@@ -280,29 +249,19 @@ pub fn split(body: &Bytes) -> Result<Vec<Bytes>, &'static str> {
     Ok(entries)
 }
 
-/// Submits transactions, of a client if it says on which terms; one answer per entry, or none at
-/// all if the library stopped.
+/// Submits transactions; one answer per entry, or none at all if the library stopped.
 ///
 /// In a task of its own: a client that goes away must not leave transactions of which nobody
 /// knows whether the library took them.
 async fn submit(
     service: Arc<Service>,
     entries: Vec<Bytes>,
-    terms: Option<Terms>,
+    of: Of,
     permit: OwnedSemaphorePermit,
 ) -> Vec<Answer> {
     let tasks = service.tasks.clone();
     let submission = tasks.spawn(async move {
-        let answers = if service.tracker.has_room() {
-            let submission = match terms {
-                Some(terms) => Submission::of_client(&service, &entries, terms),
-                None => Submission::of_validator(&service, &entries),
-            };
-            submission.run(&service).await
-        } else {
-            // Before anything is copied or hashed: refusing must cost less than accepting.
-            vec![Answer::busy("execution lags", BUSY_RETRY); entries.len()]
-        };
+        let answers = answer(&service, &entries, of).await;
         drop((entries, permit));
         for answer in &answers {
             match answer {
@@ -317,32 +276,36 @@ async fn submit(
     submission.await.unwrap_or_default()
 }
 
-/// A JSON array of answers.
-fn array(answers: &[Answer]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(2 + answers.len() * 96);
-    text.push('[');
-    for (position, answer) in answers.iter().enumerate() {
-        if position > 0 {
-            text.push(',');
-        }
-        // Writing to a string cannot fail. Most answers are this one.
-        let _ = match answer {
-            Answer::Accepted(id) => {
-                write!(text, "{{\"status\":202,\"id\":\"{}\"}}", hex::encode(id))
-            }
-            refused @ Answer::Refused { .. } => write!(text, "{}", refused.value()),
-        };
+async fn answer(service: &Service, entries: &[Bytes], of: Of) -> Vec<Answer> {
+    let Of { terms, lease } = of;
+    let covered = lease.as_ref().map_or(0, |lease| service.leases.take(lease, entries.len()));
+    // What nothing covers is refused before it is copied or hashed while execution lags: refusing
+    // must cost less than accepting.
+    let taken = if service.tracker.has_room() { entries.len() } else { covered };
+    let submission = match terms {
+        _ if taken == 0 => None,
+        Some(terms) => Some(Submission::of_client(service, &entries[..taken], terms)),
+        None => Some(Submission::of_validator(service, &entries[..taken])),
+    };
+    let mut answers = match submission {
+        Some(submission) => submission.run(service, lease.clone()).await,
+        None => Vec::new(),
+    };
+    if let Some(lease) = &lease {
+        let accepted = answers.iter().filter(|answer| matches!(answer, Answer::Accepted(_)));
+        service.leases.give_back(lease, covered.saturating_sub(accepted.count()));
     }
-    text.push(']');
-    text
+    if answers.len() == taken {
+        answers.resize(entries.len(), Answer::busy("execution lags", BUSY_RETRY));
+    }
+    answers
 }
 
-fn not_serving() -> Response {
+pub(super) fn not_serving() -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, "not serving: see /ready")
 }
 
-fn add_retry_after(response: &mut Response, after: Duration) {
+pub(super) fn add_retry_after(response: &mut Response, after: Duration) {
     // The header has whole seconds.
     let seconds = after.as_millis().div_ceil(1000).max(1);
     if let Ok(value) = seconds.to_string().parse() {

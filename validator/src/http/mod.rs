@@ -3,6 +3,7 @@
 //! | module | routes |
 //! |---|---|
 //! | [`ingress`] | `POST /transactions`, `POST /transactions/batch` |
+//! | [`leases`] | `POST /leases`, `DELETE /leases/{lease}` |
 //! | [`streams`] | `GET /outcomes` |
 //! | [`states`] | `POST /transactions/states` |
 //! | [`reads`] | transactions, batches, proofs, commits, evidence, blocks |
@@ -14,7 +15,9 @@
 //! them is given up when its client goes away; a submission is not, because the library may have
 //! accepted it already.
 
+mod answer;
 pub mod ingress;
+pub mod leases;
 pub mod listener;
 mod reads;
 mod state;
@@ -31,7 +34,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use prometheus::Registry;
 use quorum_store::engine::QuorumStore;
 use quorum_store::store::{StoreError, StoreReader};
@@ -72,6 +75,8 @@ pub struct Service {
     pub runtime: Runtime,
     /// Clients' transactions.
     pub tracker: Arc<Tracker>,
+    /// Leases of clients.
+    pub leases: leases::Leases,
     /// Executed blocks.
     pub archive: Archive,
     /// The same, for other validators.
@@ -156,7 +161,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/evidence/{index}/{digest}", get(reads::evidence))
         .route("/blocks/{height}", get(reads::block))
         .route("/blocks/{height}/transactions", get(reads::block_transactions))
-        .route("/leases", post(state::leases))
+        .route("/leases", post(leases::lease))
+        .route("/leases/{lease}", delete(leases::release))
         .route("/pressure", get(state::pressure))
         .route("/status", get(state::status))
         .route("/health", get(state::health))
@@ -171,7 +177,8 @@ pub async fn serve(
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    axum::serve(listener, router)
+    let service = router.into_make_service_with_connect_info::<leases::Origin>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .map_err(|error| Failure::other(format!("serving HTTP failed: {error}")))

@@ -8,11 +8,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use prometheus::TextEncoder;
 use quorum_store::engine::{Statistics, StopCause};
+use quorum_store::sequencer::port::Room;
 use quorum_store::sequencer::status::Status;
 use quorum_store::transport::{LinkDown, LinkStatus};
 use quorum_store::types::{Epoch, Timestamp};
 use serde_json::{Value, json};
 
+use super::submission::reason_of;
 use super::{Phase, Service, error, json as respond};
 use crate::process::process_use;
 
@@ -119,28 +121,36 @@ fn verdict(name: &str, problem: Option<String>) -> Response {
     }
 }
 
-/// `POST /leases`.
-pub async fn leases() -> Response {
-    error(StatusCode::NOT_IMPLEMENTED, "leases are not part of this release")
-}
-
-/// `GET /pressure`: whether transactions are accepted now.
+/// `GET /pressure`: how much is accepted now, from which gas bucket on, and why.
 pub async fn pressure(State(service): State<Arc<Service>>) -> Response {
-    match service.store.status().await {
-        Ok(status) => {
-            let accepting = status.busy.is_none() && *service.phase.borrow() == Phase::Serving;
-            let value = json!({
-                "accepting": accepting,
-                // Every bucket is accepted alike, or none is.
-                "lowest_gas_bucket": accepting.then_some(0),
-                "reason": status.busy,
-                "pool_transactions": status.pool_transactions,
-                "pool_bytes": status.pool_bytes,
-            });
-            respond(StatusCode::OK, &value)
-        }
-        Err(cause) => stopped(&cause),
+    let pressure = *service.store.pressure().borrow();
+    let serves = *service.phase.borrow() == Phase::Serving;
+    let executes = service.tracker.has_room();
+    let lowest = pressure.lowest_gas_bucket.filter(|_| serves && executes);
+    let mut reasons: Vec<&str> = pressure.reasons.iter().map(reason_of).collect();
+    if !executes {
+        reasons.push("execution lags");
     }
+    if serves && !pressure.serving {
+        reasons.push("epoch ends");
+    }
+    let accepted = if lowest.is_some() { pressure.accepted } else { Room::default() };
+    let value = json!({
+        "accepting": lowest.is_some(),
+        "lowest_gas_bucket": lowest,
+        "reason": reasons.first(),
+        "reasons": reasons,
+        "accepted_transactions": accepted.transactions,
+        "accepted_bytes": accepted.bytes,
+        "levels": pressure.levels,
+        "pull_rate": pressure.pull_rate,
+        "pool_transactions": pressure.pooled.transactions,
+        "pool_bytes": pressure.pooled.bytes,
+        "leases": pressure.leases,
+        "leased_transactions": pressure.leased.transactions,
+        "leased_bytes": pressure.leased.bytes,
+    });
+    respond(StatusCode::OK, &value)
 }
 
 /// `GET /metrics`: text of Prometheus.

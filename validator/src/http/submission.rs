@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
-use quorum_store::sequencer::port::{self, BusyReason, SubmitError};
+use quorum_store::sequencer::port::{self, BusyReason, SubmitError, UnderLease};
 use quorum_store::types::Timestamp;
 
 use super::Service;
-use super::ingress::{Answer, BUSY_RETRY, Terms};
+use super::answer::Answer;
+use super::ingress::{BUSY_RETRY, Terms};
 use crate::clock;
 use crate::tracker::Admission;
 use crate::transaction::{self, TransactionId, WRAPPER_BYTES_MAX};
@@ -122,11 +123,16 @@ impl Submission {
     }
 
     /// Hands what is new to the library, then waits for what others are submitting.
-    pub(super) async fn run(mut self, service: &Service) -> Vec<Answer> {
+    pub(super) async fn run(mut self, service: &Service, lease: Option<UnderLease>) -> Vec<Answer> {
         let mut answered = Vec::with_capacity(self.submitted.len());
         let mut stopped = None;
         if !self.transactions.is_empty() {
-            match service.store.submit(std::mem::take(&mut self.transactions)).await {
+            let transactions = std::mem::take(&mut self.transactions);
+            let results = match lease {
+                Some(lease) => service.store.submit_under(lease, transactions).await,
+                None => service.store.submit(transactions).await,
+            };
+            match results {
                 Ok(results) => {
                     for ((position, id), result) in self.submitted.iter().zip(results) {
                         answered.push((*id, result.ok()));
@@ -208,20 +214,26 @@ fn wrap(entries: &[Bytes], positions: &[usize], terms: Terms) -> Vec<Bytes> {
         .collect()
 }
 
+/// What is short, in words that also name it in metrics.
+pub(super) const fn reason_of(reason: BusyReason) -> &'static str {
+    match reason {
+        BusyReason::Pool => "pool full",
+        BusyReason::Commits => "commits lag",
+        BusyReason::Windows => "windows spent",
+        BusyReason::Disk => "disk nearly full",
+        BusyReason::Votes => "votes lag",
+        BusyReason::DiskLag => "disk lags",
+        _ => "busy",
+    }
+}
+
 fn refusal(error: &SubmitError) -> Answer {
     match error {
         SubmitError::Empty => Answer::refused(StatusCode::BAD_REQUEST, "empty"),
         SubmitError::TooLarge { .. } => Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, "too large"),
         SubmitError::Expired => Answer::refused(StatusCode::BAD_REQUEST, "expired"),
-        SubmitError::Busy { reason, retry_after } => {
-            let reason = match reason {
-                BusyReason::Pool => "pool full",
-                BusyReason::Commits => "commits lag",
-                BusyReason::Windows => "windows spent",
-                BusyReason::Disk => "disk nearly full",
-                _ => "busy",
-            };
-            Answer::busy(reason, *retry_after)
+        SubmitError::Busy { reason, lowest_gas_bucket, lease, retry_after } => {
+            Answer::priced(reason_of(*reason), *retry_after, *lowest_gas_bucket, *lease)
         }
         SubmitError::EpochClosed { .. } => Answer::busy("epoch ends", BUSY_RETRY),
         SubmitError::NotAMember => {

@@ -156,6 +156,7 @@ pub(super) fn assemble(
         tracker: tracker.clone(),
         sync: Arc::new(Source::new(archive.clone(), setup.rules(), setup.chain, &setup.seed)),
         archive,
+        leases: http::leases::Leases::default(),
         progress: progress_receiver,
         newest: newest_receiver,
         waits,

@@ -271,7 +271,7 @@ fn routes_answer_as_documented() {
             (status, &answers[0]["status"], &answers[1]["status"]),
             (200, &Value::from(202), &Value::from(400))
         );
-        assert_eq!(ask("POST /leases", vec![]).await.0, 501);
+        assert_eq!(ask("POST /leases", vec![]).await.0, 400);
         assert_eq!(ask("GET /health", vec![]).await.0, 200);
         assert_eq!(ask("GET /pressure", vec![]).await.0, 200);
         assert_eq!(ask("GET /transactions/zz", vec![]).await.0, 400);
@@ -314,6 +314,132 @@ fn routes_answer_as_documented() {
         while !String::from_utf8_lossy(&seen).contains("\"executed\"") {
             assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
         }
+    });
+}
+
+/// A body of many transactions.
+fn framed(entries: &[&str]) -> Vec<u8> {
+    let one = |entry: &&str| [&(entry.len() as u32).to_le_bytes()[..], entry.as_bytes()].concat();
+    entries.iter().flat_map(one).collect()
+}
+
+/// Takes a lease as this client.
+async fn lease(address: SocketAddr, client: &str, wanted: &str) -> (u16, Value) {
+    let head = format!("POST /leases\nclient: {client}");
+    let (status, body) = request(address, &head, wanted.as_bytes()).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+/// The config with another section at its end.
+fn amend(config: &Path, section: &str) {
+    let text = std::fs::read_to_string(config).unwrap();
+    std::fs::write(config, format!("{text}\n{section}\n")).unwrap();
+}
+
+/// A quote is kept although the pool fills up and the price rises meanwhile; refusals say from
+/// which price on, and when.
+#[test]
+fn a_lease_is_honoured_over_http_when_everybody_else_is_refused() {
+    let (_directory, config) = chain_of_one();
+    let text = std::fs::read_to_string(&config).unwrap();
+    // Nothing leaves the pool for a second, and eight fit into it.
+    let section = "[sequencer]\nbatch_age_max = '1s'\npool_transactions_max = 8";
+    std::fs::write(&config, text.replace("[sequencer]", section)).unwrap();
+    live(&config, |address| async move {
+        ready(address).await;
+        let (status, quote) = lease(address, "a", r#"{"transactions": 3, "bytes": 30}"#).await;
+        assert_eq!((status, &quote["lowest_gas_bucket"]), (201, &Value::from(0)), "{quote}");
+        assert_eq!((&quote["transactions"], &quote["bytes"]), (&3.into(), &30.into()));
+        assert!(quote["expires_in_ms"].as_u64().unwrap() >= 5000, "{quote}");
+        // Five others fill what is not leased.
+        let fill = framed(&["o1", "o2", "o3", "o4", "o5"]);
+        let filling = request(address, "POST /transactions/batch\ngas-unit-price: 2000000", &fill);
+        let rest = async {
+            let is_full =
+                |_: u16, value: &Value| (value["pool_transactions"] == 5).then(|| value.clone());
+            let pressure = until(address, "/pressure", is_full).await;
+            assert_eq!(
+                (&pressure["accepting"], &pressure["reason"]),
+                (&false.into(), &"pool full".into())
+            );
+            assert_eq!(
+                (&pressure["leases"], &pressure["leased_transactions"]),
+                (&1.into(), &3.into())
+            );
+            let (status, body) = request(address, "POST /transactions", b"stranger").await.unwrap();
+            let refused: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((status, &refused["reason"]), (429, &"pool full".into()), "{refused}");
+            assert!(refused["lowest_gas_bucket"].is_null() && refused.get("lease").is_none());
+            assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+            let (status, busy) = lease(address, "b", r#"{"transactions": 1, "bytes": 1}"#).await;
+            assert_eq!((status, &busy["reason"]), (429, &"pool full".into()), "{busy}");
+            let name = quote["lease"].as_str().unwrap();
+            // Of another client, it is none.
+            let head = format!("POST /transactions\nclient: b\r\nlease: {name}");
+            let (status, body) = request(address, &head, b"thief").await.unwrap();
+            let refused: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(status, 429, "{refused}");
+            assert!(refused["lease"].as_str().unwrap().contains("no such lease"), "{refused}");
+            // One alone, two in a batch; one more than was leased.
+            let head = format!("POST /transactions\nclient: a\r\nlease: {name}");
+            let one = request(address, &head, b"leased 1");
+            let head = format!("POST /transactions/batch\nclient: a\r\nlease: {name}");
+            let body = framed(&["leased 2", "leased 3"]);
+            let two = request(address, &head, &body);
+            let (one, two) = tokio::join!(one, two);
+            assert_eq!(one.unwrap().0, 202);
+            let two: Value = serde_json::from_slice(&two.unwrap().1).unwrap();
+            assert_eq!((&two[0]["status"], &two[1]["status"]), (&202.into(), &202.into()), "{two}");
+            two[1]["id"].as_str().unwrap().to_owned()
+        };
+        let (filled, id) = tokio::join!(filling, rest);
+        assert_eq!(filled.unwrap().0, 200);
+        executed(address, &id).await;
+        let (_, metrics) = request(address, "GET /metrics", b"").await.unwrap();
+        let text = String::from_utf8(metrics).unwrap();
+        assert!(text.contains("quorum_store_lease_requests_total{outcome=\"granted\"} 1"));
+    });
+}
+
+#[test]
+fn leases_over_http_are_refused_with_what_would_be_granted_and_given_back_once() {
+    let (_directory, config) = chain_of_one();
+    amend(&config, "[sequencer.leases]\nclient_transactions_max = 10\nlife_max = '1m'");
+    live(&config, |address| async move {
+        ready(address).await;
+        for wrong in ["", "{}", r#"{"transactions": 0, "bytes": 1}"#, r#"{"bytes": 1}"#, "[1]"] {
+            assert_eq!(lease(address, "a", wrong).await.0, 400, "{wrong}");
+        }
+        let wanted =
+            |transactions: u64| format!(r#"{{"transactions": {transactions}, "bytes": 90}}"#);
+        assert_eq!(lease(address, &"x".repeat(65), &wanted(1)).await.0, 400);
+        let (status, most) = lease(address, "a", &wanted(11)).await;
+        assert_eq!((status, &most["transactions_max"]), (413, &Value::from(10)));
+        let (status, first) = lease(address, "a", &wanted(6)).await;
+        assert_eq!(status, 201, "{first}");
+        let (status, busy) = lease(address, "a", &wanted(6)).await;
+        assert_eq!((status, &busy["transactions"]), (429, &Value::from(4)), "{busy}");
+        assert_eq!(
+            (&busy["reason"], &busy["lowest_gas_bucket"]),
+            (&"the client's leases".into(), &0.into())
+        );
+        assert!(busy["retry_after_ms"].as_u64().unwrap() > 1000);
+        assert_eq!(lease(address, "b", &wanted(6)).await.0, 201, "others are not concerned");
+        let name = first["lease"].as_str().unwrap();
+        let give_back = |client: &str| format!("DELETE /leases/{name}\nclient: {client}");
+        assert_eq!(request(address, &give_back("b"), b"").await.unwrap().0, 404);
+        let (status, room) = request(address, &give_back("a"), b"").await.unwrap();
+        let room: Value = serde_json::from_slice(&room).unwrap();
+        assert_eq!((status, &room["transactions"], &room["bytes"]), (200, &6.into(), &90.into()));
+        assert_eq!(request(address, &give_back("a"), b"").await.unwrap().0, 404, "once");
+        assert_eq!(lease(address, "a", &wanted(6)).await.0, 201);
+        let wrong = request(address, "DELETE /leases/x", b"").await.unwrap();
+        assert_eq!(wrong.0, 400);
+        let wrong = request(address, "POST /transactions\nlease: x", b"text").await.unwrap();
+        assert_eq!(wrong.0, 400, "{}", String::from_utf8_lossy(&wrong.1));
+        // There is room: what a lease does not cover is taken all the same.
+        let stale = format!("POST /transactions\nlease: {name}");
+        assert_eq!(request(address, &stale, b"text").await.unwrap().0, 202);
     });
 }
 
