@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
+.PHONY: testnet embed test check bench optimistic rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
@@ -54,6 +54,11 @@ check: rocksdb
 # BENCH=name runs one of them.
 bench: rocksdb
 	cargo bench --locked -p quorum-store $(if $(BENCH),--bench $(BENCH),--benches)
+
+# Latency to execution with and without proofs, in turn: ROUNDS=n, RATE=r, DURATION=d, BOUND=percent.
+optimistic: rocksdb
+	cargo build $(SEL)
+	benches/optimistic
 
 # The real engine on disks whose power is cut. Linux with /dev/fuse, as root; elsewhere it says so.
 # QUICK=1 is the part for every change; PART=name runs those whose name contains it.

@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::{LeaseConfig, PressureConfig, PullRateConfig};
 pub use self::source::SourceConfig;
+use crate::types::payload::INLINE_MAX;
 use crate::types::{ChainParameters, Usage};
+
+/// While fewer own batches wait to be ordered, the next is sealed early where that is cheap.
+const EARLY_BATCHES: usize = 32;
 
 /// A setting that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +103,28 @@ pub struct SequencerConfig {
     /// further for this long. Default 10 min; 1 s to 24 h.
     #[serde(with = "humantime_serde")]
     pub subscriber_lag_max: Duration,
+    /// Batches are proposed before they have a proof: others vote once they hold them. Default no.
+    pub optimistic: bool,
+    /// A batch is proposed without a proof this long after it arrived. Default 50 ms; 0 to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_age_min: Duration,
+    /// A batch that may be ordered without a proof is signed for this long after it arrived, and not
+    /// at all if it is ordered by then. Default 100 ms; 0 to half of `resend_interval`.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_signing_delay: Duration,
+    /// Beside `batch_age_max` where batches are proposed before they have a proof, while fewer than
+    /// 32 of our own wait to be ordered: what is not certified costs less, so batches may be
+    /// smaller. Default 2 ms; 1 ms to 1 s.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_batch_age_max: Duration,
+    /// After a proposal failed, authors of its batches that still have no proof are trusted with
+    /// none without for this long. Default 10 s; 100 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub optimistic_blame: Duration,
+    /// Small batches of our own that may travel in a proposal of ours: count. Default 4; 0 to 64.
+    pub inline_batches_max: usize,
+    /// The same in bytes, all together. Default 64 KiB.
+    pub inline_bytes_max: ByteSize,
     /// What is granted and released is announced at least this often. Default 500 ms; 10 ms to 1 s.
     #[serde(with = "humantime_serde")]
     pub announce_interval: Duration,
@@ -139,6 +165,13 @@ impl Default for SequencerConfig {
             subscriber_window: 64,
             subscriber_lag_bytes_max: ByteSize::gib(4),
             subscriber_lag_max: Duration::from_mins(10),
+            optimistic: false,
+            optimistic_age_min: Duration::from_millis(50),
+            optimistic_signing_delay: Duration::from_millis(100),
+            optimistic_batch_age_max: Duration::from_millis(2),
+            optimistic_blame: Duration::from_secs(10),
+            inline_batches_max: 4,
+            inline_bytes_max: ByteSize::kib(64),
             announce_interval: Duration::from_millis(500),
             pressure: PressureConfig::default(),
             pull_rate: PullRateConfig::default(),
@@ -152,6 +185,17 @@ impl SequencerConfig {
     /// The window granted to each author.
     pub fn window(&self) -> Usage {
         Usage { bytes: self.window_bytes.as_u64(), batches: self.window_batches }
+    }
+
+    /// A batch is sealed when its oldest transaction has waited this long, while so many own
+    /// batches wait to be ordered.
+    pub fn sealing_age(&self, outstanding: usize) -> Duration {
+        let early = self.optimistic && outstanding < EARLY_BATCHES;
+        if early {
+            self.batch_age_max.min(self.optimistic_batch_age_max)
+        } else {
+            self.batch_age_max
+        }
     }
 
     /// Checks every bound and the relations between the settings and the chain's parameters.
@@ -216,6 +260,17 @@ impl SequencerConfig {
         let held = self.subscriber_lag_bytes_max.as_u64();
         at_least("subscriber_lag_bytes_max", held, 1 << 20)?;
         within("subscriber_lag_max", self.subscriber_lag_max, 1000, 86_400_000)?;
+        within("optimistic_age_min", self.optimistic_age_min, 0, 10_000)?;
+        let delay_max = self.resend_interval.as_millis() as u64 / 2;
+        if self.optimistic {
+            within("optimistic_signing_delay", self.optimistic_signing_delay, 0, delay_max)?;
+        }
+        within("optimistic_batch_age_max", self.optimistic_batch_age_max, 1, 1000)?;
+        within("optimistic_blame", self.optimistic_blame, 100, 600_000)?;
+        if self.inline_batches_max > INLINE_MAX {
+            let problem = format!("must not be above {INLINE_MAX}");
+            return Err(ConfigError::new("inline_batches_max", problem));
+        }
         within("announce_interval", self.announce_interval, 10, 1000)?;
         within("source.idle_interval", self.source.idle_interval, 10, 10_000)?;
         within("source.seen_exclusion", self.source.seen_exclusion, 10, 60_000)?;

@@ -335,6 +335,7 @@ impl Driver {
         metrics.collecting.observe(&status);
         metrics.source.observe(&status);
         metrics.fetching.observe(&status);
+        metrics.optimism.observe(&status);
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }

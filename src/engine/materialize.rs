@@ -76,6 +76,14 @@ enum Ended {
     Stopped(StopCause),
 }
 
+/// Where the body of a batch comes from.
+enum Source {
+    /// It travelled in the payload.
+    Inline(BatchBody),
+    /// These hold it, best first; the others are asked after them.
+    Holders(Vec<Author>),
+}
+
 /// The batches of a commit as they become ready, in the order of execution.
 pub struct Materializing {
     store: QuorumStore,
@@ -85,7 +93,7 @@ pub struct Materializing {
     /// `None` until the payload is here.
     batches: Option<FuturesOrdered<BoxFuture<'static, Result<MaterializedBatch, Ended>>>>,
     /// Batches that are not looked for yet.
-    rest: VecDeque<(Digest, BatchInfo, Vec<Author>)>,
+    rest: VecDeque<(Digest, BatchInfo, Source)>,
     missing: Vec<Digest>,
     ended: bool,
 }
@@ -182,11 +190,11 @@ impl Materializing {
         }
         while let Some(batches) = &mut self.batches {
             while batches.len() < AT_ONCE
-                && let Some((digest, info, holders)) = self.rest.pop_front()
+                && let Some(wanted) = self.rest.pop_front()
             {
                 let (store, commit) = (self.store.clone(), self.commit);
                 let (skips, deadline) = (Arc::clone(&self.skips), self.deadline);
-                let find = find_batch(store, commit, skips, deadline, (digest, info, holders));
+                let find = find_batch(store, commit, skips, deadline, wanted);
                 batches.push_back(find.boxed());
             }
             match batches.next().await {
@@ -230,7 +238,7 @@ impl Materializing {
             .batches()
             .enumerate()
             .map(|(position, info)| {
-                (info.digest(&shared.chain), *info, holders(&self.store, &payload, position))
+                (info.digest(&shared.chain), *info, source(&self.store, &payload, position))
             })
             .collect();
         self.batches = Some(FuturesOrdered::new());
@@ -243,15 +251,21 @@ fn is_skipped(skips: &Skips, digest: &Digest, at: CommitIndex) -> bool {
     skips.get(digest).is_some_and(|from| *from <= at)
 }
 
-/// Who signed the proof of this batch. The others are asked after them.
-fn holders(store: &QuorumStore, payload: &Payload, position: usize) -> Vec<Author> {
-    let shared = store.shared();
-    let view = shared.view();
-    let signers = payload.content.proofs.get(position).and_then(|proof| {
-        let committee = view.committee_of(proof.info.epoch)?;
-        Some(proof.signers(committee).filter(|signer| *signer != shared.author).collect())
-    });
-    signers.unwrap_or_default()
+/// Who signed the proof of this batch; of an optimistic one, whose voters only consensus knows, its
+/// author. The others are asked after them.
+fn source(store: &QuorumStore, payload: &Payload, position: usize) -> Source {
+    let (shared, content) = (store.shared(), &payload.content);
+    if let Some(proof) = content.proofs.get(position) {
+        let view = shared.view();
+        let committee = view.committee_of(proof.info.epoch);
+        let signers = committee.into_iter().flat_map(|committee| proof.signers(committee));
+        return Source::Holders(signers.filter(|signer| *signer != shared.author).collect());
+    }
+    let past = position - content.proofs.len();
+    match content.optimistic.get(past) {
+        Some(info) => Source::Holders(vec![info.author]),
+        None => Source::Inline(content.inline[past - content.optimistic.len()].body.clone()),
+    }
 }
 
 /// One batch: memory, then disk, then peers.
@@ -260,13 +274,17 @@ async fn find_batch(
     commit: Commit,
     skips: Arc<Skips>,
     deadline: Instant,
-    (digest, info, holders): (Digest, BatchInfo, Vec<Author>),
+    (digest, info, source): (Digest, BatchInfo, Source),
 ) -> Result<MaterializedBatch, Ended> {
     let skipped = MaterializedBatch { digest, info, body: None };
     if info.expiration < commit.header.block_timestamp || is_skipped(&skips, &digest, commit.index)
     {
         return Ok(skipped);
     }
+    let holders = match source {
+        Source::Inline(body) => return Ok(MaterializedBatch { digest, info, body: Some(body) }),
+        Source::Holders(holders) => holders,
+    };
     let shared = Arc::clone(store.shared());
     let local = if let Some(batch) = shared.cached_batch(&digest) {
         Some(batch)

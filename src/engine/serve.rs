@@ -300,7 +300,9 @@ fn bytes_of(content: &FetchedContent) -> usize {
         FetchedContent::Absent(_) | FetchedContent::Busy(_) => 0,
         FetchedContent::Batch(batch) => batch.body.bytes().len(),
         FetchedContent::Chunk(chunk) => chunk.bytes.len(),
-        FetchedContent::Payload(payload) => 512 * (1 + payload.content.proofs.len()),
+        FetchedContent::Payload(payload) => {
+            512 * (1 + payload.content.outside()) + payload.content.inline_bytes() as usize
+        }
     }
 }
 

@@ -41,7 +41,9 @@ impl Weighter<Digest, Cached> for ByBytes {
     fn weight(&self, _: &Digest, content: &Cached) -> u64 {
         match content {
             Cached::Batch(batch) => batch.info.charge(),
-            Cached::Payload(payload) => 512 * (1 + payload.content.proofs.len() as u64),
+            Cached::Payload(payload) => {
+                512 * (1 + payload.content.outside() as u64) + payload.content.inline_bytes()
+            }
         }
     }
 }

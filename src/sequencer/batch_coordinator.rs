@@ -4,11 +4,11 @@
 //! always joins a group at or after the one that holds the content; what an author has stored here
 //! never exceeds its window; no counter at or below a floor is admitted again.
 //!
-//! A slot is claimed only by a batch from its author's own link, or our own. When a batch goes, its
+//! A slot is claimed only by a batch from its author's own link, by a proof, or by our own batch. When a batch goes, its
 //! slot record goes with it and the floor of (author, incarnation) rises to its counter, so memory
 //! is bounded by expiry and not by history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(super) struct BatchCoordinator {
     pub admits: bool,
     /// True while a store that replaces a lost one may not sign.
     pub silent: bool,
+    /// New batches may be ordered without a proof: they are signed for then, not at once.
+    pub defer_until: Option<Duration>,
+    /// Batches that are not signed for yet, by when they are.
+    deferred: VecDeque<(Duration, Digest, BatchInfo)>,
 }
 
 impl BatchCoordinator {
@@ -68,7 +72,17 @@ impl BatchCoordinator {
         let members = committee.members().iter();
         let authors = members.map(|member| (member.author, AuthorState::default())).collect();
         let stored = BTreeMap::new();
-        Self { epoch, limits, authors, stored, fenced: false, admits: true, silent: false }
+        Self {
+            epoch,
+            limits,
+            authors,
+            stored,
+            fenced: false,
+            admits: true,
+            silent: false,
+            defer_until: None,
+            deferred: VecDeque::new(),
+        }
     }
 
     /// The epoch is being closed.
@@ -165,6 +179,20 @@ impl BatchCoordinator {
         Ok(true)
     }
 
+    /// A batch that was fetched before has a proof: a quorum says that its slot holds it.
+    pub fn on_proven(
+        &mut self,
+        outbox: &mut Outbox,
+        retention: &mut Retention,
+        digest: Digest,
+        info: &BatchInfo,
+    ) {
+        let admissible = self.admits && self.check_origin(info.author, info).is_ok();
+        if admissible && self.check_slot(info).is_ok() {
+            self.claim_stored(outbox, retention, digest, info);
+        }
+    }
+
     fn check_origin(&self, from: Author, info: &BatchInfo) -> Result<(), Refusal> {
         if from != info.author {
             return Err(Refusal::NotFromAuthor);
@@ -232,7 +260,34 @@ impl BatchCoordinator {
         outbox.record(Record::Batch(record));
         retention.insert(digest, Held::Batch { info, in_slot: true }, outbox.group);
         self.occupy(digest, &info);
-        self.sign(outbox, digest, &info);
+        self.sign_new(outbox, digest, &info);
+    }
+
+    fn sign_new(&mut self, outbox: &mut Outbox, digest: Digest, info: &BatchInfo) {
+        match self.defer_until {
+            Some(due) => self.deferred.push_back((due, digest, *info)),
+            None => self.sign(outbox, digest, info),
+        }
+    }
+
+    /// When the next one is signed for that was not at once.
+    pub fn next_signature(&self) -> Option<Duration> {
+        self.deferred.front().map(|(due, _, _)| *due)
+    }
+
+    /// Signs for what is due, unless it has been ordered meanwhile.
+    pub fn sign_deferred(
+        &mut self,
+        outbox: &mut Outbox,
+        now: Duration,
+        ordered: impl Fn(&Digest) -> bool,
+    ) {
+        while let Some((_, digest, info)) = self.deferred.pop_front_if(|(due, _, _)| *due <= now) {
+            let held = self.claim_of(&info).is_some_and(|claim| claim.digest == digest);
+            if held && !self.fenced && !ordered(&digest) {
+                self.sign(outbox, digest, &info);
+            }
+        }
     }
 
     /// The signature joins the group that holds, or follows, the content.
@@ -254,7 +309,7 @@ impl BatchCoordinator {
         outbox.record(Record::Claim { digest, slot: info.slot() });
         retention.claim(&digest);
         self.occupy(digest, info);
-        self.sign(outbox, digest, info);
+        self.sign_new(outbox, digest, info);
     }
 
     fn occupy(&mut self, digest: Digest, info: &BatchInfo) {
@@ -264,6 +319,12 @@ impl BatchCoordinator {
         let known = author.slots.insert(info.batch_id, claim);
         assert!(known.is_none(), "slot {:?} is claimed twice", info.slot());
         self.stored.entry(info.author).or_default().add(info.charge());
+    }
+
+    /// What the slot of this batch holds.
+    pub fn holder(&self, info: &BatchInfo) -> Option<&Digest> {
+        let claim = self.claim_of(info).filter(|_| info.epoch == self.epoch)?;
+        Some(&claim.digest)
     }
 
     fn claim_of(&self, info: &BatchInfo) -> Option<&Claim> {

@@ -37,8 +37,8 @@ use super::pressure;
 use super::pull_rate::PullRate;
 use crate::config::SequencerConfig;
 use crate::types::{
-    Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest, Epoch,
-    Incarnation, Timestamp,
+    Author, Batch, BatchBody, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Digest,
+    Epoch, Incarnation, Timestamp,
 };
 
 /// Answers gathered for one submission.
@@ -186,10 +186,28 @@ impl BatchGenerator {
 
     /// Seals one batch if one is due; the caller decides whether there is room for it.
     pub fn seal(&mut self, outbox: &mut Outbox, clock: &Clock) -> Option<Sealed> {
+        let bucket = self.due_bucket(clock.now.monotonic)?;
+        self.seal_from(outbox, clock, bucket)
+    }
+
+    /// The same of what is in the pool, due or not, if it is this small.
+    pub fn seal_early(
+        &mut self,
+        outbox: &mut Outbox,
+        clock: &Clock,
+        bytes_max: u64,
+    ) -> Option<Sealed> {
+        let bucket = self.pool.due_bucket(0, |_| true)?;
+        if self.pool.bytes() > bytes_max {
+            return None;
+        }
+        self.seal_from(outbox, clock, bucket)
+    }
+
+    fn seal_from(&mut self, outbox: &mut Outbox, clock: &Clock, bucket: u64) -> Option<Sealed> {
         if self.ids.next >= self.ids.durable_until || self.is_lagging() {
             return None;
         }
-        let bucket = self.due_bucket(clock.now.monotonic)?;
         let (builder, metas, tickets) = self.cut(clock, bucket, outbox);
         if tickets.is_empty() {
             self.pool.on_sealed(None);
@@ -226,8 +244,12 @@ impl BatchGenerator {
             || self.outstanding.len() as u64 >= self.config.outstanding_batches_max
     }
 
+    fn sealing_age(&self) -> Duration {
+        self.config.sealing_age(self.outstanding.len())
+    }
+
     fn due_bucket(&self, now: Duration) -> Option<u64> {
-        let due = |arrived| arrived + self.config.batch_age_max <= now;
+        let due = |arrived| arrived + self.sealing_age() <= now;
         self.pool.due_bucket(self.config.batch_bytes_target.as_u64(), due)
     }
 
@@ -337,7 +359,7 @@ impl BatchGenerator {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        let due = self.pool.oldest()? + self.config.batch_age_max;
+        let due = self.pool.oldest()? + self.sealing_age();
         let Some(allowed) = self.rate.next_deadline(self.pool.count()) else { return Some(due) };
         // A full batch waits for nothing but the rate.
         let is_full = self.pool.bytes() >= self.config.batch_bytes_target.as_u64();
@@ -357,6 +379,15 @@ impl BatchGenerator {
     /// Transactions in those.
     pub fn outstanding_transactions(&self) -> u64 {
         self.outstanding_transactions
+    }
+
+    /// Own batches not ordered yet, the newest first.
+    pub fn newest(&self) -> impl Iterator<Item = (Digest, BatchInfo, BatchBody)> + '_ {
+        let newest = self.outstanding_order.iter().rev();
+        newest.filter_map(|(_, digest)| {
+            let batch = self.outstanding.get(digest)?;
+            Some((*digest, batch.info, BatchBody::new(batch.body.clone())))
+        })
     }
 
     fn keep_outstanding(&mut self, digest: Digest, batch: Outstanding) {

@@ -237,6 +237,11 @@ impl CommitLog {
         Some((logged.commit, logged.digest))
     }
 
+    /// True if a logged commit orders this payload at this height.
+    pub fn names(&self, payload: &Digest, height: CommitIndex) -> bool {
+        self.commits.get(&height).is_some_and(|logged| logged.digest == *payload)
+    }
+
     /// A logged commit, while it is kept.
     pub fn commit(&self, index: CommitIndex) -> Option<Commit> {
         self.commits.get(&index).map(|logged| logged.commit)

@@ -85,6 +85,9 @@ impl Sequencer {
         digest: Digest,
         batch: &Batch,
     ) {
+        if self.claims_slot(from, &digest, batch) {
+            self.on_batch(clock, from, digest, batch);
+        }
         self.keep_fetched(clock, Some(from), digest, batch);
         self.tick_fetcher(clock);
     }
@@ -106,6 +109,7 @@ impl Sequencer {
         }
         self.store_recovered(clock, digest, batch);
         self.refetched(&digest);
+        self.on_vouched(clock, digest, &batch.info.slot());
     }
 
     /// Stores a batch outside its author's window, if there is room for it.

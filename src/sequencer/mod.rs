@@ -23,6 +23,7 @@
 
 mod absence;
 mod admission;
+mod ballots;
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
@@ -31,6 +32,8 @@ mod fetched;
 mod fetcher;
 mod in_progress;
 mod leases;
+mod optimism;
+mod optimistic;
 mod ordered;
 mod outbox;
 mod payloads;
@@ -63,12 +66,14 @@ pub use recover::{RecoverError, Setup};
 pub use subscribers::{SUBSCRIBER_NAME_BYTES_MAX, SUBSCRIBERS_MAX};
 
 use self::absence::Absences;
+use self::ballots::Ballots;
 use self::batch_coordinator::BatchCoordinator;
-use self::batch_generator::BatchGenerator;
+use self::batch_generator::{BatchGenerator, Sealed};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
 use self::in_progress::InProgress;
+use self::optimism::Optimism;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
 use self::port::{
@@ -115,6 +120,8 @@ pub struct Sequencer {
     fetcher: Fetcher,
     refetch: Refetch,
     absences: Absences,
+    ballots: Ballots,
+    optimism: Optimism,
     silence: Silence,
     sourcing: Sourcing,
     outbox: Outbox,
@@ -125,6 +132,8 @@ pub struct Sequencer {
     next_announcement: Duration,
     /// When the last step was taken.
     stepped: Duration,
+    /// The wall clock then.
+    wall: Timestamp,
     /// Where tests make it panic, and the input that is handled.
     tripwire: Tripwire,
     input: &'static str,
@@ -159,11 +168,15 @@ impl Sequencer {
         let subscribers = self.commits.next_deadline();
         let leases = self.generator.leases.next_deadline();
         let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
-        [sealing, collecting, subscribers, leases, self.ends.next_deadline()]
+        let signing = self.coordinator.next_signature();
+        let own = [sealing, collecting, signing];
+        [subscribers, leases, self.ends.next_deadline()]
             .into_iter()
+            .chain(own)
             .chain(fetching)
             .chain([self.sourcing_deadline()])
             .flatten()
+            .chain(self.next_ripe())
             .chain([self.next_announcement])
             .min()
     }
@@ -203,9 +216,11 @@ impl Sequencer {
         self.windows.peers()
     }
 
-    /// How many proofs could be proposed.
+    /// How many batches could be proposed, with a proof or without one.
     pub fn proposable(&self) -> u64 {
-        self.manager.totals().proofs
+        let height = self.commits.applied().0.next();
+        let unproven = if self.may_be_optimistic(height) { self.manager.ripe() } else { 0 };
+        self.manager.totals().proofs + unproven
     }
 
     /// What is skipped because committed evidence says that it is gone.
@@ -240,7 +255,11 @@ impl Sequencer {
             demoted: self.proofs.standing.demoted(self.stepped).collect(),
             outstanding_batches,
             outstanding_bytes,
-            proofs: self.proposable(),
+            proofs: self.manager.totals().proofs,
+            unproven: self.manager.ripe(),
+            ballots: self.ballots.len() as u64,
+            optimistic_pause: self.optimism.pause_left(self.commits.applied().0),
+            optimistic_blamed: self.optimism.blamed_len(),
             contents: self.retention.len() as u64,
             fetches: self.fetcher.len() as u64,
             fetch_bytes_in_flight: self.fetcher.bytes_in_flight(),
@@ -300,8 +319,11 @@ impl Sequencer {
     pub fn step(&mut self, now: Now, input: Input) {
         self.stepped = now.monotonic;
         self.input = input.name();
+        self.wall = now.wall;
         let clock = self.clock(now);
         self.generator.leases.on_time(now.monotonic);
+        self.ripen(now.monotonic);
+        self.sign_deferred(now.monotonic);
         self.route(&clock, input);
         // Consensus time may have moved.
         let clock = self.clock(now);
@@ -411,6 +433,7 @@ impl Sequencer {
                     && !self.commits.awaits(&digest)
                 {
                     self.fetcher.on_needless(&digest);
+                    self.withdraw_ballot(&digest);
                 }
             }
             Input::Durable { sequence } => {
@@ -424,7 +447,9 @@ impl Sequencer {
             Input::Space { admits } => {
                 self.enters(Component::BatchCoordinator);
                 self.coordinator.admits = admits;
-                if !admits {
+                if admits {
+                    self.decide_all_again(clock);
+                } else {
                     // Nothing is sealed until there is room: they would wait without an answer.
                     self.generator.refuse_pooled(&mut self.outbox, BusyReason::Disk);
                 }
@@ -459,17 +484,24 @@ impl Sequencer {
             }
             self.enters(Component::BatchGenerator);
             let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
-            let (digest, batch) = (sealed.digest, sealed.batch);
-            let BatchInfo { count: transactions, bytes, .. } = batch.info;
-            self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
-            self.enters(Component::BatchCoordinator);
-            let (outbox, retention) = (&mut self.outbox, &mut self.retention);
-            self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
-            self.enters(Component::ProofCoordinator);
-            let outbox = &mut self.outbox;
-            self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
+            self.spread(clock, sealed);
         }
         self.record_settled();
+    }
+
+    /// A batch of ours goes its way.
+    fn spread(&mut self, clock: &Clock, sealed: Sealed) {
+        let (digest, batch) = (sealed.digest, sealed.batch);
+        let BatchInfo { count: transactions, bytes, .. } = batch.info;
+        self.outbox.effect(Effect::Measured(Measurement::Sealed { transactions, bytes }));
+        self.enters(Component::BatchCoordinator);
+        let (outbox, retention) = (&mut self.outbox, &mut self.retention);
+        self.coordinator.on_own_batch(outbox, retention, digest, &batch, sealed.metas);
+        self.enters(Component::ProofManager);
+        self.on_slot(clock, digest, &batch.info);
+        self.enters(Component::ProofCoordinator);
+        let outbox = &mut self.outbox;
+        self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
     }
 
     fn may_seal(&self) -> bool {
@@ -505,10 +537,14 @@ impl Sequencer {
                 let content = port::Content::Batch(batch.clone());
                 let now = clock.now.monotonic;
                 self.fetcher.on_content(&mut self.outbox, now, None, &digest, &content);
+                self.on_slot(clock, digest, &batch.info);
             }
             Ok(false) => {}
             Err(reason) => {
                 self.outbox.refuse(from, reason);
+                if reason == Refusal::Equivocation {
+                    self.optimism.blame(from, clock.now.monotonic);
+                }
                 if reason == Refusal::NotYet {
                     self.on_ahead(clock, from);
                 }
@@ -519,6 +555,10 @@ impl Sequencer {
     // ---- proofs --------------------------------------------------------------------------------
 
     fn on_vote(&mut self, clock: &Clock, vote: &SignedBatchInfo) {
+        if let Some(info) = self.proofs.info(&vote.digest) {
+            // It stores it, however it came by it.
+            self.windows.on_stored(&vote.signer, vote.digest, &info);
+        }
         self.enters(Component::ProofCoordinator);
         let (outbox, committee) = (&mut self.outbox, &self.membership.committee);
         if let Some(proof) = self.proofs.on_vote(outbox, clock.now.monotonic, committee, vote) {
@@ -551,7 +591,9 @@ impl Sequencer {
         {
             let due = clock.now.monotonic + self.config.refetch_delay;
             self.refetch(digest, &proof, due);
+            let slot = proof.info.slot();
             self.outbox.record(Record::Proof { digest, proof });
+            self.on_vouched(clock, digest, &slot);
         }
     }
 
@@ -566,6 +608,7 @@ impl Sequencer {
                 self.manager.on_proof(digest, proof, clock.consensus);
             }
         }
+        self.optimism.on_time(clock.now.monotonic);
         self.tick_ends(clock.now.monotonic);
         self.commits.on_time(&mut self.outbox, &mut self.retention, clock.now.monotonic);
         self.tick_refetch(clock);
@@ -590,6 +633,11 @@ impl Sequencer {
                 self.outbox.record(Record::DropProof { digest, expiration });
             }
         }
+    }
+
+    /// The time of the step that is being taken.
+    fn clock_now(&self) -> Clock {
+        self.clock(Now { monotonic: self.stepped, wall: self.wall })
     }
 
     fn clock(&self, now: Now) -> Clock {

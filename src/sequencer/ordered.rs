@@ -6,6 +6,7 @@
 
 use super::Sequencer;
 use super::outbox::Clock;
+use super::payloads::Content;
 use super::port::{Effect, Measurement, Now, Reply, RequestId};
 use crate::types::{
     Ack, BatchInfo, Commit, CommitIndex, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
@@ -40,7 +41,7 @@ impl Sequencer {
             let content = content.filter(|_| !skipped);
             if skipped {
                 // Whatever it ordered is gone: nobody executes it, wherever it may still be.
-                let receipt = self.apply(now, &commit.header, &[]);
+                let receipt = self.apply(now, &commit.header, &[], 0);
                 self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, 0);
                 self.payloads_over(commit.index);
                 continue;
@@ -54,11 +55,14 @@ impl Sequencer {
             let infos = content.payload.content.batches().copied();
             let ordered: Vec<(Digest, BatchInfo)> =
                 content.batches.iter().copied().zip(infos).collect();
-            let receipt = self.apply(now, &commit.header, &ordered);
+            self.measure_kinds(&content);
+            self.judge_proposals(commit.index, &digest);
+            let outside = content.payload.content.outside();
+            let receipt = self.apply(now, &commit.header, &ordered, outside);
             let bytes = ordered.iter().map(|(_, info)| info.charge()).sum();
             self.commits.on_applied(&mut self.outbox, now.monotonic, receipt, bytes);
             self.payloads_over(commit.index);
-            self.refetch_batches(&content, now.monotonic);
+            self.refetch_ordered(&content, now.monotonic);
         }
         self.commits.on_cursors(&mut self.outbox, &mut self.retention);
         self.absences.keep_from(&mut self.outbox, self.commits.kept_from());
@@ -85,23 +89,28 @@ impl Sequencer {
         now: Now,
         header: &PayloadHeader,
         ordered: &[(Digest, BatchInfo)],
+        outside: usize,
     ) -> CommitReceipt {
         self.note_commit_time(now.monotonic, ordered);
-        for (digest, info) in ordered {
+        for (digest, info) in &ordered[..outside] {
             self.retention.on_ordered(*digest, Some(*info), header.height);
+        }
+        for (digest, _) in ordered {
             if let Some(age) = self.proofs.age(digest, now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Ordered(age)));
             }
         }
-        self.advance(now, header, ordered)
+        self.advance(now, header, ordered, outside)
     }
 
-    /// Every component takes one step of consensus time.
+    /// Every component takes one step of consensus time. The content of batches from `outside` on
+    /// lies in the payload.
     fn advance(
         &mut self,
         now: Now,
         header: &PayloadHeader,
         ordered: &[(Digest, BatchInfo)],
+        outside: usize,
     ) -> CommitReceipt {
         let PayloadHeader { height: index, block_timestamp, .. } = *header;
         let clock = Clock { now, consensus: block_timestamp };
@@ -115,7 +124,9 @@ impl Sequencer {
         self.enters(Component::ProofCoordinator);
         let votes = self.proofs.on_commit(&clock, ordered);
         self.enters(Component::ProofManager);
-        let queued = self.manager.on_commit(ordered, clock.consensus);
+        let (outside, inline) = ordered.split_at(outside);
+        let queued = self.manager.on_inline_commit(inline, clock.consensus)
+            + self.manager.on_commit(outside, clock.consensus);
         self.record_settled();
         self.drop_unheld_proofs();
         self.absences.on_time(clock.consensus);
@@ -143,7 +154,7 @@ impl Sequencer {
             self.fetcher.on_needless(digest);
         }
         self.commits.subscribers.pass(header.height.next());
-        let receipt = self.advance(now, header, &[]);
+        let receipt = self.advance(now, header, &[], 0);
         self.payloads_over(header.height);
         self.end_epoch_by_skip(header);
         self.outbox.reply_durably(id, Reply::SkippedTo(Ok(receipt)));
@@ -152,13 +163,27 @@ impl Sequencer {
 
     /// Payloads up to this height are ordered, or came to nothing.
     fn payloads_over(&mut self, index: CommitIndex) {
+        self.optimism.on_passed(index);
         for payload in self.payloads.on_applied(index) {
             self.manager.on_payload_over(&payload);
+            self.withdraw_ballot(&payload);
         }
     }
 
     /// What an applied commit ordered is neither collected nor proposed again.
-    pub(super) fn settle_ordered(&mut self, ordered: &[(Digest, BatchInfo)]) {
-        self.manager.on_commit(ordered, Timestamp(0));
+    pub(super) fn settle_ordered(&mut self, ordered: &[(Digest, BatchInfo)], outside: usize) {
+        let (outside, inline) = ordered.split_at(outside);
+        self.manager.on_inline_commit(inline, Timestamp(0));
+        self.manager.on_commit(outside, Timestamp(0));
+    }
+
+    /// How many batches were ordered without a proof, for metrics.
+    fn measure_kinds(&mut self, content: &Content) {
+        let content = &content.payload.content;
+        let (optimistic, inline) = (content.optimistic.len() as u64, content.inline.len() as u64);
+        if optimistic + inline > 0 {
+            let measured = Measurement::OrderedUnproven { optimistic, inline };
+            self.outbox.effect(Effect::Measured(measured));
+        }
     }
 }

@@ -46,7 +46,9 @@ impl Outbox {
             + match &record {
                 Record::Batch(batch) => batch.body.len() as u64,
                 Record::Payload { payload, .. } => {
-                    (payload.content.batches().count() * (BatchInfo::ENCODED_BYTES + 256)) as u64
+                    let batches = payload.content.batches().count() as u64;
+                    batches * (BatchInfo::ENCODED_BYTES as u64 + 256)
+                        + payload.content.inline_bytes()
                 }
                 _ => 0,
             };

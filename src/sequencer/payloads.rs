@@ -2,7 +2,7 @@
 //!
 //! A payload that arrives is kept in memory, bounded per peer, until the host asks about it; it is
 //! stored when the host asks and it can be valid, or when a commit names it. The answer "valid" is
-//! a promise of the group that holds it.
+//! a promise of the group that holds it, and of those that hold its optimistic batches.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ const HEIGHTS_KEPT: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct Stored {
     pub header: PayloadHeader,
+    /// True if it has optimistic batches.
+    pub optimistic: bool,
     /// Gone once its commit is applied.
     pub content: Option<Content>,
 }
@@ -69,8 +71,9 @@ impl Payloads {
         self.heights.insert((header.height, digest));
         // Of what is ordered already, the content is needed no more.
         let is_open = header.height > self.cleared;
+        let optimistic = !content.payload.content.optimistic.is_empty();
         let content = is_open.then_some(content);
-        self.stored.insert(digest, Stored { header, content });
+        self.stored.insert(digest, Stored { header, optimistic, content });
         self.take_arrived(&digest);
         is_open
     }
@@ -113,6 +116,11 @@ impl Payloads {
     /// True if the host waits for it.
     pub fn is_waited_for(&self, digest: &Digest) -> bool {
         self.waiting.contains_key(digest)
+    }
+
+    /// Payloads that the host waits for.
+    pub fn waited_for(&self) -> Vec<Digest> {
+        self.waiting.keys().copied().collect()
     }
 
     /// Those who wait for a payload.

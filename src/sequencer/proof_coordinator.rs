@@ -315,6 +315,11 @@ impl ProofCoordinator {
         freed
     }
 
+    /// A batch of ours that is not ordered yet.
+    pub fn info(&self, digest: &Digest) -> Option<BatchInfo> {
+        self.batches.get(digest).map(|batch| batch.info)
+    }
+
     /// How long ago a batch of ours that is not ordered yet was sealed, or recovered.
     pub fn age(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         self.batches.get(digest).map(|batch| now.saturating_sub(batch.since))

@@ -6,7 +6,10 @@
 //! ```text
 //!             proof                  a payload names it
 //!   unknown ────────▶ queued ◀──────────────────────────▶ named ── commit ─▶ ordered ─▶ expired
-//!                              the payload came to nothing
+//!      │               ▲       the payload came to nothing               ▲
+//!      └──▶ unproven ──┴──────────── an optimistic or inline batch ──────┘
+//!   held    (ripe once
+//!   here     old enough)
 //! ```
 //!
 //! A pull takes the highest gas bucket first. Inside a bucket authors take turns: the one of whom
@@ -21,12 +24,14 @@
 mod pull;
 #[cfg(test)]
 mod tests;
+mod unproven;
 
-pub(super) use pull::Wanted;
+pub(super) use pull::{Optimistic, Taken, Wanted};
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
 
@@ -35,6 +40,8 @@ type Arrival = u64;
 
 #[derive(Debug)]
 enum State {
+    /// Held here in its author's slot; no proof is known.
+    Unproven { info: BatchInfo, arrival: Arrival, since: Duration, ripe: bool },
     /// Can be proposed.
     Queued { proof: Arc<ProofOfStore>, arrival: Arrival },
     /// Ordered by a commit; whether a proof of it is on record here.
@@ -44,12 +51,24 @@ enum State {
 impl State {
     /// True if a proof of it is on record here.
     fn is_proven(&self) -> bool {
-        !matches!(self, Self::Ordered { proven: false })
+        matches!(self, Self::Queued { .. } | Self::Ordered { proven: true })
+    }
+
+    /// What waits to be ordered, and when it arrived.
+    fn waiting(&self) -> Option<(BatchInfo, Arrival)> {
+        match self {
+            Self::Unproven { info, arrival, .. } => Some((*info, *arrival)),
+            Self::Queued { proof, arrival } => Some((proof.info, *arrival)),
+            Self::Ordered { .. } => None,
+        }
     }
 }
 
 /// What of one gas bucket can be proposed, by author.
 type Bucket = BTreeMap<Author, BTreeMap<Arrival, Digest>>;
+
+/// What can be proposed; the highest bucket first.
+type Buckets = BTreeMap<Reverse<u64>, Bucket>;
 
 /// Exactly what is queued, named or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +82,14 @@ pub(super) struct Totals {
 #[derive(Debug, Default)]
 pub(super) struct ProofManager {
     entries: BTreeMap<Digest, State>,
-    /// Queued and named by no open payload; the highest bucket first.
-    buckets: BTreeMap<Reverse<u64>, Bucket>,
+    /// Queued and named by no open payload.
+    buckets: Buckets,
+    /// Ripe, without a proof, and named by no open payload.
+    ripe: Buckets,
+    /// Unproven ones that are not ripe, by when they arrived; with some that have left since.
+    unripe: VecDeque<(Duration, Digest)>,
+    /// How many are ripe, named or not.
+    ripe_count: u64,
     /// Stored payloads that no commit has ordered or passed by, with their batches.
     open: BTreeMap<Digest, Vec<Digest>>,
     /// For each batch that open payloads name, which ones.
@@ -72,7 +97,7 @@ pub(super) struct ProofManager {
     expirations: BTreeSet<(Timestamp, Digest)>,
     /// Bytes ordered, by author, since the epoch began.
     served: BTreeMap<Author, u64>,
-    /// How many of each author are queued.
+    /// How many of each author wait to be ordered.
     backlog: BTreeMap<Author, u64>,
     totals: Totals,
     arrivals: Arrival,
@@ -93,27 +118,40 @@ impl ProofManager {
         if info.expiration < consensus {
             return false;
         }
-        if let Some(known) = self.entries.get_mut(&digest) {
-            if let State::Queued { proof: known, .. } = known
-                && known.signatures.len() < proof.signatures.len()
-            {
+        if let Some(State::Queued { proof: known, .. }) = self.entries.get_mut(&digest) {
+            if known.signatures.len() < proof.signatures.len() {
                 *known = proof;
             }
             return false;
         }
-        let arrival = self.arrivals;
-        self.arrivals += 1;
-        self.level(info.author);
-        *self.backlog.entry(info.author).or_default() += 1;
+        let arrival = match self.entries.get(&digest) {
+            None => self.arrive(info.author),
+            // It has waited since its batch arrived.
+            Some(State::Unproven { arrival, .. }) => {
+                let arrival = *arrival;
+                self.forget_unproven(&digest);
+                arrival
+            }
+            Some(_) => return false,
+        };
         self.totals.proofs += 1;
         self.totals.transactions += u64::from(info.count);
         self.totals.bytes += u64::from(info.bytes);
         self.entries.insert(digest, State::Queued { proof, arrival });
         self.expirations.insert((info.expiration, digest));
         if !self.names.contains_key(&digest) {
-            self.enqueue(digest, &info, arrival);
+            enqueue(&mut self.buckets, digest, &info, arrival);
         }
         true
+    }
+
+    /// One more of this author waits.
+    fn arrive(&mut self, author: Author) -> Arrival {
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        self.level(author);
+        *self.backlog.entry(author).or_default() += 1;
+        arrival
     }
 
     /// An author that had nothing to propose has saved up no turns.
@@ -128,24 +166,6 @@ impl ProofManager {
         }
     }
 
-    fn enqueue(&mut self, digest: Digest, info: &BatchInfo, arrival: Arrival) {
-        let bucket = self.buckets.entry(Reverse(info.gas_bucket_start)).or_default();
-        bucket.entry(info.author).or_default().insert(arrival, digest);
-    }
-
-    fn dequeue(&mut self, info: &BatchInfo, arrival: Arrival) {
-        let at = Reverse(info.gas_bucket_start);
-        let Some(bucket) = self.buckets.get_mut(&at) else { return };
-        let Some(queue) = bucket.get_mut(&info.author) else { return };
-        queue.remove(&arrival);
-        if queue.is_empty() {
-            bucket.remove(&info.author);
-            if bucket.is_empty() {
-                self.buckets.remove(&at);
-            }
-        }
-    }
-
     /// A payload is stored: what it names waits aside.
     pub fn on_payload(&mut self, payload: Digest, batches: &[Digest]) {
         if self.open.contains_key(&payload) {
@@ -153,9 +173,7 @@ impl ProofManager {
         }
         for digest in batches {
             self.names.entry(*digest).or_default().push(payload);
-            if let Some((info, arrival)) = self.queued(digest) {
-                self.dequeue(&info, arrival);
-            }
+            self.stand_aside(digest);
         }
         self.open.insert(payload, batches.to_vec());
     }
@@ -167,17 +185,32 @@ impl ProofManager {
             names.retain(|name| name != payload);
             if names.is_empty() {
                 self.names.remove(&digest);
-                if let Some((info, arrival)) = self.queued(&digest) {
-                    self.enqueue(digest, &info, arrival);
-                }
+                self.stand_in_line(digest);
             }
         }
     }
 
-    fn queued(&self, digest: &Digest) -> Option<(BatchInfo, Arrival)> {
-        match self.entries.get(digest) {
-            Some(State::Queued { proof, arrival }) => Some((proof.info, *arrival)),
-            _ => None,
+    /// The queue that an entry stands in while no open payload names it.
+    fn line(&mut self, digest: &Digest) -> Option<(&mut Buckets, BatchInfo, Arrival)> {
+        let state = self.entries.get(digest)?;
+        let (info, arrival) = state.waiting()?;
+        let line = match state {
+            State::Queued { .. } => &mut self.buckets,
+            State::Unproven { ripe: true, .. } => &mut self.ripe,
+            _ => return None,
+        };
+        Some((line, info, arrival))
+    }
+
+    fn stand_aside(&mut self, digest: &Digest) {
+        if let Some((line, info, arrival)) = self.line(digest) {
+            dequeue(line, &info, arrival);
+        }
+    }
+
+    fn stand_in_line(&mut self, digest: Digest) {
+        if let Some((line, info, arrival)) = self.line(&digest) {
+            enqueue(line, digest, &info, arrival);
         }
     }
 
@@ -187,47 +220,64 @@ impl ProofManager {
         let mut freed = 0;
         for (digest, info) in ordered {
             *self.served.entry(info.author).or_default() += info.charge();
-            let known = self.entries.get_mut(digest).map(|state| {
-                // Its expiration is known too.
-                let proven = state.is_proven();
-                std::mem::replace(state, State::Ordered { proven })
-            });
-            match known {
-                Some(State::Queued { proof, arrival }) => {
-                    self.leave(&proof.info, arrival);
-                    freed += 1;
-                }
-                Some(State::Ordered { .. }) => {}
-                None if info.expiration >= consensus => {
-                    self.entries.insert(*digest, State::Ordered { proven: false });
-                    self.expirations.insert((info.expiration, *digest));
-                }
-                None => {}
-            }
+            freed += self.on_ordered(*digest, info, consensus);
         }
         while let Some(&(expiration, digest)) = self.expirations.first() {
             if expiration >= consensus {
                 break;
             }
             self.expirations.remove(&(expiration, digest));
+            self.leave(&digest);
             let Some(state) = self.entries.remove(&digest) else { continue };
             if state.is_proven() {
                 self.expired.push((expiration, digest));
             }
-            if let State::Queued { proof, arrival } = state {
-                self.leave(&proof.info, arrival);
-                freed += 1;
-            }
+            freed += u64::from(state.waiting().is_some());
         }
         freed
     }
 
-    /// An entry is out of what can be proposed.
-    fn leave(&mut self, info: &BatchInfo, arrival: Arrival) {
-        self.dequeue(info, arrival);
-        self.totals.proofs -= 1;
-        self.totals.transactions -= u64::from(info.count);
-        self.totals.bytes -= u64::from(info.bytes);
+    /// A batch that its proposer brought along is ordered. Whose turn it was does not change: its
+    /// author is the proposer's word.
+    pub fn on_inline_commit(
+        &mut self,
+        ordered: &[(Digest, BatchInfo)],
+        consensus: Timestamp,
+    ) -> u64 {
+        let order =
+            |(digest, info): &(Digest, BatchInfo)| self.on_ordered(*digest, info, consensus);
+        ordered.iter().map(order).sum()
+    }
+
+    fn on_ordered(&mut self, digest: Digest, info: &BatchInfo, consensus: Timestamp) -> u64 {
+        self.leave(&digest);
+        let Some(state) = self.entries.get_mut(&digest) else {
+            if info.expiration >= consensus {
+                self.entries.insert(digest, State::Ordered { proven: false });
+                self.expirations.insert((info.expiration, digest));
+            }
+            return 0;
+        };
+        // Its expiration is known too.
+        let proven = state.is_proven();
+        let before = std::mem::replace(state, State::Ordered { proven });
+        u64::from(before.waiting().is_some())
+    }
+
+    /// An entry is about to be out of what can be proposed.
+    fn leave(&mut self, digest: &Digest) {
+        self.stand_aside(digest);
+        let Some(state) = self.entries.get(digest) else { return };
+        let Some((info, _)) = state.waiting() else { return };
+        match state {
+            State::Queued { .. } => {
+                self.totals.proofs -= 1;
+                self.totals.transactions -= u64::from(info.count);
+                self.totals.bytes -= u64::from(info.bytes);
+            }
+            State::Unproven { ripe: true, .. } => self.ripe_count -= 1,
+            _ => {}
+        }
         let left = self.backlog.entry(info.author).or_default();
         *left = left.saturating_sub(1);
         if *left == 0 {
@@ -237,7 +287,7 @@ impl ProofManager {
 
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
     pub fn on_close(&mut self) -> u64 {
-        let freed = self.totals.proofs;
+        let freed = self.entries.values().filter(|state| state.waiting().is_some()).count() as u64;
         let is_proven = |digest| self.entries.get(digest).is_some_and(State::is_proven);
         let proven = self.expirations.iter().filter(|(_, digest)| is_proven(digest));
         let expired = self.expired.iter().chain(proven).copied().collect();
@@ -264,12 +314,30 @@ impl ProofManager {
     pub fn proofs(&self) -> impl Iterator<Item = (Digest, Arc<ProofOfStore>)> {
         self.entries.iter().filter_map(|(digest, state)| match state {
             State::Queued { proof, .. } => Some((*digest, Arc::clone(proof))),
-            State::Ordered { .. } => None,
+            _ => None,
         })
     }
 
-    /// What could be proposed.
+    /// What could be proposed with its proof.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+}
+
+fn enqueue(line: &mut Buckets, digest: Digest, info: &BatchInfo, arrival: Arrival) {
+    let bucket = line.entry(Reverse(info.gas_bucket_start)).or_default();
+    bucket.entry(info.author).or_default().insert(arrival, digest);
+}
+
+fn dequeue(line: &mut Buckets, info: &BatchInfo, arrival: Arrival) {
+    let at = Reverse(info.gas_bucket_start);
+    let Some(bucket) = line.get_mut(&at) else { return };
+    let Some(queue) = bucket.get_mut(&info.author) else { return };
+    queue.remove(&arrival);
+    if queue.is_empty() {
+        bucket.remove(&info.author);
+        if bucket.is_empty() {
+            line.remove(&at);
+        }
     }
 }

@@ -1,29 +1,50 @@
 //! Payloads on their way through the core: pulled, arrived, asked about, stored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Sequencer;
+use super::epoch::Phase;
+use super::optimistic::Readiness;
 use super::outbox::Clock;
 use super::payloads::{self, Arrived, Content};
 use super::port::{
-    self, ParentOf, PullError, PullRequest, Record, Reply, RequestId, VerifyRequest,
+    self, Effect, Measurement, ParentOf, PullError, PullRequest, Record, Reply, RequestId,
+    VerifyRequest,
 };
-use super::proof_manager::Wanted;
+use super::proof_manager::{Optimistic, Taken, Wanted};
 use super::retention::Held;
+use crate::types::payload::latest_expiration;
 use crate::types::{
-    Author, CommitIndex, Component, Digest, InvalidPayload, Payload, PayloadContent, PayloadHeader,
-    ProofOfStore,
+    Author, Batch, CommitIndex, Component, Digest, InvalidPayload, Payload, PayloadContent,
+    PayloadHeader, ProofOfStore, Timestamp,
 };
 
 impl Sequencer {
     pub(super) fn on_pull(&mut self, clock: &Clock, id: RequestId, request: &PullRequest) {
+        if let Ok(ancestors) = self.payloads.ancestors(request.parent, self.commits.applied()) {
+            self.note_failures(request.height, &ancestors);
+            if request.limits.batches_max > 0 {
+                self.seal_for_proposal(clock);
+            }
+        }
         match self.build_payload(request) {
             Ok((digest, content)) => {
+                self.measure_proposal(&content);
                 let payload = Arc::clone(&content.payload);
                 self.store_payload(clock, digest, content);
                 self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
             }
             Err(error) => self.outbox.reply_now(id, Reply::Pulled(Err(error))),
+        }
+    }
+
+    fn measure_proposal(&mut self, content: &Content) {
+        let content = &content.payload.content;
+        let (optimistic, inline) = (content.optimistic.len() as u64, content.inline.len() as u64);
+        if optimistic + inline > 0 {
+            let measured = Measurement::ProposedUnproven { optimistic, inline };
+            self.outbox.effect(Effect::Measured(measured));
         }
     }
 
@@ -49,16 +70,25 @@ impl Sequencer {
         let mut encoded_max = u64::from(self.parameters.payload_bytes_max).saturating_sub(256);
         let unavailable = self.evidence_to_propose(request.height, &ancestors, &mut encoded_max);
         self.enters(Component::ProofManager);
-        let proofs = self.manager.pull(&Wanted {
+        let (exclude, blamed) = (request.exclude.iter().copied().collect(), self.optimism.blamed());
+        let latest = latest_expiration(request.block_timestamp, &self.parameters);
+        let optimistic = self
+            .may_be_optimistic(request.height)
+            .then_some(Optimistic { blamed: &blamed, latest });
+        let wanted = Wanted {
             limits: &request.limits,
             encoded_max,
             block_timestamp: request.block_timestamp,
             ancestors: &ancestors,
-            exclude: &request.exclude.iter().copied().collect(),
-        });
-        let batches = proofs.iter().map(|proof| proof.info.digest(&self.chain)).collect();
-        let proofs = proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let content = PayloadContent { proofs, unavailable, ..PayloadContent::default() };
+            exclude: &exclude,
+            optimistic,
+        };
+        let mut taken = self.manager.pull(&wanted);
+        let inline = self.take_inline(&wanted, latest, &mut taken);
+        let proofs = taken.proofs.iter().map(|proof| ProofOfStore::clone(proof)).collect();
+        let optimistic = taken.optimistic.iter().map(|(_, info)| *info).collect();
+        let content = PayloadContent { proofs, optimistic, inline, unavailable };
+        let batches = content.batches().map(|info| info.digest(&self.chain)).collect();
         let header = PayloadHeader {
             epoch: request.epoch,
             height: request.height,
@@ -68,6 +98,28 @@ impl Sequencer {
         };
         let payload = Arc::new(Payload { header, content });
         Ok((payload.digest(&self.chain), Content { payload, batches }))
+    }
+
+    /// Few and small batches of our own travel in the payload, where nothing better fills it.
+    fn take_inline(&self, wanted: &Wanted<'_>, latest: Timestamp, taken: &mut Taken) -> Vec<Batch> {
+        let open = self.optimism.is_enabled() && self.ends.phase == Phase::Open;
+        if !open || self.config.inline_batches_max == 0 || !self.coordinator.admits {
+            return Vec::new();
+        }
+        let listed = taken.optimistic.iter().map(|(digest, _)| *digest).collect();
+        let mut room = self.config.inline_bytes_max.as_u64();
+        let mut inline = Vec::new();
+        for (_, batch) in self.inline_candidates(wanted.ancestors, wanted.exclude, &listed) {
+            let bytes = u64::from(batch.info.bytes);
+            let fits = inline.len() < self.config.inline_batches_max
+                && bytes <= room
+                && batch.info.expiration <= latest;
+            if fits && taken.offer_inline(wanted, &batch.info) {
+                room -= bytes;
+                inline.push(batch);
+            }
+        }
+        inline
     }
 
     pub(super) fn on_payload(
@@ -108,6 +160,7 @@ impl Sequencer {
         for (id, parent) in waiting {
             self.decide(id, digest, parent);
         }
+        self.ask_for_awaited(&digest, &[from]);
     }
 
     pub(super) fn on_verify(&mut self, clock: &Clock, id: RequestId, request: &VerifyRequest) {
@@ -118,6 +171,7 @@ impl Sequencer {
             let due = now + self.config.payload_patience;
             self.fetcher.on_need(*digest, None, responders, due);
         }
+        self.ask_for_awaited(digest, responders);
     }
 
     /// True if a payload of this epoch was judged before the epoch was opened.
@@ -126,14 +180,15 @@ impl Sequencer {
             && arrived.content.payload.header.epoch == self.epoch()
     }
 
-    /// Answers one question about a payload, if it is here.
-    fn decide(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) -> bool {
-        if let Some(stored) = self.payloads.stored(&digest) {
-            let header = stored.header;
-            match payloads::check_parent(&header, parent) {
-                Ok(()) => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
-                Err(error) => self.outbox.reply_now(id, Reply::Verified(Err(error))),
-            }
+    /// Answers one question about a payload, or keeps it, if it is here.
+    pub(super) fn decide(
+        &mut self,
+        id: RequestId,
+        digest: Digest,
+        parent: Option<ParentOf>,
+    ) -> bool {
+        if self.payloads.stored(&digest).is_some() {
+            self.decide_stored(id, digest, parent);
             return true;
         }
         let Some(arrived) = self.payloads.take_arrived(&digest) else { return false };
@@ -148,13 +203,13 @@ impl Sequencer {
             .and_then(|()| payloads::check_parent(&header, parent));
         match checked {
             // What it says is gone is here: no vote, whatever a quorum says.
-            Ok(()) if self.contradicts(&arrived.content) => {
+            Ok(()) if self.contradicts(&arrived.content) || self.has_no_room(&arrived, parent) => {
                 self.payloads.on_arrived(self.author, digest, arrived);
                 self.payloads.wait(digest, id, parent);
             }
             Ok(()) => {
                 self.store_content(digest, arrived.content);
-                self.outbox.reply_durably(id, Reply::Verified(Ok(header)));
+                self.decide_stored(id, digest, parent);
             }
             Err(error) => {
                 // Kept, so that the next question gets the same answer.
@@ -163,6 +218,43 @@ impl Sequencer {
             }
         }
         true
+    }
+
+    /// Answers one question about a payload that is stored, or is about to be. Whoever only wants
+    /// it stored is answered at once: it is certified, so a quorum holds what it names.
+    fn decide_stored(&mut self, id: RequestId, digest: Digest, parent: Option<ParentOf>) {
+        let Some(stored) = self.payloads.stored(&digest) else { return };
+        let header = stored.header;
+        if let Some(content) = stored.content.clone().filter(|_| stored.optimistic) {
+            self.claim_vouched(&content);
+        }
+        let Some(stored) = self.payloads.stored(&digest) else { return };
+        if let Err(error) = payloads::check_parent(&header, parent) {
+            return self.outbox.reply_now(id, Reply::Verified(Err(error)));
+        }
+        let readiness = match &stored.content {
+            _ if parent.is_none() || !stored.optimistic => Readiness::Ready,
+            Some(content) => self.readiness(content),
+            None if self.commits.names(&digest, header.height) => Readiness::Ready,
+            // Another block was ordered at its height: nobody may vote for this one.
+            None => Readiness::Missing(BTreeMap::new()),
+        };
+        match readiness {
+            Readiness::Ready => self.outbox.reply_durably(id, Reply::Verified(Ok(header))),
+            Readiness::Refused(error) => {
+                self.outbox.reply_now(id, Reply::Verified(Err(error)));
+            }
+            Readiness::Missing(missing) => {
+                self.payloads.wait(digest, id, parent);
+                self.await_batches(digest, missing);
+            }
+        }
+    }
+
+    /// Nearly full disks take no payloads with batches in them, unless a quorum has them anyway.
+    fn has_no_room(&self, arrived: &Arrived, parent: Option<ParentOf>) -> bool {
+        let inline = &arrived.content.payload.content.inline;
+        !self.coordinator.admits && parent.is_some() && !inline.is_empty()
     }
 
     pub(super) fn store_arrived(&mut self, digest: Digest) {
@@ -190,8 +282,13 @@ impl Sequencer {
         let due = self.stepped + self.config.payload_patience;
         self.refetch_batches(&content, due);
         let batches = content.batches.clone();
+        let header = content.payload.header;
+        let optimistic = !content.payload.content.optimistic.is_empty();
         if self.payloads.on_stored(digest, content) {
             self.manager.on_payload(digest, &batches);
+            if optimistic {
+                self.optimism.on_payload(header.height, digest);
+            }
         }
         self.fetcher.on_needless(&digest);
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::absence::Absences;
+use super::ballots::Ballots;
 use super::batch_coordinator::{AdmissionLimits, BatchCoordinator};
 use super::batch_generator::{BatchGenerator, Identity};
 use super::commit_log::CommitLog;
 use super::epoch::{Ends, Phase};
 use super::fetcher::{Fetcher, Limits as FetchLimits};
+use super::optimism::Optimism;
 use super::outbox::{Clock, Outbox};
 use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
@@ -315,6 +317,8 @@ impl Sequencer {
             fetcher: Fetcher::new(limits_of_fetches(&config, &parameters)),
             refetch: Refetch::new(config.refetch_bytes_per_second.as_u64()),
             absences: Absences::default(),
+            ballots: Ballots::default(),
+            optimism: Optimism::new(config.optimistic, config.optimistic_blame),
             silence: Silence::default(),
             sourcing: Sourcing::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
@@ -323,6 +327,7 @@ impl Sequencer {
             next_announcement: Duration::ZERO,
             released: Released::default(),
             stepped: now.monotonic,
+            wall: now.wall,
             tripwire: Tripwire::default(),
             input: "recovery",
             author,
@@ -420,6 +425,11 @@ impl Sequencer {
             if batch.claims_slot && !self.coordinator.on_recovered_claim(*digest, &batch.info) {
                 return Err(RecoverError::Slot(batch.info.slot()));
             }
+            let enabled = self.optimism.is_enabled();
+            if enabled && batch.claims_slot && batch.info.epoch == self.epoch() {
+                let (now, consensus) = (self.stepped, self.commits.consensus_time());
+                self.manager.on_batch(*digest, &batch.info, now, consensus);
+            }
             if batch.info.author == self.author {
                 self.windows.on_recovered_batch(*digest, &batch.info);
                 self.generator.on_recovered_own(&batch.info);
@@ -453,15 +463,21 @@ impl Sequencer {
                 let infos = payload.content.batches().copied();
                 let ordered: Vec<_> = batches.iter().copied().zip(infos).collect();
                 bytes.insert(*index, ordered.iter().map(|(_, info)| info.charge()).sum());
-                for (batch, info) in &ordered {
+                let outside = payload.content.outside();
+                for (batch, info) in ordered.iter().take(outside) {
                     self.retention.on_ordered(*batch, Some(*info), *index);
                 }
-                self.settle_ordered(&ordered);
+                self.settle_ordered(&ordered, outside);
                 sorted.settle(&payload.header, &ordered);
             }
+            let height = payload.header.height;
+            let optimistic = !payload.content.optimistic.is_empty();
             let content = Content { payload, batches: batches.clone() };
             if self.payloads.on_stored(digest, content) {
                 self.manager.on_payload(digest, &batches);
+                if optimistic {
+                    self.optimism.on_payload(height, digest);
+                }
             }
         }
         for (index, bytes) in bytes {

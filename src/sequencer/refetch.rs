@@ -98,6 +98,18 @@ impl Sequencer {
         }
     }
 
+    /// The same once it is ordered: optimistic batches too. Who voted for it holds those, and their
+    /// authors do.
+    pub(super) fn refetch_ordered(&mut self, content: &Content, due: Duration) {
+        self.refetch_batches(content, due);
+        let consensus = self.commits.consensus_time();
+        for (info, digest) in content.optimistic() {
+            if info.expiration >= consensus && self.retention.get(digest).is_none() {
+                self.refetch.add(*digest, *info, vec![info.author], due);
+            }
+        }
+    }
+
     /// The same for one proof.
     pub(super) fn refetch(&mut self, digest: Digest, proof: &ProofOfStore, due: Duration) {
         let over = proof.info.expiration < self.commits.consensus_time();

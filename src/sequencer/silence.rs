@@ -46,6 +46,7 @@ impl Sequencer {
             self.silence.until = None;
             self.coordinator.silent = false;
             self.outbox.record(Record::Silence { until: None });
+            self.decide_all_again(&self.clock_now());
         }
         self.absences.replaced = self.silence.until.is_some();
     }

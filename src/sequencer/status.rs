@@ -41,6 +41,14 @@ pub struct Status {
     pub outstanding_bytes: u64,
     /// Proofs that could be proposed.
     pub proofs: u64,
+    /// Batches that could be proposed without a proof: old enough, whoever their author is.
+    pub unproven: u64,
+    /// Payloads whose votes wait for optimistic batches.
+    pub ballots: u64,
+    /// Blocks for which, after a failed proposal, none without a proof is proposed.
+    pub optimistic_pause: u64,
+    /// Authors whose batches are not proposed without a proof for a while.
+    pub optimistic_blamed: u64,
     /// Contents held, batches and payloads.
     pub contents: u64,
     /// Fetches under way.

@@ -186,6 +186,13 @@ impl Windows {
         granted
     }
 
+    /// A peer signed for a batch of ours: it counts it, although we may not have sent it there.
+    pub fn on_stored(&mut self, author: &Author, digest: Digest, info: &BatchInfo) {
+        if let Some(peer) = self.peers.get_mut(author) {
+            count(peer, digest, info);
+        }
+    }
+
     /// Every other validator, those of former epochs included.
     pub fn peers(&self) -> impl Iterator<Item = Author> + '_ {
         self.peers.keys().copied()

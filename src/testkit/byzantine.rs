@@ -52,11 +52,16 @@ pub enum Lie {
     BadGranter,
     /// Says that all content is absent, for every commit and digest it hears of, and sends none.
     Absent,
+    /// Sends each of its batches to one validator, and answers no fetch.
+    OneCopy,
+    /// Proposes optimistic batches that nobody has or that never expire, and inline ones with other
+    /// bodies or in the names of others.
+    Conjure,
 }
 
 impl Lie {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Equivocate,
         Self::Withhold,
         Self::WrongDigest,
@@ -71,6 +76,8 @@ impl Lie {
         Self::BadLeader,
         Self::BadGranter,
         Self::Absent,
+        Self::OneCopy,
+        Self::Conjure,
     ];
 
     /// Its name in counts.
@@ -90,6 +97,8 @@ impl Lie {
             Self::BadLeader => "lie: invalid payload",
             Self::BadGranter => "lie: false grant",
             Self::Absent => "lie: absence",
+            Self::OneCopy => "lie: one copy",
+            Self::Conjure => "lie: conjured batches",
         }
     }
 }
@@ -159,7 +168,12 @@ impl Cluster {
                     self.transmit(from, to, &Message::FetchReply { digest: *digest, content });
                 }
             }
-            (Lie::Absent, Message::FetchReply { digest, .. }) => {
+            (Lie::OneCopy, Message::Batch(batch))
+                if to as u64 != batch.info.batch_id.counter % self.nodes.len() as u64 =>
+            {
+                self.trace.count(lie.name());
+            }
+            (Lie::Absent | Lie::OneCopy, Message::FetchReply { digest, .. }) => {
                 self.trace.count(lie.name());
                 let content = FetchedContent::Absent(AbsentReason::NotHeld);
                 self.transmit(from, to, &Message::FetchReply { digest: *digest, content });
@@ -360,8 +374,8 @@ impl Cluster {
         for commit in last {
             let digest = commit.header.digest(&self.chain);
             let payload = self.checker.content(&digest).cloned();
-            let proofs = payload.iter().flat_map(|payload| &payload.content.proofs);
-            let batches: Vec<_> = proofs.map(|proof| proof.info.digest(&self.chain)).collect();
+            let batches = payload.iter().flat_map(|payload| payload.content.batches());
+            let batches: Vec<_> = batches.map(|info| info.digest(&self.chain)).collect();
             for digest in batches.into_iter().chain([digest]).take(8) {
                 messages.push(self.false_absence(node, commit.index, digest));
                 let other = CommitIndex(self.rng.u64(1..=commit.index.0));
@@ -386,9 +400,10 @@ impl Cluster {
 
     /// What a leader proposes: what its core gave it, or, from a liar, something else.
     pub(super) fn lead(&mut self, leader: usize, payload: &Arc<Payload>) -> Arc<Payload> {
-        let lies = self.liars[leader].as_ref().is_some_and(|liar| liar.lie == Lie::BadLeader);
-        if !lies {
-            return Arc::clone(payload);
+        match self.liars[leader].as_ref().map(|liar| liar.lie) {
+            Some(Lie::BadLeader) => {}
+            Some(Lie::Conjure) => return self.conjure(payload),
+            _ => return Arc::clone(payload),
         }
         self.trace.count(Lie::BadLeader.name());
         let mut bad = Payload::clone(payload);
@@ -401,6 +416,44 @@ impl Cluster {
             }
             3 => bad.content.proofs.iter_mut().for_each(|proof| proof.signatures.truncate(1)),
             _ => bad.header.block_timestamp = Timestamp(0),
+        }
+        bad.header.content_root = bad.content.root();
+        Arc::new(bad)
+    }
+}
+
+impl Cluster {
+    /// A payload with batches that do not come from where they seem to.
+    fn conjure(&mut self, payload: &Arc<Payload>) -> Arc<Payload> {
+        self.trace.count(Lie::Conjure.name());
+        let mut bad = Payload::clone(payload);
+        let author = self.nodes[self.rng.usize(..self.nodes.len())].author;
+        let mut builder = BodyBuilder::new();
+        builder.push(Bytes::from(vec![0xCD; 40]));
+        let body = builder.finish();
+        let lifetime = self.genesis.parameters.batch_lifetime();
+        let info = BatchInfo {
+            author,
+            batch_id: BatchId { incarnation: Incarnation(1000), counter: self.rng.u64(..300) },
+            epoch: bad.header.epoch,
+            expiration: bad.header.block_timestamp.saturating_add(lifetime),
+            count: 1,
+            bytes: body.bytes().len() as u32,
+            gas_bucket_start: 0,
+            root: body.root(),
+        };
+        match self.rng.u32(..4) {
+            0 => bad.content.optimistic.push(info),
+            1 => {
+                let expiration = Timestamp(u64::MAX);
+                bad.content.optimistic.push(BatchInfo { expiration, ..info });
+            }
+            2 => {
+                let info = BatchInfo { root: Digest([5; 32]), ..info };
+                bad.content.inline.push(Batch { info, body });
+            }
+            // As good as any other: its transactions speak for themselves.
+            _ => bad.content.inline.push(Batch { info, body }),
         }
         bad.header.content_root = bad.content.root();
         Arc::new(bad)

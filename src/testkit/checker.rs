@@ -238,7 +238,8 @@ impl Checker {
         let digest = commit.header.digest(&self.chain);
         books.ordered.insert(digest, index);
         if let Some(payload) = self.contents.get(&digest) {
-            for info in payload.content.batches() {
+            // The payload holds the bodies of the others.
+            for info in payload.content.batches().take(payload.content.outside()) {
                 books.ordered.insert(info.digest(&self.chain), index);
             }
         }
@@ -386,6 +387,7 @@ impl Checker {
                 format!("{batch:?} in {digest:?}")
             });
         }
+        self.check_unproven(&digest, &payload, seen, voters);
         let ends = self.plan.at(commit.index.0) == commit.header.epoch;
         self.require(ends, "blocks are of their epoch", || format!("{commit:?}"));
         let before = self.prefixes.last().copied().unwrap_or_default();
@@ -393,6 +395,48 @@ impl Checker {
         self.prefixes.push(fold(before, commit.index.0, header));
         self.finalised.push(commit);
         self.contents.insert(digest, payload);
+    }
+
+    /// Batches without a proof: each once and in time; each honest voter holds the optimistic ones,
+    /// and nothing else in their slots; the bodies of inline ones are theirs.
+    fn check_unproven(
+        &mut self,
+        digest: &Digest,
+        payload: &Payload,
+        mut seen: BTreeSet<Digest>,
+        voters: &[usize],
+    ) {
+        let content = &payload.content;
+        let inline = content.inline.iter().map(|batch| &batch.info);
+        for info in content.optimistic.iter().chain(inline) {
+            let batch = info.digest(&self.chain);
+            let valid = seen.insert(batch)
+                && info.expiration >= payload.header.block_timestamp
+                && info.epoch == payload.header.epoch;
+            self.require(valid, "what is finalised is valid", || format!("{batch:?} {digest:?}"));
+        }
+        for batch in &content.inline {
+            let root = blake3::hash(batch.body.bytes());
+            let whole = root.as_bytes() == &batch.info.root.0;
+            self.require(whole, "an inline batch has its body", || format!("{digest:?}"));
+        }
+        for info in &content.optimistic {
+            let batch = info.digest(&self.chain);
+            for voter in voters.iter().filter(|voter| self.honest[**voter]).copied() {
+                let books = &mut self.books[voter];
+                let held = books.batches.contains_key(&batch);
+                let slot = Slot { epoch: info.epoch, author: info.author, batch_id: info.batch_id };
+                let before = *books.signed.entry(slot).or_insert(batch);
+                let silent = books.silent_until.is_some_and(|until| until > books.consensus);
+                let property = "who votes for an optimistic batch holds it in its slot";
+                self.violation = self.violation.take().or_else(|| {
+                    (!held || before != batch || silent).then(|| Violation {
+                        property,
+                        detail: format!("node {voter}: {batch:?} in {digest:?}, not {before:?}"),
+                    })
+                });
+            }
+        }
     }
 
     /// The host got a receipt.

@@ -125,28 +125,31 @@ impl Cluster {
         }
         let mut batches = Vec::new();
         let mut missing = Vec::new();
-        for proof in &payload.content.proofs {
-            if proof.info.expiration < commit.header.block_timestamp {
+        for (at, info) in payload.content.batches().enumerate() {
+            if info.expiration < commit.header.block_timestamp {
                 continue;
             }
-            let name = proof.info.digest(&self.chain);
+            let name = info.digest(&self.chain);
             if skipped(&name) {
                 gone.push(name);
                 continue;
             }
-            match self.batch(node, &proof.info) {
+            let inline = at.checked_sub(payload.content.outside());
+            let brought = inline.map(|at| payload.content.inline[at].clone());
+            match brought.or_else(|| self.batch(node, info)) {
                 Some(batch) => batches.push(batch),
-                None => missing.push(proof.clone()),
+                None => missing.push((*info, payload.content.proofs.get(at))),
             }
         }
         if !missing.is_empty() {
             self.trace.count("content fetched for execution");
-            for proof in missing {
-                let digest = proof.info.digest(&self.chain);
-                let committee = &self.plan.of(proof.info.epoch).committee;
-                let mut holders: Vec<_> = proof.signers(committee).collect();
+            for (info, proof) in missing {
+                let digest = info.digest(&self.chain);
+                let committee = &self.plan.of(info.epoch).committee;
+                let mut holders: Vec<_> =
+                    proof.map_or(vec![info.author], |proof| proof.signers(committee).collect());
                 self.rng.shuffle(&mut holders);
-                let (info, commit) = (Some(proof.info), Some(commit.index));
+                let (info, commit) = (Some(info), Some(commit.index));
                 self.fetch(node, Wanted { digest, info, holders, commit });
             }
             return false;

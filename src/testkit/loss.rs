@@ -39,12 +39,13 @@ impl Cluster {
         for commit in commits {
             let digest = commit.header.digest(&self.chain);
             let Some(payload) = self.checker.content(&digest) else { continue };
-            let proofs = payload.content.proofs.iter();
-            let live = proofs.filter(|p| p.info.expiration >= commit.header.block_timestamp);
+            // What travels in the payload goes with the payload.
+            let outside = payload.content.batches().take(payload.content.outside());
+            let live = outside.filter(|info| info.expiration >= commit.header.block_timestamp);
             lost = live
-                .map(|proof| {
-                    let digest = proof.info.digest(&self.chain);
-                    Record::DropBatch { digest, expiration: proof.info.expiration }
+                .map(|info| {
+                    let digest = info.digest(&self.chain);
+                    Record::DropBatch { digest, expiration: info.expiration }
                 })
                 .collect();
             if !lost.is_empty() {

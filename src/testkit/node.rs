@@ -272,7 +272,7 @@ impl Cluster {
                 }
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
-                Effect::Measured(measurement) => self.measured(measurement),
+                Effect::Measured(measurement) => self.trace.count(measured(&measurement)),
                 Effect::PullTransactions(limits) => self.ask_source(node, limits),
                 Effect::InProgress { entered, left } => self.on_progress(node, &entered, &left),
                 Effect::SourceRefused(refused) => {
@@ -296,16 +296,6 @@ impl Cluster {
                     }
                 }
             }
-        }
-    }
-
-    fn measured(&mut self, measurement: Measurement) {
-        match measurement {
-            Measurement::LateVote => self.trace.count("late vote"),
-            Measurement::Grown => self.trace.count("proof grown"),
-            Measurement::Demoted => self.trace.count("signer demoted"),
-            Measurement::Released { reason, .. } => self.trace.count(released(reason)),
-            _ => {}
         }
     }
 
@@ -534,6 +524,23 @@ fn released(reason: ReleaseReason) -> &'static str {
         ReleaseReason::Expired => "in progress until it expired",
         ReleaseReason::Lapsed => "in progress until it lapsed",
         ReleaseReason::Lost => "in progress until it was lost",
+    }
+}
+
+fn measured(measurement: &Measurement) -> &'static str {
+    match measurement {
+        Measurement::Sealed { .. } => "batch sealed",
+        Measurement::Certified(_) => "own batch certified",
+        Measurement::Ordered(_) => "own batch ordered",
+        Measurement::ProposedUnproven { .. } => "a proposal with unproven batches",
+        Measurement::OrderedUnproven { optimistic: 0, .. } => "inline batches ordered",
+        Measurement::OrderedUnproven { .. } => "optimistic batches ordered",
+        Measurement::OptimisticWait(_) => "a vote waited for optimistic batches",
+        Measurement::LateVote => "late vote",
+        Measurement::Grown => "proof grown",
+        Measurement::Demoted => "signer demoted",
+        Measurement::Pulled { .. } => "transactions pulled",
+        Measurement::Released { reason, .. } => released(*reason),
     }
 }
 

@@ -195,6 +195,13 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         },
         subscriber_window: *pick(rng, &[1, 4, 64]),
         subscriber_lag_max: *pick(rng, &[Duration::from_secs(3), Duration::from_mins(10)]),
+        optimistic: rng.bool(),
+        optimistic_age_min: Duration::from_millis(*pick(rng, &[0, 30, 400])),
+        optimistic_signing_delay: Duration::from_millis(*pick(rng, &[0, 50])),
+        optimistic_batch_age_max: millis(rng, 1..100),
+        optimistic_blame: millis(rng, 200..20_000),
+        inline_batches_max: *pick(rng, &[0, 1, 8]),
+        inline_bytes_max: ByteSize(*pick(rng, &[256, 64 << 10])),
         ..SequencerConfig::default()
     }
 }

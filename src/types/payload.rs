@@ -19,6 +19,10 @@ const CONTENT_DOMAIN: &str = "quorum-store/v1/payload-content";
 
 /// Most evidence in one payload: each is told to every subscriber.
 pub const EVIDENCE_MAX: usize = 16;
+/// Most optimistic batches in one payload: every voter looks for each of them.
+pub const OPTIMISTIC_MAX: usize = 1024;
+/// Most inline batches in one payload.
+pub const INLINE_MAX: usize = 64;
 
 /// The part of a payload that is agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,17 @@ impl PayloadContent {
     pub fn batches(&self) -> impl Iterator<Item = &BatchInfo> {
         let proofs = self.proofs.iter().map(|proof| &proof.info);
         proofs.chain(&self.optimistic).chain(self.inline.iter().map(|batch| &batch.info))
+    }
+
+    /// How many batches come before the inline ones in [`Self::batches`]: those whose content lies
+    /// outside the payload.
+    pub fn outside(&self) -> usize {
+        self.proofs.len() + self.optimistic.len()
+    }
+
+    /// Bytes of the bodies that travel in it.
+    pub fn inline_bytes(&self) -> u64 {
+        self.inline.iter().map(|batch| batch.body.bytes().len() as u64).sum()
     }
 
     /// True if it orders nothing.
@@ -116,11 +131,9 @@ impl Payload {
             return Err(InvalidPayload::Epoch { found, expected: epoch });
         }
         let content = &self.content;
-        if !content.optimistic.is_empty() {
-            return Err(InvalidPayload::Unsupported("optimistic batches"));
-        }
-        if !content.inline.is_empty() {
-            return Err(InvalidPayload::Unsupported("inline batches"));
+        let unproven = content.optimistic.len();
+        if unproven > OPTIMISTIC_MAX || content.inline.len() > INLINE_MAX {
+            return Err(InvalidPayload::TooManyUnproven(unproven, content.inline.len()));
         }
         if content.unavailable.len() > EVIDENCE_MAX {
             return Err(InvalidPayload::TooMuchEvidence(content.unavailable.len()));
@@ -136,18 +149,39 @@ impl Payload {
             verify_evidence(evidence)?;
         }
         let mut seen = BTreeSet::new();
-        for proof in &content.proofs {
-            let digest = proof.info.digest(chain);
+        for info in content.batches() {
+            let digest = info.digest(chain);
             if !seen.insert(digest) {
                 return Err(InvalidPayload::Duplicate(digest));
             }
-            if proof.info.expiration < self.header.block_timestamp {
+            if info.expiration < self.header.block_timestamp {
                 return Err(InvalidPayload::ExpiredBatch(digest));
             }
-            proof.info.verify_limits(parameters)?;
+            info.verify_limits(parameters)?;
+        }
+        let latest = self.latest_expiration(parameters);
+        for info in content.batches().skip(content.proofs.len()) {
+            // A proof says as much for the others: whoever signed has checked it.
+            if info.epoch != epoch {
+                return Err(InvalidPayload::ForeignBatch(info.digest(chain)));
+            }
+            if info.expiration > latest {
+                return Err(InvalidPayload::LateBatch(info.digest(chain)));
+            }
+        }
+        for batch in &content.inline {
+            batch.body.verify(&batch.info, parameters)?;
+        }
+        for proof in &content.proofs {
             verify_proof(proof)?;
         }
         Ok(())
+    }
+
+    /// A batch without a proof may not expire later: whoever admits one has a clock close to the
+    /// proposer's, and content that never expires would be held for ever.
+    pub fn latest_expiration(&self, parameters: &ChainParameters) -> Timestamp {
+        latest_expiration(self.header.block_timestamp, parameters)
     }
 
     /// When its content may go, before the grace: the later of its own lifetime and its last
@@ -158,7 +192,13 @@ impl Payload {
     }
 }
 
-/// Why a payload can never be valid, whoever looks at it and whenever.
+/// The latest expiration of a batch without a proof in a block with this timestamp.
+pub(crate) fn latest_expiration(block: Timestamp, parameters: &ChainParameters) -> Timestamp {
+    block.saturating_add(parameters.batch_lifetime()).saturating_add(parameters.clock_allowance())
+}
+
+/// Why there is no vote for a payload: it can never be valid, whoever looks at it and whenever; or,
+/// with [`Self::SlotTaken`], it contradicts what this validator has promised to hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPayload {
@@ -206,7 +246,110 @@ pub enum InvalidPayload {
     /// An inline batch is invalid.
     #[error("an invalid inline batch: {0}")]
     Inline(#[from] super::batch::InvalidBatch),
-    /// A kind of content that this release does not order yet.
-    #[error("{0} are not part of payloads in this release")]
-    Unsupported(&'static str),
+    /// More batches without a proof than a payload may carry.
+    #[error("{0} optimistic and {1} inline batches are more than a payload may carry")]
+    TooManyUnproven(usize, usize),
+    /// A batch without a proof, of another epoch.
+    #[error("batch {0:?} is of another epoch than its payload")]
+    ForeignBatch(Digest),
+    /// A batch without a proof that would have to be held for too long.
+    #[error("batch {0:?} expires later than any batch of this block may")]
+    LateBatch(Digest),
+    /// An optimistic batch whose slot holds another batch of the same author here.
+    #[error("the slot of batch {0:?} holds another batch here: its author equivocates")]
+    SlotTaken(Digest),
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::batch::{BatchBody, InvalidBatch};
+    use super::super::ids::Author;
+    use super::super::samples;
+    use super::*;
+
+    const CHAIN: ChainId = ChainId([1; 32]);
+
+    /// Checked as if every proof were right.
+    fn verdict(content: PayloadContent) -> Result<(), InvalidPayload> {
+        let epoch = samples::batch(1, 1, &[b"one"]).info.epoch;
+        let block_timestamp = samples::batch(1, 1, &[b"one"]).info.expiration;
+        let header = PayloadHeader {
+            epoch,
+            height: CommitIndex(1),
+            parent: Digest::default(),
+            block_timestamp,
+            content_root: content.root(),
+        };
+        let parameters = ChainParameters::default();
+        let payload = Payload { header, content };
+        payload.verify(&CHAIN, &parameters, epoch, |_| Ok(()), |_| Ok(()))
+    }
+
+    #[test]
+    fn a_batch_counts_once_over_proofs_optimistic_and_inline_alike() {
+        let (one, two) = (samples::batch(1, 1, &[b"one"]), samples::batch(1, 2, &[b"two"]));
+        let proof = ProofOfStore { info: one.info, signatures: Vec::new() };
+        let content = PayloadContent {
+            proofs: vec![proof],
+            optimistic: vec![two.info],
+            inline: vec![samples::batch(1, 3, &[b"three"])],
+            unavailable: Vec::new(),
+        };
+        assert_eq!(verdict(content.clone()), Ok(()));
+        for repeat in [one.clone(), two.clone(), content.inline[0].clone()] {
+            let again = Err(InvalidPayload::Duplicate(repeat.info.digest(&CHAIN)));
+            let mut optimistic = content.clone();
+            optimistic.optimistic.push(repeat.info);
+            assert_eq!(verdict(optimistic), again);
+            let mut inline = content.clone();
+            inline.inline.push(repeat);
+            assert_eq!(verdict(inline), again);
+        }
+    }
+
+    #[test]
+    fn batches_without_a_proof_are_bounded_in_number_time_and_epoch() {
+        let good = samples::batch(1, 1, &[b"one"]);
+        let with = |change: fn(&mut BatchInfo)| {
+            let mut info = good.info;
+            change(&mut info);
+            let optimistic = PayloadContent { optimistic: vec![info], ..PayloadContent::default() };
+            let batch = Batch { info, body: good.body.clone() };
+            let inline = PayloadContent { inline: vec![batch], ..PayloadContent::default() };
+            let (optimistic, inline) = (verdict(optimistic), verdict(inline));
+            assert_eq!(optimistic, inline);
+            (optimistic, info.digest(&CHAIN))
+        };
+        let (found, digest) = with(|info| info.epoch.0 += 1);
+        assert_eq!(found, Err(InvalidPayload::ForeignBatch(digest)));
+        let (found, digest) = with(|info| info.expiration.0 += 31_000_000);
+        assert_eq!(found, Err(InvalidPayload::LateBatch(digest)));
+        assert_eq!(with(|info| info.expiration.0 += 30_400_000).0, Ok(()));
+        let (found, digest) = with(|info| info.expiration.0 -= 1);
+        assert_eq!(found, Err(InvalidPayload::ExpiredBatch(digest)));
+        let (found, _) = with(|info| info.count = 0);
+        assert_eq!(found, Err(InvalidPayload::Inline(InvalidBatch::Empty)));
+        let many = vec![good.info; OPTIMISTIC_MAX + 1];
+        let content = PayloadContent { optimistic: many, ..PayloadContent::default() };
+        assert_eq!(verdict(content), Err(InvalidPayload::TooManyUnproven(OPTIMISTIC_MAX + 1, 0)));
+        let content =
+            PayloadContent { inline: vec![good; INLINE_MAX + 1], ..PayloadContent::default() };
+        assert_eq!(verdict(content), Err(InvalidPayload::TooManyUnproven(0, INLINE_MAX + 1)));
+    }
+
+    #[test]
+    fn the_body_of_an_inline_batch_is_checked() {
+        let good = samples::batch(1, 1, &[b"one"]);
+        let body = BatchBody::new(Bytes::from(vec![7; good.info.bytes as usize]));
+        let inline = vec![Batch { info: good.info, body }];
+        let content = PayloadContent { inline, ..PayloadContent::default() };
+        let expected = InvalidPayload::Inline(InvalidBatch::RootMismatch);
+        assert_eq!(verdict(content), Err(expected));
+        let info = BatchInfo { author: Author([9; 32]), ..good.info };
+        let inline = vec![Batch { info, body: good.body }];
+        // Whoever is named as its author: the transactions speak for themselves.
+        assert_eq!(verdict(PayloadContent { inline, ..PayloadContent::default() }), Ok(()));
+    }
 }

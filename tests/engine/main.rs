@@ -9,6 +9,7 @@ mod filters;
 mod hostile;
 mod leases;
 mod metrics;
+mod optimistic;
 mod sources;
 mod subscriptions;
 

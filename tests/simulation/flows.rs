@@ -55,6 +55,22 @@ fn flow(seed: u64) -> Options {
     options
 }
 
+/// The same, ordering batches before they have a proof.
+fn optimistic_flow(seed: u64) -> Options {
+    let mut options = flow(seed);
+    options.config.optimistic = true;
+    options.config.optimistic_age_min = Duration::ZERO;
+    options.config.optimistic_blame = Duration::from_secs(1);
+    // Large ones are optimistic, small ones travel in the payload.
+    options.config.inline_batches_max = 1;
+    options.config.inline_bytes_max = bytesize::ByteSize(256);
+    // Certified so late that most are ordered first.
+    options.delay_max = Duration::from_millis(60);
+    options.block_interval = Duration::from_millis(300);
+    options.epoch_blocks = 8;
+    options
+}
+
 fn run(cluster: &mut Cluster, points: &dyn std::fmt::Debug) {
     testkit::finish(cluster).unwrap_or_else(|failure| panic!("{points:?}: {failure:#?}"));
 }
@@ -94,6 +110,37 @@ fn a_crash_before_every_step_of_a_validator_that_leaves() {
     for step in 1..=steps(LEAVES) {
         let tear = Tear::ALL[step as usize % 4];
         crash(&[CrashPoint { node: 0, step, tear }], LEAVES);
+    }
+}
+
+#[test]
+fn a_crash_before_every_step_with_optimistic_batches() {
+    let mut cluster = Cluster::new(optimistic_flow(STAYS));
+    cluster.run_until(EVENTFUL);
+    assert_eq!(cluster.checker().violation(), None);
+    let counts = cluster.trace().counts();
+    for kind in ["optimistic batches ordered", "a vote waited for optimistic batches"] {
+        assert!(counts.contains_key(kind), "{kind:?} is missing: {counts:#?}");
+    }
+    for step in 1..=cluster.steps(0) {
+        let tear = Tear::ALL[step as usize % 4];
+        let mut cluster = Cluster::new(optimistic_flow(STAYS));
+        let points = vec![CrashPoint { node: 0, step, tear }];
+        cluster.crash_at(points.clone());
+        run(&mut cluster, &points);
+    }
+}
+
+#[test]
+fn everybody_crashes_at_the_same_step_with_optimistic_batches() {
+    let mut cluster = Cluster::new(optimistic_flow(LEAVES));
+    cluster.run_until(EVENTFUL);
+    for step in (1..=cluster.steps(0)).step_by(2) {
+        let mut cluster = Cluster::new(optimistic_flow(LEAVES));
+        let points: Vec<_> =
+            (0..4).map(|node| CrashPoint { node, step, tear: Tear::ALL[node] }).collect();
+        cluster.crash_at(points.clone());
+        run(&mut cluster, &points);
     }
 }
 

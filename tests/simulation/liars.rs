@@ -14,6 +14,9 @@ fn survive(lie: Lie, validators: usize) {
         options.lost_per_mille = 50;
         options.parameters.batch_lifetime_micros = 8_000_000;
         options.liars = vec![lie; (validators - 1) / 3];
+        // The first with proofs only, the second with the shortest trust, the third as by default.
+        options.config.optimistic = seed > 0;
+        options.config.optimistic_age_min = Duration::from_millis(50 * (seed % 2));
         let outcome = testkit::simulate(&options)
             .unwrap_or_else(|failure| panic!("{lie:?}, seed {seed}: {failure:#?}"));
         assert!(outcome.counts.contains_key(lie.name()), "{lie:?} never lied: {outcome:#?}");
@@ -47,6 +50,8 @@ liars! {
     a_leader_of_invalid_payloads: BadLeader,
     a_false_granter: BadGranter,
     a_liar_about_absences: Absent,
+    an_author_with_one_copy: OneCopy,
+    a_conjurer_of_batches: Conjure,
 }
 
 #[test]

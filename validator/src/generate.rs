@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quorum_store::crypto::{Ed25519Signer, Signer as _};
 use quorum_store::store::rocks::RocksConfig;
@@ -23,6 +24,16 @@ use crate::exit::Failure;
 use crate::keys::{self, Seed};
 use crate::setup::DataDirectory;
 
+/// Whether validators that are generated propose batches before those have a proof.
+pub const OPTIMISTIC: bool = true;
+/// Least time between two blocks of validators that are generated. Without proofs, and their
+/// signatures, a block costs less: there may be more of them.
+pub const fn block_interval(optimistic: bool) -> Duration {
+    Duration::from_millis(if optimistic { 30 } else { 50 })
+}
+
+/// How old a batch is that is proposed without a proof, between machines.
+const AGE_MIN: Duration = Duration::from_millis(50);
 /// Most validators that are generated at once.
 const VALIDATORS_MAX: u32 = 256;
 
@@ -51,6 +62,10 @@ pub struct GenerateOptions {
     pub validators: u32,
     /// How many of them, the last ones, are not in the first committee.
     pub spares: u32,
+    /// Whether they propose batches before those have a proof.
+    pub optimistic: bool,
+    /// Least time between two blocks.
+    pub block_interval: Duration,
     /// Where.
     pub directory: PathBuf,
 }
@@ -69,7 +84,13 @@ pub struct GeneratedValidator {
 /// Runs the command.
 pub fn run(arguments: &GenerateArguments) -> Result<(), Failure> {
     let directory = arguments.dir.clone();
-    let options = GenerateOptions { validators: arguments.validators, spares: 0, directory };
+    let options = GenerateOptions {
+        validators: arguments.validators,
+        spares: 0,
+        optimistic: OPTIMISTIC,
+        block_interval: block_interval(OPTIMISTIC),
+        directory,
+    };
     for validator in generate_at(&options, &arguments.listen, arguments.port)? {
         println!("{} serves http://{}", validator.config.display(), validator.http);
     }
@@ -136,7 +157,7 @@ pub fn generate_at(
         let name = format!("validator-{index}");
         keys::create(&directory.join(format!("{name}.key")), &plan.seed)?;
         let config = directory.join(format!("{name}.toml"));
-        write_new(&config, &plan.config_text(&name, loopback, &peers)?)?;
+        write_new(&config, &plan.config_text(options, &name, loopback, &peers)?)?;
         let data_directory = directory.join(&name);
         let identity = Identity { author: plan.author, chain };
         let storage = RocksConfig::default();
@@ -174,6 +195,8 @@ struct ConfigFile<'a> {
 /// what queues here is latency. Together they still hold a second of the most that is executed.
 #[derive(Serialize)]
 struct ProposalSection {
+    #[serde(with = "humantime_serde")]
+    block_interval: Duration,
     /// A block of this size is executed within the interval of a block.
     batch_bytes_max: &'static str,
     transactions_max: u64,
@@ -185,6 +208,10 @@ struct SequencerSection {
     pool_bytes_max: &'static str,
     /// Batches that wait to be ordered: about ten times what the three rounds of a block need.
     outstanding_bytes_max: &'static str,
+    optimistic: bool,
+    /// On one machine a batch is everywhere before a proposal that names it.
+    #[serde(with = "humantime_serde")]
+    optimistic_age_min: Duration,
 }
 
 #[derive(Serialize)]
@@ -222,6 +249,7 @@ impl Plan {
 
     fn config_text(
         &self,
+        options: &GenerateOptions,
         name: &str,
         loopback: bool,
         peers: &[PeerConfig],
@@ -237,8 +265,17 @@ impl Plan {
                 sync_listen: Some(self.sync()).filter(|sync| *sync != self.http),
                 loopback,
             },
-            proposal: ProposalSection { batch_bytes_max: "8MiB", transactions_max: 16_384 },
-            sequencer: SequencerSection { pool_bytes_max: "4MiB", outstanding_bytes_max: "16MiB" },
+            proposal: ProposalSection {
+                block_interval: options.block_interval,
+                batch_bytes_max: "8MiB",
+                transactions_max: 16_384,
+            },
+            sequencer: SequencerSection {
+                pool_bytes_max: "4MiB",
+                outstanding_bytes_max: "16MiB",
+                optimistic: options.optimistic,
+                optimistic_age_min: if loopback { Duration::ZERO } else { AGE_MIN },
+            },
             http: HttpSection { ingress_bytes_max: "16MiB" },
             storage: StorageSection { write_buffer_bytes: 32 << 20 },
             peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
@@ -394,7 +431,14 @@ mod tests {
         let committee = Committee::new(members).unwrap();
         let peers: Vec<PeerConfig> = plans.iter().map(Plan::peer).collect();
         for plan in &plans {
-            let text = plan.config_text("validator-0", true, &peers).unwrap();
+            let options = GenerateOptions {
+                validators: 4,
+                spares: 0,
+                optimistic: true,
+                block_interval: block_interval(OPTIMISTIC),
+                directory: PathBuf::new(),
+            };
+            let text = plan.config_text(&options, "validator-0", true, &peers).unwrap();
             let config: ValidatorConfig = toml::from_str(&text).unwrap();
             config.validate(&ChainParameters::default(), &committee, &plan.author).unwrap();
             assert!(config.network.loopback);
@@ -420,7 +464,13 @@ mod tests {
         std::fs::write(directory.path().join("genesis.toml"), "old").unwrap();
         let options = |validators| {
             let directory = directory.path().to_owned();
-            GenerateOptions { validators, spares: 0, directory }
+            GenerateOptions {
+                validators,
+                spares: 0,
+                optimistic: OPTIMISTIC,
+                block_interval: block_interval(OPTIMISTIC),
+                directory,
+            }
         };
         let failure = generate(&options(1)).unwrap_err();
         assert_eq!(failure.code(), 2);

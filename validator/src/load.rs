@@ -72,11 +72,6 @@ pub fn transaction_bytes() -> std::ops::RangeInclusive<i64> {
     i64::from(TRANSACTION_BYTES_MIN)..=i64::from(TRANSACTION_BYTES_MAX)
 }
 
-/// The refusal of an option that has its name but not its work yet.
-pub fn not_yet(option: &str) -> Failure {
-    Failure::usage(format!("{option}: not yet"))
-}
-
 /// A seed that differs from run to run.
 pub fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};

@@ -41,10 +41,10 @@ use self::session::Session;
 use self::workspace::Workspace;
 use crate::config::ExecutionConfig;
 use crate::exit::Failure;
-use crate::generate::{GenerateOptions, generate};
+use crate::generate::{GenerateOptions, OPTIMISTIC, block_interval, generate};
 use crate::load::source::Content;
 use crate::load::units::{Rate, parse_duration, parse_rate};
-use crate::load::{content, duration, fresh_seed, not_yet, print, runtime, transaction_bytes};
+use crate::load::{content, duration, fresh_seed, print, runtime, transaction_bytes};
 
 /// Shorter runs have no half in which anything could be seen to go on.
 const DISASTER_MIN: Duration = Duration::from_secs(10);
@@ -99,8 +99,11 @@ pub struct TestnetArguments {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub lose: Option<u32>,
     /// Orders batches before they have a proof.
-    #[arg(long, value_name = "on/off", value_enum)]
-    pub optimistic: Option<Switch>,
+    #[arg(long, value_name = "on/off", value_enum, default_value_t = Switch::of(OPTIMISTIC))]
+    pub optimistic: Switch,
+    /// Least time between two blocks. Default: 30ms with --optimistic on, 50ms with off.
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub block_interval: Option<Duration>,
 }
 
 /// On or off.
@@ -110,6 +113,12 @@ pub enum Switch {
     On,
     /// No.
     Off,
+}
+
+impl Switch {
+    const fn of(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
 }
 
 /// Runs the command. Blocks; not to be called inside a runtime.
@@ -146,9 +155,6 @@ pub fn run(arguments: TestnetArguments) -> Result<(), Failure> {
 
 /// Refuses options that ask for what is not built yet.
 fn supported(arguments: &TestnetArguments) -> Result<(), Failure> {
-    if arguments.optimistic == Some(Switch::On) {
-        return Err(not_yet("--optimistic on"));
-    }
     supported_disaster(arguments)?;
     let epochs = epochs_of(arguments);
     if epochs > 1 && arguments.validators < 2 {
@@ -217,7 +223,14 @@ fn start(
     let epochs = epochs_of(arguments);
     let path = directory.join("epochs.toml");
     let spares = u32::from(epochs > 1);
-    let options = GenerateOptions { validators: arguments.validators, spares, directory };
+    let optimistic = arguments.optimistic == Switch::On;
+    let options = GenerateOptions {
+        validators: arguments.validators,
+        spares,
+        optimistic,
+        block_interval: arguments.block_interval.unwrap_or(block_interval(optimistic)),
+        directory,
+    };
     let validators = generate(&options)?.into_iter().map(|generated| generated.peer).collect();
     Ok(Session {
         binary,

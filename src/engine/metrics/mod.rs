@@ -16,6 +16,7 @@ mod host;
 mod instruments;
 mod links;
 mod messages;
+mod optimism;
 mod restarts;
 mod source;
 mod state;
@@ -32,6 +33,7 @@ use self::host::Host;
 use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
+use self::optimism::Optimism;
 use self::restarts::Restarts;
 use self::source::Source;
 use self::state::State;
@@ -64,6 +66,7 @@ pub(super) struct Metrics {
     pub epochs: Epochs,
     /// Of fetches, as peers answer them.
     pub fetching: Fetching,
+    pub optimism: Optimism,
     /// Of the supervisor.
     pub restarts: Restarts,
     /// Of the handle.
@@ -126,6 +129,7 @@ impl Metrics {
             admission: Admission::new(registry)?,
             epochs: Epochs::new(registry)?,
             fetching: Fetching::new(registry)?,
+            optimism: Optimism::new(registry)?,
             restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })
@@ -164,6 +168,7 @@ impl Metrics {
         self.state.measured(measurement);
         self.collecting.measured(measurement);
         self.source.measured(measurement);
+        self.optimism.measured(measurement);
     }
 
     /// The host got a receipt.

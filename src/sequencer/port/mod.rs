@@ -460,6 +460,22 @@ pub enum Measurement {
     Grown,
     /// A validator sent a signature that does not verify, and was in good standing until then.
     Demoted,
+    /// A payload was made with so many batches without a proof.
+    ProposedUnproven {
+        /// Optimistic ones.
+        optimistic: u64,
+        /// Inline ones.
+        inline: u64,
+    },
+    /// A commit ordered so many batches without a proof.
+    OrderedUnproven {
+        /// Optimistic ones.
+        optimistic: u64,
+        /// Inline ones.
+        inline: u64,
+    },
+    /// A vote waited so long for optimistic batches.
+    OptimisticWait(Duration),
 }
 
 /// Why something that decodes and verifies is not admitted. Names in metrics.

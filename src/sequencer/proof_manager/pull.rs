@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use super::{Arrival, ProofManager, State};
+use super::{Arrival, Buckets, ProofManager, State, enqueue};
 use crate::sequencer::port::PayloadLimits;
+use crate::types::payload::OPTIMISTIC_MAX;
 use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
 
 /// What a signature weighs in an encoded proof.
@@ -27,12 +28,25 @@ pub(in crate::sequencer) struct Wanted<'a> {
     pub ancestors: &'a BTreeSet<Digest>,
     /// Batches that the host leaves out.
     pub exclude: &'a BTreeSet<Digest>,
+    /// Batches without a proof may be taken too.
+    pub optimistic: Option<Optimistic<'a>>,
+}
+
+/// What of the batches without a proof may be taken.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sequencer) struct Optimistic<'a> {
+    /// None of these authors'.
+    pub blamed: &'a BTreeSet<Author>,
+    /// None that expire later than this.
+    pub latest: Timestamp,
 }
 
 /// What is taken so far.
 #[derive(Debug, Default)]
-struct Taken {
-    proofs: Vec<Arc<ProofOfStore>>,
+pub(in crate::sequencer) struct Taken {
+    pub proofs: Vec<Arc<ProofOfStore>>,
+    pub optimistic: Vec<(Digest, BatchInfo)>,
+    inline: u64,
     transactions: u64,
     batch_bytes: u64,
     encoded: u64,
@@ -42,17 +56,21 @@ struct Taken {
 impl Taken {
     fn is_full(&self, wanted: &Wanted<'_>) -> bool {
         let limits = wanted.limits;
-        self.proofs.len() as u64 >= limits.batches_max
+        self.batches() >= limits.batches_max
             || self.transactions >= limits.transactions_max
+            || self.optimistic.len() >= OPTIMISTIC_MAX
             || self.skipped > SKIPPED_MAX
     }
 
-    /// Takes a proof if it fits.
-    fn offer(&mut self, wanted: &Wanted<'_>, proof: &Arc<ProofOfStore>) -> bool {
-        let (info, limits) = (&proof.info, wanted.limits);
-        let signatures = proof.signatures.len() as u64;
-        let size = BatchInfo::ENCODED_BYTES as u64 + 4 + SIGNATURE_BYTES * signatures;
-        let fits = self.transactions + u64::from(info.count) <= limits.transactions_max
+    fn batches(&self) -> u64 {
+        self.proofs.len() as u64 + self.optimistic.len() as u64 + self.inline
+    }
+
+    /// Takes a batch that weighs so much in the payload, if it fits.
+    fn offer(&mut self, wanted: &Wanted<'_>, info: &BatchInfo, size: u64) -> bool {
+        let limits = wanted.limits;
+        let fits = self.batches() < limits.batches_max
+            && self.transactions + u64::from(info.count) <= limits.transactions_max
             && self.batch_bytes + u64::from(info.bytes) <= limits.batch_bytes_max
             && self.encoded + size <= wanted.encoded_max;
         if !fits || info.expiration < wanted.block_timestamp {
@@ -62,54 +80,100 @@ impl Taken {
         self.transactions += u64::from(info.count);
         self.batch_bytes += u64::from(info.bytes);
         self.encoded += size;
-        self.proofs.push(Arc::clone(proof));
         true
+    }
+
+    fn offer_proof(&mut self, wanted: &Wanted<'_>, proof: &Arc<ProofOfStore>) -> bool {
+        let signatures = proof.signatures.len() as u64;
+        let size = BatchInfo::ENCODED_BYTES as u64 + 4 + SIGNATURE_BYTES * signatures;
+        let fits = self.offer(wanted, &proof.info, size);
+        if fits {
+            self.proofs.push(Arc::clone(proof));
+        }
+        fits
+    }
+
+    fn offer_optimistic(&mut self, wanted: &Wanted<'_>, digest: Digest, info: &BatchInfo) -> bool {
+        let late = wanted.optimistic.is_none_or(|allowed| info.expiration > allowed.latest);
+        if late {
+            self.skipped += 1;
+            return false;
+        }
+        let fits = self.offer(wanted, info, BatchInfo::ENCODED_BYTES as u64);
+        if fits {
+            self.optimistic.push((digest, *info));
+        }
+        fits
+    }
+
+    /// Counts a batch that travels in the payload, if it fits.
+    pub fn offer_inline(&mut self, wanted: &Wanted<'_>, info: &BatchInfo) -> bool {
+        let size = BatchInfo::ENCODED_BYTES as u64 + 5 + u64::from(info.bytes);
+        let fits = self.offer(wanted, info, size);
+        self.inline += u64::from(fits);
+        fits
     }
 }
 
 /// One author's entries in one bucket, oldest first.
 type Source<'a> = Box<dyn Iterator<Item = (Arrival, Digest)> + 'a>;
 
-/// Entries that only payloads beside the ancestors name, by bucket and author.
-type Aside = BTreeMap<Reverse<u64>, BTreeMap<Author, BTreeMap<Arrival, Digest>>>;
-
 impl ProofManager {
-    /// The best payload within the limits.
-    pub fn pull(&self, wanted: &Wanted<'_>) -> Vec<Arc<ProofOfStore>> {
-        let aside = self.aside(wanted.ancestors);
+    /// The best payload within the limits: what has a proof, then what has none.
+    pub fn pull(&self, wanted: &Wanted<'_>) -> Taken {
+        let (proven, unproven) = self.aside(wanted.ancestors);
         let mut served = self.served.clone();
         let mut taken = Taken::default();
-        let buckets: BTreeSet<_> = self.buckets.keys().chain(aside.keys()).copied().collect();
+        self.take(wanted, [&self.buckets, &proven], &BTreeSet::new(), &mut served, &mut taken);
+        if let Some(Optimistic { blamed, .. }) = wanted.optimistic {
+            self.take(wanted, [&self.ripe, &unproven], blamed, &mut served, &mut taken);
+        }
+        taken
+    }
+
+    fn take(
+        &self,
+        wanted: &Wanted<'_>,
+        lines: [&Buckets; 2],
+        without: &BTreeSet<Author>,
+        served: &mut BTreeMap<Author, u64>,
+        taken: &mut Taken,
+    ) {
+        let buckets: BTreeSet<_> = lines.iter().flat_map(|line| line.keys()).copied().collect();
         for bucket in buckets {
             if taken.is_full(wanted) {
                 break;
             }
             let mut sources: BTreeMap<Author, Vec<Source<'_>>> = BTreeMap::new();
-            for queues in [self.buckets.get(&bucket), aside.get(&bucket)].into_iter().flatten() {
-                for (author, queue) in queues {
-                    let entries = queue.iter().map(|(arrival, digest)| (*arrival, *digest));
-                    sources.entry(*author).or_default().push(Box::new(entries));
-                }
+            let of_bucket = lines.iter().filter_map(|line| line.get(&bucket)).flatten();
+            for (author, queue) in of_bucket.filter(|(author, _)| !without.contains(author)) {
+                let entries = queue.iter().map(|(arrival, digest)| (*arrival, *digest));
+                sources.entry(*author).or_default().push(Box::new(entries));
             }
-            self.take_turns(wanted, sources, &mut served, &mut taken);
+            self.take_turns(wanted, sources, served, taken);
         }
-        taken.proofs
     }
 
-    /// What failed proposals name and no ancestor does: it can be proposed here.
-    fn aside(&self, ancestors: &BTreeSet<Digest>) -> Aside {
-        let mut aside = Aside::new();
+    /// What failed proposals name and no ancestor does: it can be proposed here. With a proof, and
+    /// ripe without one.
+    fn aside(&self, ancestors: &BTreeSet<Digest>) -> (Buckets, Buckets) {
+        let (mut proven, mut unproven) = (Buckets::new(), Buckets::new());
         // Each batch once, however many payloads name it.
         for (digest, names) in &self.names {
             if names.iter().any(|payload| ancestors.contains(payload)) {
                 continue;
             }
-            if let Some((info, arrival)) = self.queued(digest) {
-                let bucket = aside.entry(Reverse(info.gas_bucket_start)).or_default();
-                bucket.entry(info.author).or_default().insert(arrival, *digest);
+            match self.entries.get(digest) {
+                Some(State::Queued { proof, arrival }) => {
+                    enqueue(&mut proven, *digest, &proof.info, *arrival);
+                }
+                Some(State::Unproven { info, arrival, ripe: true, .. }) => {
+                    enqueue(&mut unproven, *digest, info, *arrival);
+                }
+                _ => {}
             }
         }
-        aside
+        (proven, unproven)
     }
 
     /// The author of whom the fewest bytes are ordered goes first, then who has waited longest.
@@ -142,16 +206,25 @@ impl ProofManager {
                 turns.push(Reverse((*now, arrival, at, digest)));
                 continue;
             }
-            let Some(State::Queued { proof, .. }) = self.entries.get(&digest) else {
-                unreachable!("{digest:?} is queued and has no proof")
-            };
             if wanted.exclude.contains(&digest) {
                 taken.skipped += 1;
-            } else if taken.offer(wanted, proof) {
-                *now += proof.info.charge();
+            } else if let Some(charge) = self.offer(wanted, taken, digest) {
+                *now += charge;
             }
             let next = source.next();
             turns.extend(next.map(|(arrival, digest)| Reverse((*now, arrival, at, digest))));
         }
+    }
+
+    /// Offers an entry; what it takes of its author's turn if it fits.
+    fn offer(&self, wanted: &Wanted<'_>, taken: &mut Taken, digest: Digest) -> Option<u64> {
+        let (fits, info) = match self.entries.get(&digest) {
+            Some(State::Queued { proof, .. }) => (taken.offer_proof(wanted, proof), &proof.info),
+            Some(State::Unproven { info, .. }) => {
+                (taken.offer_optimistic(wanted, digest, info), info)
+            }
+            _ => unreachable!("{digest:?} stands in line and cannot be proposed"),
+        };
+        fits.then(|| info.charge())
     }
 }

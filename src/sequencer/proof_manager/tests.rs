@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{ProofManager, Totals, Wanted};
+use super::{Optimistic, ProofManager, Totals, Wanted};
 use crate::sequencer::port::PayloadLimits;
 use crate::types::{
     Author, BatchId, BatchInfo, Digest, Epoch, Incarnation, ProofOfStore, Timestamp,
@@ -206,9 +207,10 @@ fn a_naive_model_agrees_over_a_million_operations() {
                     block_timestamp: Timestamp(now + rng.u64(..3)),
                     ancestors: &ancestors,
                     exclude: &exclude,
+                    optimistic: None,
                 };
                 let of = |proof: &Arc<ProofOfStore>| digest(proof.info.batch_id.counter);
-                let found: Vec<Digest> = real.pull(&wanted).iter().map(of).collect();
+                let found: Vec<Digest> = real.pull(&wanted).proofs.iter().map(of).collect();
                 assert_eq!(found, model.pull(&wanted), "{operation}");
                 pulled += found.len();
             }
@@ -245,9 +247,10 @@ fn an_author_that_offers_ten_times_as_much_delays_nobody_but_itself() {
             block_timestamp: Timestamp(0),
             ancestors: &none,
             exclude: &none,
+            optimistic: None,
         });
         let of = |proof: &Arc<ProofOfStore>| (digest(proof.info.batch_id.counter), proof.info);
-        let ordered: Vec<_> = taken.iter().map(of).collect();
+        let ordered: Vec<_> = taken.proofs.iter().map(of).collect();
         for (_, info) in &ordered {
             let age = round - offered[&info.batch_id.counter];
             waited.entry(info.author.0[0]).or_default().push(age);
@@ -261,4 +264,69 @@ fn an_author_that_offers_ten_times_as_much_delays_nobody_but_itself() {
         assert_eq!((ages.len() as u64, ages[ages.len() * 9 / 10]), (rounds, 0), "author {light}");
     }
     assert_eq!(waited[&0].len() as u64, 5 * rounds);
+}
+
+/// What a pull takes: with a proof, and without.
+fn pulled(manager: &ProofManager, ancestors: &[Digest], blamed: &[u8]) -> (Vec<u64>, Vec<u64>) {
+    let limits = PayloadLimits { transactions_max: 1000, batch_bytes_max: 1 << 20, batches_max: 8 };
+    let blamed = blamed.iter().map(|author| Author([*author; 32])).collect();
+    let taken = manager.pull(&Wanted {
+        limits: &limits,
+        encoded_max: 1 << 20,
+        block_timestamp: Timestamp(0),
+        ancestors: &ancestors.iter().copied().collect(),
+        exclude: &BTreeSet::new(),
+        optimistic: Some(Optimistic { blamed: &blamed, latest: Timestamp(1000) }),
+    });
+    let counter = |info: &BatchInfo| info.batch_id.counter;
+    let proofs = taken.proofs.iter().map(|proof| counter(&proof.info)).collect();
+    (proofs, taken.optimistic.iter().map(|(_, info)| counter(info)).collect())
+}
+
+#[test]
+fn what_has_no_proof_comes_after_what_has_one_once_it_is_ripe_and_once_only() {
+    let mut rng = Rng::with_seed(2);
+    let mut manager = ProofManager::default();
+    let made = |rng: &mut Rng, number: u64, author: u8| {
+        let mut proof = ProofOfStore::clone(&proof(rng, number, 500));
+        (proof.info.author, proof.info.gas_bucket_start) = (Author([author; 32]), 0);
+        Arc::new(proof)
+    };
+    let proofs: Vec<_> = (0..5).map(|n| made(&mut rng, n, n as u8 % 3)).collect();
+    let seconds = Duration::from_secs;
+    for (at, proof) in proofs.iter().enumerate() {
+        manager.on_batch(digest(at as u64), &proof.info, seconds(at as u64), Timestamp(0));
+    }
+    assert_eq!(pulled(&manager, &[], &[]), (vec![], vec![]), "none is old enough");
+    manager.ripen(seconds(3));
+    assert_eq!((manager.ripe(), manager.next_unripe()), (4, Some(seconds(4))));
+    assert_eq!(pulled(&manager, &[], &[]), (vec![], vec![0, 1, 2, 3]), "authors take turns");
+    assert_eq!(pulled(&manager, &[], &[0]), (vec![], vec![1, 2]), "0 and 3 are of one author");
+    // One gets its proof: it counts once, as what it is now.
+    assert!(manager.on_proof(digest(2), Arc::clone(&proofs[2]), Timestamp(0)));
+    assert_eq!(pulled(&manager, &[], &[]), (vec![2], vec![0, 1, 3]));
+    assert_eq!((manager.ripe(), manager.totals().proofs), (3, 1));
+    // What an ancestor names is left out, with a proof or without; beside a failed one it is not.
+    let payload = digest(1 << 60);
+    manager.on_payload(payload, &[digest(0), digest(2), digest(4)]);
+    manager.ripen(seconds(9));
+    assert_eq!(pulled(&manager, &[payload], &[]), (vec![], vec![1, 3]));
+    assert_eq!(pulled(&manager, &[], &[]), (vec![2], vec![0, 1, 3, 4]));
+    manager.on_payload_over(&payload);
+    assert_eq!(pulled(&manager, &[payload], &[]), (vec![2], vec![0, 1, 3, 4]));
+    // What is ordered never comes back, whichever way it was ordered and whatever comes later.
+    let ordered = |at: usize| [(digest(at as u64), proofs[at].info)];
+    assert_eq!(manager.on_commit(&ordered(0), Timestamp(0)), 1);
+    assert_eq!(manager.on_inline_commit(&ordered(1), Timestamp(0)), 1);
+    for (at, proof) in proofs.iter().enumerate().take(2) {
+        assert!(!manager.on_proof(digest(at as u64), Arc::clone(proof), Timestamp(0)));
+        manager.on_batch(digest(at as u64), &proof.info, seconds(9), Timestamp(0));
+    }
+    manager.ripen(seconds(9));
+    // Only what did not travel in a payload counts for its author's turns.
+    assert_eq!(pulled(&manager, &[], &[]), (vec![2], vec![4, 3]));
+    // What expires is gone.
+    assert_eq!(manager.on_commit(&[], Timestamp(900)), 3);
+    assert_eq!(pulled(&manager, &[], &[]), (vec![], vec![]));
+    assert_eq!((manager.ripe(), manager.take_expired().len()), (0, 1), "one proof was on record");
 }

@@ -9,6 +9,7 @@ mod epochs;
 mod interleavings;
 mod leases;
 mod net;
+mod optimistic;
 mod recovery;
 mod sourcing;
 mod subscribers;

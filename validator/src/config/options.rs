@@ -90,6 +90,13 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.subscriber_window" "commits" "64" "1 to 65536" "commits delivered to a subscriber beyond what it acknowledged";
     "sequencer.subscriber_lag_bytes_max" "size" "4.0 GiB" "at least 1MiB" "bytes kept beyond their time because a subscriber needs them";
     "sequencer.subscriber_lag_max" "duration" "10m" "1s to 24h" "how long a subscriber may leave a commit unacknowledged";
+    "sequencer.optimistic" "yes/no" "false" "" "batches are proposed before they have a proof; who votes holds them";
+    "sequencer.optimistic_age_min" "duration" "50ms" "0s to 10s" "a batch is proposed without a proof this long after it arrived";
+    "sequencer.optimistic_signing_delay" "duration" "100ms" "0s to half of resend_interval" "a batch that may be ordered without a proof is signed for this late, or not at all";
+    "sequencer.optimistic_batch_age_max" "duration" "2ms" "1ms to 1s" "beside batch_age_max with sequencer.optimistic: few batches that are not certified may be smaller";
+    "sequencer.optimistic_blame" "duration" "10s" "100ms to 10m" "after a failed proposal, authors of its batches without a proof are not trusted with more for this long";
+    "sequencer.inline_batches_max" "batches" "4" "0 to 64" "small own batches that may travel in an own proposal, with sequencer.optimistic";
+    "sequencer.inline_bytes_max" "size" "64.0 KiB" "" "the same in bytes, all together";
     "sequencer.announce_interval" "duration" "500ms" "10ms to 1s" "what is granted is announced at least this often";
     "sequencer.source.idle_interval" "duration" "250ms" "10ms to 10s" "a source of transactions that said nothing is asked again after this long";
     "sequencer.source.seen_exclusion" "duration" "2s" "10ms to 1m" "a transaction seen in an uncertified batch of another validator is not pulled for this long";

@@ -18,7 +18,13 @@ const PATIENCE: Duration = Duration::from_mins(1);
 fn chain_of_one() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let directory_path = directory.path().to_owned();
-    let options = GenerateOptions { validators: 1, spares: 0, directory: directory_path };
+    let options = GenerateOptions {
+        validators: 1,
+        spares: 0,
+        optimistic: false,
+        block_interval: Duration::from_millis(50),
+        directory: directory_path,
+    };
     let config = generate(&options).unwrap().remove(0).config;
     (directory, config)
 }

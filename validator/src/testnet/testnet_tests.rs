@@ -28,26 +28,15 @@ fn the_defaults_are_the_documented_ones() {
 fn every_option_of_a_whole_run_is_taken() {
     let arguments = parse(
         "--validators 7 --duration 1m --rate 100 --transaction-bytes 64 --dir d --report r --keep \
-         --seed 9 --json --optimistic off --chaos kill=10s",
+         --seed 9 --json --optimistic on --chaos kill=10s",
     );
     let arguments = arguments.expect("well formed");
     assert_eq!((arguments.validators, arguments.seed), (7, Some(9)));
+    assert_eq!(arguments.optimistic, Switch::On);
     assert!(arguments.keep && arguments.json && supported(&arguments).is_ok());
     let epochs = |text: &str| supported(&parse(text).expect("well formed")).is_ok();
     assert!(epochs("--epochs 4 --duration 8s") && epochs("--epochs 1 --validators 1"));
     assert!(!epochs("--epochs 4 --duration 7s") && !epochs("--epochs 2 --validators 1"));
-}
-
-#[test]
-fn what_is_not_built_yet_is_refused_with_the_code_of_usage_before_anything_is_made() {
-    let options = "--optimistic on";
-    let mut arguments = parse(options).expect("the option is known");
-    let directory = std::env::temp_dir().join("quorum-store-never-made");
-    arguments.dir = Some(directory.clone());
-    let failure = run(arguments).expect_err(options);
-    assert!(matches!(failure, Failure::Usage(_)), "{options}");
-    assert_eq!(failure.to_string(), format!("{options}: not yet"));
-    assert!(!directory.exists());
 }
 
 #[test]

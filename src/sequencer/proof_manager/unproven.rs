@@ -1,0 +1,89 @@
+//! Batches that are held here in their author's slot and have no proof: what may be proposed
+//! without one, once it is old enough for the others to hold it too.
+//!
+//! Age counts from the arrival here: an author has no say in it.
+
+use std::time::Duration;
+
+use super::{ProofManager, State, dequeue, enqueue};
+use crate::types::{BatchInfo, Digest, Timestamp};
+
+impl ProofManager {
+    /// A batch is held in its author's slot.
+    pub fn on_batch(
+        &mut self,
+        digest: Digest,
+        info: &BatchInfo,
+        now: Duration,
+        consensus: Timestamp,
+    ) {
+        if info.expiration < consensus || self.entries.contains_key(&digest) {
+            return;
+        }
+        let arrival = self.arrive(info.author);
+        self.entries
+            .insert(digest, State::Unproven { info: *info, arrival, since: now, ripe: false });
+        self.expirations.insert((info.expiration, digest));
+        self.unripe.push_back((now, digest));
+    }
+
+    /// What arrived at or before this moment is ripe.
+    pub fn ripen(&mut self, until: Duration) {
+        while let Some((_, digest)) = self.unripe.pop_front_if(|(since, _)| *since <= until) {
+            let Some(State::Unproven { info, arrival, ripe, .. }) = self.entries.get_mut(&digest)
+            else {
+                continue;
+            };
+            if std::mem::replace(ripe, true) {
+                continue;
+            }
+            self.ripe_count += 1;
+            if !self.names.contains_key(&digest) {
+                enqueue(&mut self.ripe, digest, info, *arrival);
+            }
+        }
+    }
+
+    /// It gets a proof: it is unproven no more, and still waits.
+    pub(super) fn forget_unproven(&mut self, digest: &Digest) {
+        if let Some(State::Unproven { info, arrival, ripe: true, .. }) = self.entries.get(digest) {
+            dequeue(&mut self.ripe, info, *arrival);
+            self.ripe_count -= 1;
+        }
+    }
+
+    /// When the next one arrived that is not ripe.
+    pub fn next_unripe(&self) -> Option<Duration> {
+        self.unripe.front().map(|(since, _)| *since)
+    }
+
+    /// How many may be proposed without a proof.
+    pub fn ripe(&self) -> u64 {
+        self.ripe_count
+    }
+
+    /// True if it is held in its slot, is not ordered, and has no proof.
+    pub fn is_unproven(&self, digest: &Digest) -> bool {
+        matches!(self.entries.get(digest), Some(State::Unproven { .. }))
+    }
+
+    /// True if it came to sit in its slot at or before this moment, and is unproven.
+    pub fn is_unproven_since(&self, digest: &Digest, before: Duration) -> bool {
+        let state = self.entries.get(digest);
+        matches!(state, Some(State::Unproven { since, .. }) if *since <= before)
+    }
+
+    /// True if a proof of it is on record here.
+    pub fn is_proven(&self, digest: &Digest) -> bool {
+        self.entries.get(digest).is_some_and(State::is_proven)
+    }
+
+    /// True if one of these payloads names it.
+    pub fn is_named_by(
+        &self,
+        digest: &Digest,
+        payloads: &std::collections::BTreeSet<Digest>,
+    ) -> bool {
+        self.names.get(digest).is_some_and(|names| names.iter().any(|name| payloads.contains(name)))
+    }
+}
