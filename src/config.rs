@@ -1,6 +1,7 @@
 //! What an operator can tune. What must be equal at every validator is in the genesis instead.
 
 mod admission;
+mod source;
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use self::admission::{LeaseConfig, PressureConfig, PullRateConfig};
+pub use self::source::SourceConfig;
 use crate::types::payload::INLINE_MAX;
 use crate::types::{ChainParameters, Usage};
 
@@ -132,6 +134,8 @@ pub struct SequencerConfig {
     pub pull_rate: PullRateConfig,
     /// What may be reserved for clients.
     pub leases: LeaseConfig,
+    /// Pulling from the host's source of transactions.
+    pub source: SourceConfig,
 }
 
 impl Default for SequencerConfig {
@@ -172,6 +176,7 @@ impl Default for SequencerConfig {
             pressure: PressureConfig::default(),
             pull_rate: PullRateConfig::default(),
             leases: LeaseConfig::default(),
+            source: SourceConfig::default(),
         }
     }
 }
@@ -267,6 +272,9 @@ impl SequencerConfig {
             return Err(ConfigError::new("inline_batches_max", problem));
         }
         within("announce_interval", self.announce_interval, 10, 1000)?;
+        within("source.idle_interval", self.source.idle_interval, 10, 10_000)?;
+        within("source.seen_exclusion", self.source.seen_exclusion, 10, 60_000)?;
+        at_least("source.in_progress_max", self.source.in_progress_max, 1000)?;
         self.pressure.validate()?;
         self.pull_rate.validate()?;
         self.leases.validate()

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use quorum_store::config::{LeaseConfig, PressureConfig, PullRateConfig, SequencerConfig};
+use quorum_store::config::{
+    LeaseConfig, PressureConfig, PullRateConfig, SequencerConfig, SourceConfig,
+};
 use quorum_store::sequencer::Setup;
 use quorum_store::sequencer::port::Now;
 use quorum_store::types::{
@@ -91,17 +93,17 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
         subscriber_window: 3,
         subscriber_lag_bytes_max: ByteSize(1 << 20),
         subscriber_lag_max: Duration::from_secs(4),
+        source: SourceConfig {
+            idle_interval: Duration::from_millis(50),
+            seen_exclusion: Duration::from_millis(200),
+            in_progress_max: 1000,
+        },
         pressure: PressureConfig {
             uncertified_batches_max: 4,
             disk_lag_max: Duration::from_secs(1),
             ..PressureConfig::default()
         },
-        pull_rate: PullRateConfig {
-            min: 20,
-            max: 100,
-            increase: 20,
-            ..PullRateConfig::default()
-        },
+        pull_rate: PullRateConfig { min: 20, max: 100, increase: 20, ..PullRateConfig::default() },
         leases: LeaseConfig::default(),
     };
     assert_eq!(config.validate(&genesis.parameters), Ok(()), "the settings");

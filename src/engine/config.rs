@@ -79,6 +79,10 @@ pub struct EngineConfig {
     /// to 10 s.
     #[serde(with = "humantime_serde")]
     pub restart_backoff: Duration,
+    /// A host's source that has not answered after this long has given nothing. Default 1 s; 10 ms to
+    /// 60 s.
+    #[serde(with = "humantime_serde")]
+    pub source_pull_timeout: Duration,
     /// Events kept for a slow listener of the host. Default 65536; at least 16.
     pub event_queue: usize,
 }
@@ -101,6 +105,7 @@ impl Default for EngineConfig {
             disk_check_interval: Duration::from_secs(1),
             invalid_per_minute_max: 100,
             restart_backoff: Duration::from_millis(100),
+            source_pull_timeout: Duration::from_secs(1),
             event_queue: 65_536,
         }
     }
@@ -134,6 +139,8 @@ impl EngineConfig {
         within("disk_check_interval", interval, 10, 10_000)?;
         within("invalid_per_minute_max", u64::from(self.invalid_per_minute_max), 1, 1 << 31)?;
         within("restart_backoff", self.restart_backoff.as_millis() as u64, 1, 10_000)?;
+        let timeout = self.source_pull_timeout.as_millis() as u64;
+        within("source_pull_timeout", timeout, 10, 60_000)?;
         within("event_queue", self.event_queue as u64, 16, 1 << 24)
     }
 }

@@ -20,6 +20,7 @@ use super::ingress::{Inboxed, Inboxes};
 use super::metrics::Queued;
 use super::serve::{Job, Jobs};
 use super::shared::{Cached, Shared};
+use super::source::Puller;
 use super::writer::Written;
 use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal};
@@ -70,6 +71,7 @@ pub(super) struct Driver {
     /// Takes one group at a time.
     pub writer: mpsc::Sender<Group>,
     pub jobs: Arc<Jobs>,
+    pub puller: Puller,
     /// Counts faults that only the sequencer sees.
     pub offence: Box<dyn Fn(Author) + Send>,
     pub group_bytes_max: u64,
@@ -287,11 +289,14 @@ impl Driver {
                 }
             }
             Effect::Reply { id, reply } => self.shared.replies.answer(id, reply),
-            Effect::Measured(measurement) => {
-                self.shared.metrics.state.measured(measurement);
-                self.shared.metrics.optimism.measured(measurement);
-            }
+            Effect::Measured(measurement) => self.shared.metrics.measured(measurement),
             Effect::Event(event) => egress::publish(&self.shared, event),
+            Effect::PullTransactions(limits) => self.puller.pull(limits),
+            Effect::InProgress { entered, left } => self.shared.excluded.change(&entered, &left),
+            Effect::SourceRefused(refused) => {
+                self.shared.metrics.source.refused(&refused);
+                self.puller.refused(refused);
+            }
             Effect::Refused { peer, reason } => {
                 self.shared.metrics.messages.refused(&reason.to_string());
                 if reason == Refusal::Equivocation {
@@ -327,6 +332,8 @@ impl Driver {
         metrics.admission.observe(&status.pressure);
         metrics.followers.observe(&status);
         metrics.epochs.observe(&status);
+        metrics.collecting.observe(&status);
+        metrics.source.observe(&status);
         metrics.fetching.observe(&status);
         metrics.optimism.observe(&status);
         metrics.links.observe_windows(&status.windows);

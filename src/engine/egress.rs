@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::epochs::View;
 use super::faults::Faults;
 use super::shared::{Cached, Shared};
+use super::verify;
 use crate::sequencer::port::{Event, Input, Promise, Reply};
 use crate::store::{Durable, Persisted, Released};
 use crate::transport::{Class, Frame, Transport};
@@ -135,10 +136,14 @@ fn send_votes(sender: &Sender, votes: BTreeMap<Author, Vec<Vote>>) {
 
 fn send_proofs(sender: &Sender, proofs: &[Arc<ProofOfStore>]) {
     sender.shared.metrics.messages.proofs_published.inc_by(proofs.len() as u64);
+    let view = sender.shared.view();
+    for proof in proofs.iter().filter(|proof| proof.info.epoch == view.epoch()) {
+        // It comes back in payloads of others.
+        verify::trust(&sender.shared, &view, proof);
+    }
     for chunk in proofs.chunks(PROOFS_MAX) {
         let proofs = chunk.iter().map(|proof| ProofOfStore::clone(proof)).collect();
-        let members = sender.shared.view().members.clone();
-        sender.send(members, &Message::Proofs(proofs));
+        sender.send(view.members.clone(), &Message::Proofs(proofs));
     }
 }
 

@@ -52,11 +52,14 @@ pub enum Part {
     /// What reads for the host.
     #[error("reader")]
     Reader,
+    /// What pulls from the host's source.
+    #[error("source")]
+    Source,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Sequencer,
         Self::Writer,
         Self::Egress,
@@ -64,6 +67,7 @@ impl Part {
         Self::Serve,
         Self::Space,
         Self::Reader,
+        Self::Source,
     ];
 }
 

@@ -19,10 +19,13 @@ use super::config::NodeConfig;
 use super::egress::Sender;
 use super::epochs::View;
 use super::error::{CallError, Part, StartError, StopCause};
+use super::filter;
+use super::hooks::Hooks;
 use super::ingress::{Inboxed, Judge};
 use super::life::{self, Life, Node};
 use super::metrics::{Metrics, Statistics};
 use super::shared::{ByBytes, Grants, Replies, Shared};
+use super::source::Exclusions;
 use super::subscription::Subscriptions;
 use super::supervisor::{Restarts, State, Supervisor};
 use crate::crypto::Signer;
@@ -75,8 +78,24 @@ impl QuorumStore {
         T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
         E: std::error::Error + Send + Sync + 'static,
     {
+        Self::start_with_hooks(config, store, signer, transport, registry, Hooks::new()).await
+    }
+
+    /// The same, with a source of transactions or a filter of the host.
+    pub async fn start_with_hooks<T, E>(
+        config: NodeConfig,
+        store: Box<dyn Store>,
+        signer: Arc<dyn Signer>,
+        transport: T,
+        registry: &Registry,
+        hooks: Hooks,
+    ) -> Result<Self, StartError>
+    where
+        T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let tripwire = Tripwire::default();
-        Self::start_with(config, store, signer, transport, registry, tripwire).await
+        Self::start_with(config, store, signer, transport, registry, (hooks, tripwire)).await
     }
 
     /// The same, with a place where tests make a part panic.
@@ -86,7 +105,7 @@ impl QuorumStore {
         signer: Arc<dyn Signer>,
         transport: T,
         registry: &Registry,
-        tripwire: Tripwire,
+        (hooks, tripwire): (Hooks, Tripwire),
     ) -> Result<Self, StartError>
     where
         T: FnOnce(Arc<dyn Handshake>, mpsc::Sender<LinkEvent>) -> Result<Arc<dyn Transport>, E>,
@@ -97,7 +116,7 @@ impl QuorumStore {
         if config.committee.index_of(&author).is_none() {
             return Err(StartError::NotAMember(author));
         }
-        let shared = Arc::new(shared(&config, signer, store.reader(), registry)?);
+        let shared = Arc::new(shared(&config, signer, store.reader(), registry, hooks)?);
         let (store, sequencer) = life::recover(&config, &shared, store).await?;
         let (events_sender, events) = mpsc::channel(config.engine.link_queue);
         let judge = Arc::new(Judge { shared: Arc::clone(&shared) });
@@ -136,6 +155,8 @@ impl QuorumStore {
         input: impl FnOnce(RequestId, Vec<Transaction>) -> Input,
     ) -> Result<Vec<Result<Accepted, SubmitError>>, StopCause> {
         let began = Instant::now();
+        let filter = self.inner.shared.hooks.filter.as_deref();
+        let (transactions, verdicts) = filter::sift(filter, transactions);
         let bytes: usize = transactions.iter().map(|t| t.bytes.len() + 64).sum();
         // One submission above the bound waits for all of it. Proof of the cast: at most 2^31.
         let charge = bytes.min(bytes_max) as u32;
@@ -149,6 +170,7 @@ impl QuorumStore {
         drop(permit);
         match reply.ok_or_else(|| self.ended(&life))? {
             Reply::Submitted(results) => {
+                let results = verdicts.join(results);
                 self.called("submit", began);
                 self.inner.shared.metrics.host.submitted(&results);
                 Ok(results)
@@ -475,6 +497,7 @@ fn shared(
     signer: Arc<dyn Signer>,
     reader: Arc<dyn StoreReader>,
     registry: &Registry,
+    hooks: Hooks,
 ) -> Result<Shared, StartError> {
     let chain = config.genesis.chain_id();
     let author = signer.author();
@@ -504,6 +527,8 @@ fn shared(
         contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
         proofs: Cache::new(config.engine.proof_cache),
         grants: RwLock::new(Grants::default()),
+        hooks,
+        excluded: Exclusions::default(),
         replies: Replies::default(),
         subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,

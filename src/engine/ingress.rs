@@ -8,7 +8,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,12 @@ use tokio::sync::mpsc;
 use super::egress::Sender;
 use super::error::Part;
 use super::faults::Faults;
+use super::filter::{self, Filtered};
 use super::serve::{self, Asked, Job, Jobs};
 use super::shared::{Cached, Shared};
+use super::signers::Signers;
 use super::verify;
-use crate::sequencer::port::{Input, NoContent};
+use crate::sequencer::port::{Input, NoContent, Refusal as CoreRefusal, TransactionKey};
 use crate::transport::{
     Handshake, Inbound, LinkDown, LinkEvent, ReceivePermit, Refusal, Transport,
 };
@@ -131,6 +133,7 @@ pub(super) struct Ingress {
     pub invalid_per_minute_max: u32,
     faults: Arc<Faults>,
     offences: Mutex<Offences>,
+    signers: Mutex<Signers>,
 }
 
 impl Ingress {
@@ -141,9 +144,19 @@ impl Ingress {
         invalid_per_minute_max: u32,
         faults: Arc<Faults>,
     ) -> Self {
-        let offences = Mutex::new(Offences::default());
+        let (offences, signers) = (Mutex::default(), Mutex::default());
         let (shared, transport) = (Arc::clone(&sender.shared), Arc::clone(&sender.transport));
-        Self { shared, transport, inboxes, jobs, sender, invalid_per_minute_max, faults, offences }
+        Self {
+            shared,
+            transport,
+            inboxes,
+            jobs,
+            sender,
+            invalid_per_minute_max,
+            faults,
+            offences,
+            signers,
+        }
     }
 
     /// Starts the workers, inside a tokio runtime. They end when told to stop, or when the
@@ -274,6 +287,10 @@ impl Ingress {
         self.transport.refuse(peer, reason);
     }
 
+    fn signers(&self) -> MutexGuard<'_, Signers> {
+        self.signers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does a check and notes how long it took.
     fn timed<T>(&self, kind: &str, check: impl FnOnce() -> T) -> T {
         let began = Instant::now();
@@ -290,7 +307,21 @@ impl Ingress {
         if batch.info.epoch == self.shared.view().epoch() {
             self.shared.contents.insert(digest, Cached::Batch(batch.clone()));
         }
-        self.bulk(Input::Batch { from, digest, batch }, permit);
+        if let Some(filter) = &self.shared.hooks.filter
+            && let Err(Filtered(reason)) = filter::batch(&**filter, &batch)
+        {
+            tracing::debug!(peer = %from, reason, "not signed for: the host's filter refuses it");
+            self.shared.metrics.messages.refused(&CoreRefusal::Filtered.to_string());
+            return true;
+        }
+        let keys = self.shared.hooks.source.as_ref().map(|_| {
+            let keys = batch.body.transactions().map(|bytes| TransactionKey::of(&bytes));
+            keys.collect()
+        });
+        self.bulk(Input::Batch { from, digest, batch }, permit.clone());
+        if let Some(keys) = keys {
+            self.bulk(Input::Seen { digest, keys }, permit);
+        }
         true
     }
 
@@ -307,13 +338,21 @@ impl Ingress {
     ) -> bool {
         self.control(Input::Announce { from: peer, announcement }, permit.cloned());
         let view = self.shared.view();
-        for vote in votes {
+        for (at, vote) in votes.iter().enumerate() {
+            if !self.signers().may_look(&peer, self.shared.started.elapsed()) {
+                // Nothing is lost for good: who has not signed is asked again.
+                let unread = (votes.len() - at) as u64;
+                self.shared.metrics.collecting.unread.inc_by(unread);
+                return true;
+            }
             let Vote { digest, signature } = *vote;
             let signed = SignedBatchInfo { digest, signer: peer, signature };
             let verifies = |scope: &Scope| self.shared.signer.verify_batch(scope, &signed);
             if self.timed("votes", || verifies(&view.scope)) {
                 self.control(Input::Vote(signed), permit.cloned());
             } else if !view.former().any(verifies) {
+                self.signers().on_bad_signature(peer, self.shared.started.elapsed());
+                self.control(Input::BadVote { from: peer }, permit.cloned());
                 return false;
             }
             // Else a vote for a batch of a former epoch, on its way when that ended.

@@ -20,6 +20,7 @@ use super::faults::Faults;
 use super::ingress::{Inboxes, Ingress};
 use super::serve;
 use super::shared::{Grants, Shared};
+use super::source;
 use super::writer;
 use crate::sequencer::port::Input;
 use crate::sequencer::{Sequencer, Setup};
@@ -143,6 +144,19 @@ impl Node {
             faults.stop.clone(),
         );
         tasks.spawn(Arc::clone(&faults).guard_task(Part::Space, watching));
+        let (puller, asked) = source::channel();
+        shared.excluded.clear();
+        if let Some(source) = &shared.hooks.source {
+            let pulling = source::run(
+                Arc::clone(shared),
+                Arc::clone(source),
+                asked,
+                inboxes.bulk.clone(),
+                engine.source_pull_timeout,
+                faults.stop.clone(),
+            );
+            tasks.spawn(Arc::clone(&faults).guard_task(Part::Source, pulling));
+        }
         let driver = Driver {
             shared: Arc::clone(shared),
             sender: sender.clone(),
@@ -150,6 +164,7 @@ impl Node {
             queues,
             writer: groups_sender,
             jobs,
+            puller,
             offence: Box::new(move |peer| ingress.offence(peer)),
             group_bytes_max: config.sequencer.group_bytes_max.as_u64(),
             faults: Arc::clone(&faults),

@@ -11,7 +11,9 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::epochs::{Addresses, View};
 use super::error::StopCause;
+use super::hooks::Hooks;
 use super::metrics::Metrics;
+use super::source::Exclusions;
 use super::subscription::Subscriptions;
 use crate::crypto::Signer;
 use crate::sequencer::Skips;
@@ -72,6 +74,10 @@ pub(super) struct Shared {
     /// Proofs that verified, by the hash of all their bytes and of the scope.
     pub proofs: Cache<[u8; 32], ()>,
     pub grants: RwLock<Grants>,
+    /// What the host brought.
+    pub hooks: Hooks,
+    /// What must not be pulled from its source.
+    pub excluded: Exclusions,
     pub replies: Replies,
     pub subscriptions: Subscriptions,
     pub events: broadcast::Sender<Event>,

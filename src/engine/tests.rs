@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prometheus::Registry;
 use zeroize::Zeroizing;
 
-use super::{EngineConfig, Materialized, NodeConfig, Part, QuorumStore, StopCause};
+use super::{EngineConfig, Hooks, Materialized, NodeConfig, Part, QuorumStore, StopCause};
 use crate::config::SequencerConfig;
 use crate::crypto::{Ed25519Signer, Signer as _};
 use crate::sequencer::port::*;
@@ -70,7 +70,8 @@ async fn node(
     };
     let signer = Arc::new(signer(index));
     let registry = Registry::new();
-    QuorumStore::start_with(config, store, signer, start, &registry, tripwire).await.unwrap()
+    let hooks = (Hooks::new(), tripwire);
+    QuorumStore::start_with(config, store, signer, start, &registry, hooks).await.unwrap()
 }
 
 fn memory(index: u8) -> MemoryStore {

@@ -15,13 +15,22 @@ pub(super) fn proof(
     view: &View,
     proof: &ProofOfStore,
 ) -> Result<(), InvalidProof> {
-    let key = codec::hash("quorum-store/v1/proof-cache", &(&view.scope, proof));
+    let key = key(view, proof);
     if shared.proofs.get(&key).is_some() {
         return Ok(());
     }
     crypto::verify_proof(&*shared.signer, &view.scope, &view.membership.committee, proof)?;
     shared.proofs.insert(key, ());
     Ok(())
+}
+
+/// A proof that was made here, of signatures that were checked one by one.
+pub(super) fn trust(shared: &Shared, view: &View, proof: &ProofOfStore) {
+    shared.proofs.insert(key(view, proof), ());
+}
+
+fn key(view: &View, proof: &ProofOfStore) -> [u8; 32] {
+    codec::hash("quorum-store/v1/proof-cache", &(&view.scope, proof))
 }
 
 /// Checks evidence of an epoch that is served or was, or remembers that it was checked.

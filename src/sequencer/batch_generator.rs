@@ -18,6 +18,7 @@
 
 mod admit;
 mod handover;
+mod pulled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +30,9 @@ pub(super) use self::admit::Conditions;
 use super::leases::Leases;
 use super::outbox::{Clock, Outbox};
 use super::pool::{Pool, Ticket};
-use super::port::{Accepted, Event, Record, Reply, RequestId, SubmitError, TransactionMeta};
+use super::port::{
+    Accepted, Effect, Event, Record, Reply, RequestId, SubmitError, TransactionMeta,
+};
 use super::pressure;
 use super::pull_rate::PullRate;
 use crate::config::SequencerConfig;
@@ -207,6 +210,7 @@ impl BatchGenerator {
         }
         let (builder, metas, tickets) = self.cut(clock, bucket, outbox);
         if tickets.is_empty() {
+            self.pool.on_sealed(None);
             return None;
         }
         let count = builder.count();
@@ -226,6 +230,7 @@ impl BatchGenerator {
         self.rate.on_pulled(clock.now.monotonic, u64::from(count));
         self.ids.next += 1;
         let digest = info.digest(&self.chain);
+        self.pool.on_sealed(Some((digest, &info)));
         let metas: Arc<[TransactionMeta]> = metas.into();
         let kept = Outstanding { info, metas: Arc::clone(&metas), body: body.bytes().clone() };
         self.keep_outstanding(digest, kept);
@@ -286,6 +291,7 @@ impl BatchGenerator {
     /// Tells everyone whose transaction sits in the new batch.
     fn answer(&mut self, outbox: &mut Outbox, batch: Digest, tickets: &[Ticket]) {
         let mut moved: BTreeMap<Digest, Vec<(u32, Accepted)>> = BTreeMap::new();
+        let mut pulled = Vec::new();
         for (position, ticket) in tickets.iter().enumerate() {
             let accepted = Accepted { batch, position: position as u32 };
             match *ticket {
@@ -293,7 +299,11 @@ impl BatchGenerator {
                 Ticket::Rebatched { from, position } => {
                     moved.entry(from).or_default().push((position, accepted));
                 }
+                Ticket::Pulled { key } => pulled.push((position as u32, key)),
             }
+        }
+        if !pulled.is_empty() {
+            outbox.event(Event::Batched { batch, pulled });
         }
         for (from, moved) in moved {
             self.moved(&from, moved.len() as u32);
@@ -309,6 +319,9 @@ impl BatchGenerator {
             Ticket::Rebatched { from, position } => {
                 self.moved(&from, 1);
                 outbox.event(Event::Expired { batch: from, positions: vec![position] });
+            }
+            Ticket::Pulled { key } => {
+                outbox.effect(Effect::SourceRefused(vec![(key, SubmitError::Expired)]));
             }
         }
     }

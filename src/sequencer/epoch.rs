@@ -269,6 +269,7 @@ impl Sequencer {
     /// Batches whose transactions are elsewhere are not offered again by a later life.
     pub(super) fn record_settled(&mut self) {
         for (digest, info) in self.generator.take_settled() {
+            self.lost_in_progress(&digest);
             if self.retention.get(&digest).is_some() {
                 self.outbox.record(Record::Settled { digest, info });
             }

@@ -30,6 +30,7 @@ mod commit_log;
 mod epoch;
 mod fetched;
 mod fetcher;
+mod in_progress;
 mod leases;
 mod optimism;
 mod optimistic;
@@ -48,6 +49,8 @@ mod refetch;
 mod retention;
 mod rewrites;
 mod silence;
+mod sourcing;
+mod standing;
 pub mod status;
 mod subscribers;
 mod windows;
@@ -69,6 +72,7 @@ use self::batch_generator::{BatchGenerator, Sealed};
 use self::commit_log::CommitLog;
 use self::epoch::{Ends, Phase};
 use self::fetcher::Fetcher;
+use self::in_progress::InProgress;
 use self::optimism::Optimism;
 use self::outbox::{Clock, Outbox};
 use self::payloads::{Arrived, Content, Payloads};
@@ -83,6 +87,9 @@ use self::retention::Retention;
 pub use self::rewrites::Skips;
 use self::silence::Silence;
 pub use self::silence::silent_until;
+use self::sourcing::Sourcing;
+#[cfg(feature = "engine")]
+pub(crate) use self::standing::Standing;
 use self::status::Status;
 use self::windows::Windows;
 use crate::config::SequencerConfig;
@@ -116,6 +123,7 @@ pub struct Sequencer {
     ballots: Ballots,
     optimism: Optimism,
     silence: Silence,
+    sourcing: Sourcing,
     outbox: Outbox,
     /// Groups on their way to the disk.
     disk_lag: DiskLag,
@@ -166,6 +174,7 @@ impl Sequencer {
             .into_iter()
             .chain(own)
             .chain(fetching)
+            .chain([self.sourcing_deadline()])
             .flatten()
             .chain(self.next_ripe())
             .chain([self.next_announcement])
@@ -241,7 +250,9 @@ impl Sequencer {
             applied: self.commits.applied().0,
             pool_transactions,
             pool_bytes,
+            in_progress: self.generator.progress().map_or(0, InProgress::len),
             uncertified_batches: self.proofs.uncertified(),
+            demoted: self.proofs.standing.demoted(self.stepped).collect(),
             outstanding_batches,
             outstanding_bytes,
             proofs: self.manager.totals().proofs,
@@ -318,6 +329,7 @@ impl Sequencer {
         let clock = self.clock(now);
         self.generator.reserve_ids(&mut self.outbox);
         self.seal(&clock);
+        self.pull_transactions(&clock);
     }
 
     fn route(&mut self, clock: &Clock, input: Input) {
@@ -339,6 +351,7 @@ impl Sequencer {
             }
             Input::Batch { from, digest, batch } => self.on_batch(clock, from, digest, &batch),
             Input::Vote(vote) => self.on_vote(clock, &vote),
+            Input::BadVote { from } => self.on_bad_vote(clock, from),
             Input::Proof { digest, proof } => self.on_proof(clock, digest, proof),
             Input::Payload { from, digest, payload, batches, verdict } => {
                 let content = Content { payload, batches };
@@ -360,6 +373,12 @@ impl Sequencer {
                 self.enters(Component::BatchGenerator);
                 self.on_submit(clock, id, transactions, None);
             }
+            Input::SourceReady => self.on_source_ready(clock),
+            Input::Transactions(transactions) => {
+                self.enters(Component::BatchGenerator);
+                self.on_transactions(clock, transactions);
+            }
+            Input::Seen { digest, keys } => self.on_seen(clock, digest, keys),
             Input::SubmitUnder { id, lease, transactions } => {
                 self.enters(Component::BatchGenerator);
                 self.on_submit(clock, id, transactions, Some(&lease));
@@ -541,8 +560,8 @@ impl Sequencer {
             self.windows.on_stored(&vote.signer, vote.digest, &info);
         }
         self.enters(Component::ProofCoordinator);
-        if let Some(proof) = self.proofs.on_vote(&mut self.outbox, &self.membership.committee, vote)
-        {
+        let (outbox, committee) = (&mut self.outbox, &self.membership.committee);
+        if let Some(proof) = self.proofs.on_vote(outbox, clock.now.monotonic, committee, vote) {
             if let Some(age) = self.proofs.age(&vote.digest, clock.now.monotonic) {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
@@ -553,8 +572,19 @@ impl Sequencer {
         }
     }
 
+    /// Somebody signed badly: it is asked for less until it is forgiven.
+    fn on_bad_vote(&mut self, clock: &Clock, from: Author) {
+        self.enters(Component::ProofCoordinator);
+        if self.windows.is_member(&from)
+            && self.proofs.standing.on_bad_signature(from, clock.now.monotonic)
+        {
+            self.outbox.effect(Effect::Measured(Measurement::Demoted));
+        }
+    }
+
     fn on_proof(&mut self, clock: &Clock, digest: Digest, proof: Arc<ProofOfStore>) {
         self.enters(Component::ProofManager);
+        self.certified_in_progress(&digest);
         if proof.info.epoch == self.epoch()
             && self.ends.phase != Phase::Closed
             && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
@@ -573,7 +603,10 @@ impl Sequencer {
         self.enters(Component::ProofCoordinator);
         let (outbox, windows) = (&mut self.outbox, &mut self.windows);
         if self.ends.phase == Phase::Open {
-            self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+            let grown = self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
+            for (digest, proof) in grown {
+                self.manager.on_proof(digest, proof, clock.consensus);
+            }
         }
         self.optimism.on_time(clock.now.monotonic);
         self.tick_ends(clock.now.monotonic);

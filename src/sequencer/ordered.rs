@@ -117,7 +117,8 @@ impl Sequencer {
         self.enters(Component::BatchGenerator);
         let outbox = &mut self.outbox;
         let transactions = self.generator.on_commit(outbox, &clock, ordered, block_timestamp);
-        let overdue = self.retention.collect(outbox, &clock);
+        self.ordered_in_progress(index, block_timestamp, ordered);
+        let overdue = self.retention.collect(&mut self.outbox, &clock);
         self.enters(Component::BatchCoordinator);
         let deleted = self.coordinator.on_overdue(&mut self.outbox, &overdue);
         self.enters(Component::ProofCoordinator);

@@ -1,10 +1,15 @@
 //! The pool: transactions that are in no batch yet, by gas bucket, oldest first.
+//!
+//! With a source of the host it also knows what is in progress: whatever enters is held, and what
+//! leaves is held by the batch that is sealed next, or not at all.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::port::{RequestId, Transaction};
-use crate::types::Digest;
+use super::in_progress::InProgress;
+use super::port::{RequestId, Transaction, TransactionKey};
+use crate::types::{BatchInfo, Digest};
 
 /// Where a pooled transaction came from.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +18,8 @@ pub(super) enum Ticket {
     Submitted { id: RequestId, ordinal: usize },
     /// Position in an own batch that expired, or whose epoch ended, without being ordered.
     Rebatched { from: Digest, position: u32 },
+    /// Pulled from the host's source, where it still is.
+    Pulled { key: TransactionKey },
 }
 
 #[derive(Debug)]
@@ -20,6 +27,15 @@ pub(super) struct Pooled {
     pub transaction: Transaction,
     pub ticket: Ticket,
     pub arrived: Duration,
+}
+
+impl Pooled {
+    fn key(&self) -> TransactionKey {
+        match self.ticket {
+            Ticket::Pulled { key } => key,
+            _ => TransactionKey::of(&self.transaction.bytes),
+        }
+    }
 }
 
 /// See the module docs.
@@ -31,11 +47,16 @@ pub(super) struct Pool {
     buckets: BTreeMap<u64, VecDeque<Pooled>>,
     bytes: u64,
     count: u64,
+    /// With a source of the host only.
+    pub in_progress: Option<InProgress>,
+    /// Out of the pool, and in no batch yet.
+    leaving: Vec<TransactionKey>,
 }
 
 impl Pool {
     pub fn new(starts: Vec<u64>) -> Self {
-        Self { starts, buckets: BTreeMap::new(), bytes: 0, count: 0 }
+        let (buckets, leaving) = (BTreeMap::new(), Vec::new());
+        Self { starts, buckets, bytes: 0, count: 0, in_progress: None, leaving }
     }
 
     /// The bucket of a gas unit price.
@@ -52,6 +73,9 @@ impl Pool {
 
     pub fn push(&mut self, pooled: Pooled) {
         let bucket = self.bucket_of(pooled.transaction.gas_unit_price);
+        if let Some(set) = &mut self.in_progress {
+            set.hold_one(pooled.key());
+        }
         self.bytes += pooled.transaction.bytes.len() as u64;
         self.count += 1;
         self.buckets.entry(bucket).or_default().push_back(pooled);
@@ -65,6 +89,9 @@ impl Pool {
         }
         self.bytes -= pooled.transaction.bytes.len() as u64;
         self.count -= 1;
+        if self.in_progress.is_some() {
+            self.leaving.push(pooled.key());
+        }
         Some(pooled)
     }
 
@@ -100,6 +127,31 @@ impl Pool {
     /// Takes everything, oldest first inside a bucket.
     pub fn drain(&mut self) -> Vec<Pooled> {
         (self.bytes, self.count) = (0, 0);
-        std::mem::take(&mut self.buckets).into_values().flatten().collect()
+        let drained: Vec<_> = std::mem::take(&mut self.buckets).into_values().flatten().collect();
+        if let Some(set) = &mut self.in_progress {
+            for pooled in &drained {
+                set.release_one(&pooled.key());
+            }
+        }
+        drained
+    }
+
+    /// From now on it is known what is in progress.
+    pub fn track(&mut self) {
+        let mut set = InProgress::default();
+        let pooled = self.buckets.values().flatten();
+        pooled.for_each(|pooled| set.hold_one(pooled.key()));
+        self.in_progress = Some(set);
+    }
+
+    /// What left the pool is in this batch; without one, it is in no batch.
+    pub fn on_sealed(&mut self, sealed: Option<(Digest, &BatchInfo)>) {
+        let left = std::mem::take(&mut self.leaving);
+        let Some(set) = &mut self.in_progress else { return };
+        let keys: Arc<[TransactionKey]> = left.into();
+        if let Some((digest, info)) = sealed {
+            set.hold(digest, info.author, Arc::clone(&keys), info.expiration, None);
+        }
+        keys.iter().for_each(|key| set.release_one(key));
     }
 }

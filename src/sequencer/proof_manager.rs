@@ -106,7 +106,8 @@ pub(super) struct ProofManager {
 }
 
 impl ProofManager {
-    /// A verified proof. True if it is new.
+    /// A verified proof. True if it is new. One that holds more signatures than the one known
+    /// takes its place: whoever fetches has more to ask.
     pub fn on_proof(
         &mut self,
         digest: Digest,
@@ -115,6 +116,12 @@ impl ProofManager {
     ) -> bool {
         let info = proof.info;
         if info.expiration < consensus {
+            return false;
+        }
+        if let Some(State::Queued { proof: known, .. }) = self.entries.get_mut(&digest) {
+            if known.signatures.len() < proof.signatures.len() {
+                *known = proof;
+            }
             return false;
         }
         let arrival = match self.entries.get(&digest) {
@@ -291,6 +298,11 @@ impl ProofManager {
     /// True if a commit ordered it and it has not expired.
     pub fn is_ordered(&self, digest: &Digest) -> bool {
         matches!(self.entries.get(digest), Some(State::Ordered { .. }))
+    }
+
+    /// True if a proof of it is known, or a commit that ordered it, and it has not expired.
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.entries.contains_key(digest)
     }
 
     /// Proofs on record that can be proposed no more.

@@ -21,6 +21,7 @@ use super::proof_manager::ProofManager;
 use super::refetch::Refetch;
 use super::retention::{Held, Retention};
 use super::silence::Silence;
+use super::sourcing::Sourcing;
 use super::subscribers::Bounds;
 use super::windows::Windows;
 use super::{Released, Sequencer};
@@ -319,6 +320,7 @@ impl Sequencer {
             ballots: Ballots::default(),
             optimism: Optimism::new(config.optimistic, config.optimistic_blame),
             silence: Silence::default(),
+            sourcing: Sourcing::default(),
             outbox: Outbox { group: 1, ..Outbox::default() },
             disk_lag: DiskLag::default(),
             commit_time: Duration::ZERO,
@@ -525,7 +527,8 @@ impl Sequencer {
                 let stored = StoredBatch { digest: *digest, author, epoch };
                 self.outbox.promise(Promise::Sign(stored));
             }
-            self.proofs.on_recovered(&clock, *digest, *info, proof);
+            let committee = &self.membership.committee;
+            self.proofs.on_recovered(&clock, committee, *digest, *info, proof);
         }
         self.record_settled();
     }

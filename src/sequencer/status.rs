@@ -29,8 +29,12 @@ pub struct Status {
     pub pool_transactions: u64,
     /// Their bytes.
     pub pool_bytes: u64,
+    /// Transactions that are not pulled from the host's source; 0 without one.
+    pub in_progress: u64,
     /// Own batches without a proof.
     pub uncertified_batches: u64,
+    /// Validators that sent signatures which do not verify, and are not forgiven yet.
+    pub demoted: Vec<Author>,
     /// Own batches not ordered yet, with or without a proof.
     pub outstanding_batches: u64,
     /// Bytes of those.

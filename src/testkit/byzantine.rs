@@ -16,6 +16,8 @@ use crate::types::{
 
 /// Between two lies of its own, in microseconds.
 const LIE_INTERVAL: u64 = 400_000;
+/// How long somebody signs badly before it signs well again, in microseconds.
+const TORN_PERIOD: u64 = 13_000_000;
 /// Messages that a replayer remembers.
 const REMEMBERED: usize = 256;
 
@@ -34,6 +36,8 @@ pub enum Lie {
     ForgeProofs,
     /// Signs in another chain's or epoch's name.
     OtherDomain,
+    /// Signs so that it does not verify, for a while, and then well for a while.
+    TornVotes,
     /// Sends floods of votes, requests and payloads that mean nothing.
     Spam,
     /// Never signs for anybody.
@@ -57,13 +61,14 @@ pub enum Lie {
 
 impl Lie {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Equivocate,
         Self::Withhold,
         Self::WrongDigest,
         Self::Replay,
         Self::ForgeProofs,
         Self::OtherDomain,
+        Self::TornVotes,
         Self::Spam,
         Self::Silent,
         Self::FetchLiar,
@@ -84,6 +89,7 @@ impl Lie {
             Self::Replay => "lie: replay",
             Self::ForgeProofs => "lie: forged proof",
             Self::OtherDomain => "lie: signature over another domain",
+            Self::TornVotes => "lie: torn signature",
             Self::Spam => "lie: spam",
             Self::Silent => "lie: silence",
             Self::FetchLiar => "lie: wrong answer",
@@ -140,6 +146,17 @@ impl Cluster {
             (Lie::OtherDomain, Message::Votes { announcement, votes }) => {
                 self.trace.count(lie.name());
                 let votes = votes.iter().map(|vote| self.other_domain(from, vote)).collect();
+                self.transmit(from, to, &Message::Votes { announcement: *announcement, votes });
+            }
+            (Lie::TornVotes, Message::Votes { announcement, votes })
+                if (self.now / TORN_PERIOD).is_multiple_of(2) =>
+            {
+                self.trace.count(lie.name());
+                let torn = Signature::from_bytes(&[self.rng.u8(..); 64]);
+                let mut votes = votes.clone();
+                for vote in &mut votes {
+                    vote.signature = torn;
+                }
                 self.transmit(from, to, &Message::Votes { announcement: *announcement, votes });
             }
             (Lie::Silent, Message::Votes { .. }) => self.trace.count(lie.name()),

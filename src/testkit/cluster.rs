@@ -28,7 +28,7 @@ use super::options::Options;
 use super::store::{CrashStore, Tear};
 use super::trace::Trace;
 use crate::crypto::Signer;
-use crate::sequencer::port::{Now, RequestId};
+use crate::sequencer::port::{Now, RequestId, SourceLimits, Transaction};
 use crate::store::memory::MemoryStore;
 use crate::types::{
     Author, ChainId, Digest, Epoch, Genesis, Hello, Incarnation, Message, Timestamp,
@@ -58,6 +58,8 @@ pub(super) enum Event {
     Open { node: usize, life: u64, epoch: Epoch },
     Attach { node: usize, life: u64, which: Which },
     Acknowledge { node: usize, life: u64, id: RequestId },
+    Gossip { node: usize, transaction: Transaction },
+    SourceAnswers { node: usize, life: u64, limits: SourceLimits },
     Lie { node: usize },
     Fault,
     Heal { what: super::faults::Healing },
@@ -296,6 +298,10 @@ impl Cluster {
             Event::Open { node, life, epoch } => self.on_open(node, life, epoch),
             Event::Attach { node, life, which } => self.on_attach(node, life, which),
             Event::Acknowledge { node, life, id } => self.on_acknowledge(node, life, id),
+            Event::Gossip { node, transaction } => self.on_gossip(node, transaction),
+            Event::SourceAnswers { node, life, limits } => {
+                self.on_source_answers(node, life, limits);
+            }
             Event::Lie { node } => self.on_lie(node),
             Event::Fault => self.on_fault(),
             Event::Heal { what } => self.on_heal(&what),
@@ -376,13 +382,16 @@ impl Cluster {
                     });
                     let stuck = if waits { 0 } else { stuck };
                     let left = all && status.proofs + status.outstanding_batches > 0 && !waits;
+                    let left = left || all && !waits && status.in_progress > 0;
                     let found = (late || left || stuck > 0).then(|| {
                         format!(
                             "{behind} commits behind, {} fetches, {} proofs, {} own batches, \
+                             {} transactions in progress, \
                              {stuck} of them stuck, busy {:?}, epoch {:?} {}",
                             status.fetches,
                             status.proofs,
                             status.outstanding_batches,
+                            status.in_progress,
                             status.busy,
                             status.epoch,
                             status.epoch_phase

@@ -33,6 +33,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// True if this transaction was executed and has not expired since.
+    pub fn has_executed(&self, transaction: &[u8]) -> bool {
+        head_of(transaction).is_some_and(|(id, _)| self.recent.contains_key(&id))
+    }
+
     /// True if the commit at this index was executed with this content.
     pub fn took(&self, index: u64, digest: &Digest) -> bool {
         self.taken.get(&index).is_some_and(|taken| taken.contains(digest))
@@ -226,6 +231,7 @@ impl Cluster {
         let (index, block_timestamp) = (commit.index.0, commit.header.block_timestamp);
         let chain = self.chain;
         let host = &mut self.nodes[node].host;
+        host.mempool.on_executed(batches);
         let before = Arc::new(host.state.clone());
         host.former.push_back((host.executed, Arc::clone(&before)));
         if host.former.len() > FORMER {
@@ -253,7 +259,11 @@ impl Cluster {
         for batch in batches {
             for transaction in batch.body.transactions() {
                 let Some((id, expiration)) = head_of(&transaction) else { continue };
-                if expiration < block_timestamp.0 || recent.contains_key(&id) {
+                if recent.contains_key(&id) {
+                    self.trace.count("transaction ordered twice");
+                    continue;
+                }
+                if expiration < block_timestamp.0 {
                     continue;
                 }
                 recent.insert(id, expiration);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::cluster::{Cluster, Event};
 use super::execution::State;
 use super::followers::{Follower, INDEXERS, Which};
+use super::source::Mempool;
 use crate::sequencer::port::{
     Accepted, CommitError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId,
     SubmitError, Transaction, VerifyRequest,
@@ -53,6 +54,7 @@ pub(super) struct Host {
     /// What it keeps to rebuild from, when what it executed turns out to be gone everywhere.
     pub history: VecDeque<(u64, Arc<State>)>,
     pub followers: [Follower; INDEXERS],
+    pub mempool: Mempool,
     /// True while the executor takes nothing.
     pub stopped: bool,
 }
@@ -62,7 +64,8 @@ impl Host {
         let followers = std::array::from_fn(|_| Follower::new());
         let (former, history) = (VecDeque::new(), VecDeque::new());
         let state = State::default();
-        Self { executed: 0, state, former, history, followers, stopped: false }
+        let mempool = Mempool::default();
+        Self { executed: 0, state, former, history, followers, mempool, stopped: false }
     }
 }
 
@@ -103,7 +106,11 @@ impl Cluster {
             let gas_unit_price = self.rng.u64(..200);
             Transaction { bytes: Bytes::from(bytes), gas_unit_price, expiration }
         });
-        let transactions = transactions.collect();
+        let transactions: Vec<Transaction> = transactions.collect();
+        let percent = self.options.pulled_percent;
+        if percent > 0 && self.rng.u32(..100) < percent {
+            return self.offer(node, transactions);
+        }
         self.request(node, Pending::Submit(ids), |id| Input::Submit { id, transactions });
     }
 

@@ -55,6 +55,7 @@ impl Ingress<'_> {
                     if verifies(self.membership.epoch) {
                         inputs.push(Input::Vote(vote));
                     } else if !self.membership.former.iter().any(|f| verifies(f.epoch)) {
+                        inputs.push(Input::BadVote { from });
                         break;
                     }
                 }

@@ -16,7 +16,8 @@ use crate::types::Epoch;
 
 /// Room may be kept this much longer than quoted, in microseconds.
 const KEPT_MAX: u64 = 1_000_000;
-/// Nobody asks for a lease so shortly before the end, in microseconds.
+/// Nobody asks for a lease, or uses one, so shortly before the end, in microseconds: what is taken
+/// then might wait in the pool until the end, at the rate of a bad day.
 const LAST: u64 = 30_000_000;
 
 /// A quote, as its client remembers it.
@@ -81,6 +82,10 @@ impl Cluster {
 
     /// A client submits what it has a quote for, at the price it was quoted.
     pub(super) fn on_use_lease(&mut self, node: usize, life: u64, quote: &Quote) {
+        let end = self.options.duration.as_micros() as u64;
+        if self.now + LAST >= end {
+            return;
+        }
         let wall = self.clock(node).wall;
         let Some(running) = &self.nodes[node].running else { return };
         let pressure = running.sequencer.pressure();

@@ -38,6 +38,7 @@ mod loss;
 mod network;
 mod node;
 mod options;
+mod source;
 mod store;
 mod trace;
 

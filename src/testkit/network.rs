@@ -192,13 +192,20 @@ impl Cluster {
         } else {
             message
         };
+        if self.is_filtered(to, &message) {
+            self.trace.count("batch filtered");
+            return;
+        }
         let peer = self.nodes[from].author;
         let kind = message.kind_name();
         let Some(running) = &self.nodes[to].running else { return };
         let (genesis, plan, membership) = (&self.genesis, &self.plan, &*running.membership);
         let ingress = Ingress { genesis, plan, membership, keys: &self.nodes[to].keys };
         match ingress.judge(peer, message) {
-            Judged::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(to, input)),
+            Judged::Inputs(inputs) => {
+                let seen = inputs.first().and_then(|input| self.seen(input));
+                inputs.into_iter().chain(seen).for_each(|input| self.input(to, input));
+            }
             Judged::Serve(asked) => self.serve(to, peer, &asked),
             judged @ (Judged::Invalid | Judged::Wrong(_)) => {
                 if let Judged::Wrong(input) = judged {

@@ -9,7 +9,9 @@ use super::host::{Host, Pending};
 use super::keys::Keys;
 use super::store::{CrashStore, Tear};
 use crate::crypto::Signer;
-use crate::sequencer::port::{Effect, Event as Told, Input, Promise, RequestId};
+use crate::sequencer::port::{
+    Effect, Event as Told, Input, Measurement, Promise, ReleaseReason, RequestId,
+};
 use crate::sequencer::status::WindowStatus;
 use crate::sequencer::{Sequencer, Setup};
 use crate::store::{Durable, Group, Released, Store, StoredBatch};
@@ -139,6 +141,10 @@ impl Cluster {
         });
         self.checker.on_boot(node);
         self.trace.event(self.now, node, "boot", life);
+        if self.options.pulled_percent > 0 {
+            self.nodes[node].host.mempool.on_boot();
+            self.input(node, Input::SourceReady);
+        }
         for peer in self.network.peers(node) {
             let micros = self.rng.u64(..50_000);
             self.dial(node, peer, micros);
@@ -267,6 +273,14 @@ impl Cluster {
                 Effect::Reply { id, reply } => self.on_reply(node, id, reply),
                 Effect::Event(event) => self.on_event(node, &event),
                 Effect::Measured(measurement) => self.trace.count(measured(&measurement)),
+                Effect::PullTransactions(limits) => self.ask_source(node, limits),
+                Effect::InProgress { entered, left } => self.on_progress(node, &entered, &left),
+                Effect::SourceRefused(refused) => {
+                    for (key, _) in refused {
+                        self.trace.count("source's transaction refused");
+                        self.nodes[node].host.mempool.on_refused(&key);
+                    }
+                }
                 Effect::Refused { peer, reason } => {
                     self.trace.count(refused(reason));
                     let honest = self.index_of(&peer).is_some_and(|peer| self.is_honest(peer));
@@ -296,8 +310,12 @@ impl Cluster {
         if let Told::Returned { batch, positions, .. } = event {
             self.on_returned(node, batch, positions);
         }
+        if let Told::Batched { batch, pulled } = event {
+            self.on_batched(node, batch, pulled);
+        }
         self.trace.count(match event {
             Told::Certified { .. } => "batch certified",
+            Told::Batched { .. } => "pulled transactions batched",
             Told::Rebatched { .. } => "transactions batched again",
             Told::Expired { .. } => "transactions expired",
             Told::Returned { .. } => "transactions returned",
@@ -364,6 +382,10 @@ impl Cluster {
         let (me, author) = (state.author, token.get().author);
         let signed = state.keys.sign_batch(&scope, token);
         self.checker.on_signed(node, token.get());
+        if author != me && self.refuses(node, &token.get().digest) {
+            let detail = format!("node {node} signed for {:?}", token.get().digest);
+            self.checker.fail("what a host's filter refuses is not signed for", detail);
+        }
         if author == me {
             self.step(node, Input::Vote(signed));
             return;
@@ -459,12 +481,16 @@ fn describe(input: &Input) -> (&'static str, u64) {
         Input::Announce { announcement, .. } => ("announce", announcement.released.0),
         Input::Batch { digest, .. } => ("batch", of(digest)),
         Input::Vote(vote) => ("vote", of(&vote.digest)),
+        Input::BadVote { .. } => ("bad vote", 0),
         Input::Proof { digest, .. } => ("proof", of(digest)),
         Input::Payload { digest, .. } => ("payload", of(digest)),
         Input::FetchedBatch { digest, .. } => ("fetched batch", of(digest)),
         Input::FetchedChunk { digest, .. } => ("fetched chunk", of(digest)),
         Input::NoContent { digest, .. } => ("no content", of(digest)),
         Input::Submit { id, .. } => ("submit", id.0),
+        Input::SourceReady => ("source ready", 0),
+        Input::Transactions(transactions) => ("transactions", transactions.len() as u64),
+        Input::Seen { digest, .. } => ("seen", of(digest)),
         Input::SubmitUnder { id, .. } => ("submit under a lease", id.0),
         Input::Lease { id, .. } => ("lease", id.0),
         Input::Release { id, .. } => ("release", id.0),
@@ -492,8 +518,16 @@ fn describe(input: &Input) -> (&'static str, u64) {
     }
 }
 
-fn measured(measurement: &crate::sequencer::port::Measurement) -> &'static str {
-    use crate::sequencer::port::Measurement;
+fn released(reason: ReleaseReason) -> &'static str {
+    match reason {
+        ReleaseReason::Ordered => "in progress until it was ordered",
+        ReleaseReason::Expired => "in progress until it expired",
+        ReleaseReason::Lapsed => "in progress until it lapsed",
+        ReleaseReason::Lost => "in progress until it was lost",
+    }
+}
+
+fn measured(measurement: &Measurement) -> &'static str {
     match measurement {
         Measurement::Sealed { .. } => "batch sealed",
         Measurement::Certified(_) => "own batch certified",
@@ -502,6 +536,11 @@ fn measured(measurement: &crate::sequencer::port::Measurement) -> &'static str {
         Measurement::OrderedUnproven { optimistic: 0, .. } => "inline batches ordered",
         Measurement::OrderedUnproven { .. } => "optimistic batches ordered",
         Measurement::OptimisticWait(_) => "a vote waited for optimistic batches",
+        Measurement::LateVote => "late vote",
+        Measurement::Grown => "proof grown",
+        Measurement::Demoted => "signer demoted",
+        Measurement::Pulled { .. } => "transactions pulled",
+        Measurement::Released { reason, .. } => released(*reason),
     }
 }
 

@@ -55,6 +55,10 @@ pub struct Options {
     pub write_max: Duration,
     /// Furthest that a wall clock is off.
     pub skew_max: Duration,
+    /// Of a hundred submissions, how many go to mempools of the hosts, which gossip.
+    pub pulled_percent: u32,
+    /// Whose host has a filter: it refuses a third of the batches of others.
+    pub filters: Option<usize>,
     /// Who lies, and how: the last validators, in this order.
     pub liars: Vec<Lie>,
 }
@@ -89,6 +93,8 @@ impl Options {
             doubled_per_mille: 0,
             write_max: Duration::from_millis(5),
             skew_max: Duration::ZERO,
+            pulled_percent: 0,
+            filters: None,
             liars: Vec::new(),
         }
     }
@@ -116,6 +122,7 @@ impl Options {
         options.doubled_per_mille = *pick(&mut rng, &[0, 5, 50]);
         options.write_max = millis(&mut rng, 1..60);
         options.skew_max = millis(&mut rng, 0..200);
+        options.pulled_percent = *pick(&mut rng, &[0, 0, 75]);
         if rng.bool() {
             let most = (validators - 1) / 3;
             // An uneven committee is kept honest: the powers decide how many may lie.

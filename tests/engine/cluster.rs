@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prometheus::Registry;
 use quorum_store::config::SequencerConfig;
 use quorum_store::crypto::{Ed25519Signer, Signer};
-use quorum_store::engine::{EngineConfig, NodeConfig, QuorumStore};
+use quorum_store::engine::{EngineConfig, Hooks, NodeConfig, QuorumStore};
 use quorum_store::sequencer::port::{
     Event, ParentOf, PayloadLimits, PullRequest, Transaction, VerifyRequest,
 };
@@ -103,6 +103,18 @@ pub async fn node_from(
     registry: &Registry,
     peers: Vec<Peer>,
 ) -> QuorumStore {
+    hooked(config, index, network, store, (registry, Hooks::new()), peers).await
+}
+
+/// The same, with a source of transactions or a filter.
+pub async fn hooked(
+    config: NodeConfig,
+    index: u8,
+    network: &MemoryNetwork,
+    store: Box<dyn Store>,
+    (registry, hooks): (&Registry, Hooks),
+    peers: Vec<Peer>,
+) -> QuorumStore {
     let signer = signer(index);
     let author = signer.author();
     let network = network.clone();
@@ -110,7 +122,8 @@ pub async fn node_from(
         let transport = network.join(author, handshake, &peers, events);
         Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
     };
-    QuorumStore::start(config, store, Arc::new(signer), start, registry).await.unwrap()
+    let signer = Arc::new(signer);
+    QuorumStore::start_with_hooks(config, store, signer, start, registry, hooks).await.unwrap()
 }
 
 pub fn memory(index: u8, genesis: &Genesis) -> Box<dyn Store> {

@@ -5,10 +5,12 @@
 mod cluster;
 mod epochs;
 mod fetching;
+mod filters;
 mod hostile;
 mod leases;
 mod metrics;
 mod optimistic;
+mod sources;
 mod subscriptions;
 
 use std::time::Duration;

@@ -21,6 +21,8 @@ fn survive(lie: Lie, validators: usize) {
             .unwrap_or_else(|failure| panic!("{lie:?}, seed {seed}: {failure:#?}"));
         assert!(outcome.counts.contains_key(lie.name()), "{lie:?} never lied: {outcome:#?}");
         assert!(outcome.executed > 50, "{outcome:#?}");
+        let demoted = outcome.counts.contains_key("signer demoted");
+        assert_eq!(demoted, matches!(lie, Lie::OtherDomain | Lie::TornVotes), "{outcome:#?}");
     }
 }
 
@@ -40,6 +42,7 @@ liars! {
     a_replayer: Replay,
     a_forger_of_proofs: ForgeProofs,
     a_signer_of_another_domain: OtherDomain,
+    a_signer_of_nonsense: TornVotes,
     a_spammer: Spam,
     a_silent_voter: Silent,
     a_fetch_liar: FetchLiar,

@@ -10,3 +10,4 @@ mod flows;
 mod liars;
 mod losses;
 mod seeds;
+mod sources;

@@ -5,13 +5,15 @@
 //! only while it is on disk; windows hold on both sides; own ids are reserved durably and used
 //! once; proofs hold votes of a quorum, each real and once; commits and receipts are gapless and as
 //! the model judges them; content that a subscriber needs stays; every request is answered at most
-//! once, truthfully and after its records, and what can be answered is.
+//! once, truthfully and after its records, and what can be answered is; a source is asked once at a
+//! time and only with room, and what is in progress enters and leaves in turns.
 
 mod disk;
 mod ledger;
 mod making;
 mod model;
 mod operations;
+mod source;
 mod steps;
 
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use quorum_store::types::{
 
 use self::model::{Asked, Known, Model, Peer, Verdict};
 use self::operations::{Case, Operation};
+use self::source::Source;
 use crate::world::chain;
 use crate::{samples, world};
 
@@ -65,6 +68,7 @@ struct Run {
     in_flight: Vec<Group>,
     requests: u64,
     model: Model,
+    source: Source,
     /// In the order in which they were seen.
     batches: Vec<Digest>,
     headers: Vec<PayloadHeader>,
@@ -91,6 +95,7 @@ impl Run {
             in_flight,
             requests,
             model,
+            source: Source::default(),
             batches,
             headers,
             refused,
@@ -242,6 +247,12 @@ impl Run {
                 let micros = i64::from(by) * 20_000;
                 self.now.wall = Timestamp(self.now.wall.0.saturating_add_signed(micros));
             }
+            Operation::SourceReady => self.source_ready(),
+            Operation::Transactions { count, size, price, life } => {
+                self.source_answers(count, size, price, life);
+            }
+            Operation::Seen { which } => self.seen(which),
+            Operation::BadVote { peer } => self.step(Input::BadVote { from: peer_of(peer) }),
         }
     }
 
@@ -450,6 +461,7 @@ impl Run {
         }
         self.in_flight.clear();
         self.model.crash();
+        self.source = Source::default();
         self.store = self.store.clone_durable();
         self.now.monotonic = Duration::ZERO;
         self.sequencer = recover(&mut self.store, self.now);

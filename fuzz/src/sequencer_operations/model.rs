@@ -94,8 +94,8 @@ pub struct Model {
     pub own: BTreeMap<BatchId, Digest>,
     /// Votes given for own batches in this life.
     pub votes: BTreeMap<Digest, BTreeSet<Author>>,
-    /// Own batches whose proof was published in this life.
-    pub published: BTreeSet<Digest>,
+    /// Own batches whose proof was published in this life, with how many signatures the last time.
+    pub published: BTreeMap<Digest, usize>,
     /// Transactions of own batches that moved or expired in this life.
     pub moved: BTreeSet<(Digest, u32)>,
     /// Every payload that was ever seen.
@@ -144,7 +144,9 @@ impl Model {
         self.asked.clear();
         self.cancelled.clear();
         self.unsigned.clear();
-        self.votes.clear();
+        // What is in a proof on disk still counts.
+        let disk = &self.disk;
+        self.votes.retain(|digest, _| disk.proofs.contains(digest));
         self.published.clear();
         self.moved.clear();
         self.admits = true;
@@ -290,7 +292,8 @@ impl Model {
     pub fn on_published(&mut self, proof: &ProofOfStore) {
         let digest = proof.info.digest(&world::chain());
         assert!(self.disk.proofs.contains(&digest) || self.is_over(proof.info.expiration));
-        assert!(self.published.insert(digest), "{digest:?} is published twice");
+        let before = self.published.insert(digest, proof.signatures.len()).unwrap_or_default();
+        assert!(before < proof.signatures.len(), "{digest:?} is published again as it was");
         let votes = self.votes.get(&digest).cloned().unwrap_or_default();
         let mut signers = BTreeSet::new();
         for part in &proof.signatures {

@@ -162,4 +162,17 @@ pub enum Operation {
     WallJump {
         by: i8,
     },
+    SourceReady,
+    Transactions {
+        count: u8,
+        size: u8,
+        price: u8,
+        life: u8,
+    },
+    Seen {
+        which: u8,
+    },
+    BadVote {
+        peer: u8,
+    },
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorum_store::sequencer::port::{
-    Content, Effect, Event, FetchError, Input, Promise, Reply, RequestId,
+    Content, Effect, Event, FetchError, Input, Promise, Reply, RequestId, TransactionKey,
 };
 use quorum_store::store::Released;
 use quorum_store::testkit::fuzzing;
@@ -57,6 +57,9 @@ impl Run {
             Effect::Event(event) => panic!("{event:?} is told before it is durable"),
             Effect::Refused { reason, .. } => self.refused = Some(reason),
             Effect::Measured(_) => {}
+            Effect::PullTransactions(limits) => self.source.on_asked(limits, self.model.admits),
+            Effect::InProgress { entered, left } => self.source.on_progress(&entered, &left),
+            Effect::SourceRefused(refused) => self.source.on_refused(&refused),
         }
     }
 
@@ -163,7 +166,15 @@ impl Run {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
             Event::Certified { digest } => {
-                assert!(self.model.published.contains(&digest), "{digest:?} has no proof");
+                assert!(self.model.published.contains_key(&digest), "{digest:?} has no proof");
+            }
+            Event::Batched { batch, pulled } => {
+                let batch = &self.model.batches[&batch];
+                for (position, key) in pulled {
+                    let found = batch.body.transactions().nth(position as usize);
+                    let found = found.map(|bytes| TransactionKey::of(&bytes));
+                    assert_eq!(found, Some(key), "another transaction");
+                }
             }
             Event::Rebatched { from, moved } => {
                 for (_, accepted) in &moved {

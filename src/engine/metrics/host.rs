@@ -11,7 +11,7 @@ use crate::sequencer::port::{Accepted, BusyReason, Event, FetchError, SubmitErro
 const CALLS: &[&str] = &["submit", "lease", "pull", "verify", "notify_commit", "materialize"];
 pub(super) const FETCH_OUTCOMES: &[&str] =
     &["found", "timed_out", "busy", "unavailable", "rewritten", "pruned", "cancelled"];
-const RESULTS: [&str; 12] = [
+pub(super) const RESULTS: [&str; 13] = [
     "accepted",
     "empty",
     "too_large",
@@ -24,6 +24,7 @@ const RESULTS: [&str; 12] = [
     "busy_disk_lag",
     "epoch_closed",
     "not_a_member",
+    "filtered",
 ];
 
 pub(in crate::engine) struct Host {
@@ -103,6 +104,7 @@ impl Host {
     pub fn event(&self, event: &Event) {
         match event {
             Event::Certified { .. } => self.certified.inc(),
+            Event::Batched { .. } => {}
             Event::Rebatched { moved, .. } => self.rebatched.inc_by(moved.len() as u64),
             Event::Expired { positions, .. } => self.expired.inc_by(positions.len() as u64),
             Event::Returned { positions, .. } => self.returned.inc_by(positions.len() as u64),
@@ -115,7 +117,7 @@ impl Host {
     }
 }
 
-fn result_index(result: &Result<Accepted, SubmitError>) -> usize {
+pub(super) fn result_index(result: &Result<Accepted, SubmitError>) -> usize {
     match result {
         Ok(_) => 0,
         Err(SubmitError::Empty) => 1,
@@ -131,6 +133,7 @@ fn result_index(result: &Result<Accepted, SubmitError>) -> usize {
         },
         Err(SubmitError::EpochClosed { .. }) => 10,
         Err(SubmitError::NotAMember) => 11,
+        Err(SubmitError::Filtered { .. }) => 12,
     }
 }
 

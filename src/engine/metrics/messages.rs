@@ -42,6 +42,7 @@ const REFUSED: &[&str] = &[
     "window_spent",
     "equivocation",
     "expired",
+    "filtered",
     "disk_nearly_full",
 ];
 const NOT_SENT: &[&str] = &["not_connected", "queue_full", "too_large", "empty"];

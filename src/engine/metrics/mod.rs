@@ -7,6 +7,7 @@
 //! zero, so that a rate has something to rise from.
 
 mod admission;
+mod collecting;
 mod epochs;
 mod fetching;
 mod followers;
@@ -17,12 +18,14 @@ mod links;
 mod messages;
 mod optimism;
 mod restarts;
+mod source;
 mod state;
 
 use prometheus::Registry;
 use serde::Serialize;
 
 use self::admission::Admission;
+use self::collecting::Collecting;
 use self::epochs::Epochs;
 use self::fetching::Fetching;
 use self::groups::Groups;
@@ -32,7 +35,9 @@ use self::links::Links;
 use self::messages::Messages;
 use self::optimism::Optimism;
 use self::restarts::Restarts;
+use self::source::Source;
 use self::state::State;
+use crate::sequencer::port::Measurement;
 use crate::types::Author;
 
 pub(super) use self::followers::Followers;
@@ -45,6 +50,10 @@ pub(super) struct Metrics {
     pub groups: Groups,
     /// Of ingress, egress and serving.
     pub messages: Messages,
+    /// Of pulling from the host's source.
+    pub source: Source,
+    /// Of vote collection.
+    pub collecting: Collecting,
     /// By peer.
     pub links: Links,
     /// Of the sequencer.
@@ -112,6 +121,8 @@ impl Metrics {
         Ok(Self {
             groups: Groups::new(registry)?,
             messages: Messages::new(registry)?,
+            source: Source::new(registry)?,
+            collecting: Collecting::new(registry)?,
             links: Links::new(registry, peers)?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
@@ -150,6 +161,14 @@ impl Metrics {
             refused: by_label(&self.messages.refused),
             invalid: by_label(&self.messages.invalid),
         }
+    }
+
+    /// The sequencer measured something.
+    pub fn measured(&self, measurement: Measurement) {
+        self.state.measured(measurement);
+        self.collecting.measured(measurement);
+        self.source.measured(measurement);
+        self.optimism.measured(measurement);
     }
 
     /// The host got a receipt.

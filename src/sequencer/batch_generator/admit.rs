@@ -197,6 +197,8 @@ impl BatchGenerator {
                     self.settle(outbox, id, ordinal, Err(self.busy_error(reason)));
                 }
                 Ticket::Rebatched { .. } => self.pool.push(pooled),
+                // It is still in the source.
+                Ticket::Pulled { .. } => {}
             }
         }
     }

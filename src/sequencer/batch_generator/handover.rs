@@ -155,6 +155,8 @@ impl BatchGenerator {
                 Ticket::Rebatched { from, position } => {
                     returned.entry(from).or_default().push(position);
                 }
+                // It is still in the source.
+                Ticket::Pulled { .. } => {}
             }
         }
         for (batch, positions) in returned {

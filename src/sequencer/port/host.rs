@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::source::TransactionKey;
 use super::{Lease, LeaseError, LeaseRefusal, Room};
 use crate::sequencer::status::Status;
 use crate::types::{
@@ -109,6 +110,12 @@ pub enum SubmitError {
     /// Its expiration has passed.
     #[error("the transaction has expired")]
     Expired,
+    /// The host's own filter refuses it.
+    #[error("refused by this validator: {reason}")]
+    Filtered {
+        /// In the filter's words.
+        reason: &'static str,
+    },
     /// The epoch is over and the next one is not open yet.
     #[error("epoch {} is closed; try again once the next one is open", epoch.0)]
     EpochClosed {
@@ -486,6 +493,13 @@ pub enum Event {
     Certified {
         /// The batch.
         digest: Digest,
+    },
+    /// Transactions from the source sit in a batch that is durable here.
+    Batched {
+        /// The batch.
+        batch: Digest,
+        /// For each, its position, and what names it.
+        pulled: Vec<(u32, TransactionKey)>,
     },
     /// Transactions of ours moved from an expired batch to a new one.
     Rebatched {

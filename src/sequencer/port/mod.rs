@@ -6,6 +6,7 @@
 
 mod host;
 mod lease;
+mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use lease::{
     CLIENT_NAME_BYTES_MAX, InvalidLeaseId, Lease, LeaseError, LeaseId, LeaseLimit, LeaseRefusal,
     LeaseRequest, Room, UnderLease,
 };
+pub use source::{ReleaseReason, SourceLimits, TransactionKey};
 
 use crate::store::StoredBatch;
 use crate::types::{
@@ -71,6 +73,11 @@ pub enum Input {
     },
     /// A signature that verifies, for a batch of ours; or our own, looped back by egress.
     Vote(SignedBatchInfo),
+    /// A signature of a member does not verify in any epoch that matters.
+    BadVote {
+        /// Over whose link.
+        from: Author,
+    },
     /// A proof that verifies.
     Proof {
         /// The batch's digest.
@@ -131,6 +138,17 @@ pub enum Input {
         id: RequestId,
         /// The transactions.
         transactions: Vec<Transaction>,
+    },
+    /// There is a source of transactions beside submissions, and it has something to pull.
+    SourceReady,
+    /// What the source had: the answer to [`Effect::PullTransactions`].
+    Transactions(Vec<Transaction>),
+    /// What a batch of another validator holds; follows that batch. Only with a source.
+    Seen {
+        /// The batch.
+        digest: Digest,
+        /// Its transactions, in order.
+        keys: Arc<[TransactionKey]>,
     },
     /// The host submits transactions under a lease.
     SubmitUnder {
@@ -306,6 +324,7 @@ impl Input {
             Self::LinkDown { .. } => "link_down",
             Self::Batch { .. } => "batch",
             Self::Vote(_) => "vote",
+            Self::BadVote { .. } => "bad_vote",
             Self::Proof { .. } => "proof",
             Self::Payload { .. } => "payload",
             Self::Announce { .. } => "announce",
@@ -313,6 +332,9 @@ impl Input {
             Self::FetchedChunk { .. } => "fetched_chunk",
             Self::NoContent { .. } => "no_content",
             Self::Submit { .. } => "submit",
+            Self::SourceReady => "source_ready",
+            Self::Transactions(_) => "transactions",
+            Self::Seen { .. } => "seen",
             Self::SubmitUnder { .. } => "submit_under",
             Self::Lease { .. } => "lease",
             Self::Release { .. } => "release",
@@ -381,6 +403,18 @@ pub enum Effect {
     },
     /// Tells the host.
     Event(Event),
+    /// Asks the source for transactions, best first, none that are in progress. Answered once, by
+    /// [`Input::Transactions`], with nothing if the source is late.
+    PullTransactions(SourceLimits),
+    /// Tells the source what can never be batched.
+    SourceRefused(Vec<(TransactionKey, SubmitError)>),
+    /// What is in progress has changed: what the source is asked for leaves it out.
+    InProgress {
+        /// From now on.
+        entered: Vec<TransactionKey>,
+        /// No more.
+        left: Vec<TransactionKey>,
+    },
     /// What a peer sent was refused.
     Refused {
         /// Who sent it.
@@ -406,6 +440,26 @@ pub enum Measurement {
     Certified(Duration),
     /// A batch of ours was ordered, so long after it was sealed (or recovered).
     Ordered(Duration),
+    /// The source was asked.
+    Pulled {
+        /// Taken into the pool.
+        transactions: u64,
+        /// Not taken: never to be batched, in progress, or without room.
+        refused: u64,
+    },
+    /// Batches hold transactions no more.
+    Released {
+        /// Why.
+        reason: ReleaseReason,
+        /// How many.
+        transactions: u64,
+    },
+    /// A vote came after its batch was certified, and before it was ordered.
+    LateVote,
+    /// A proof of ours is published again, with more signatures.
+    Grown,
+    /// A validator sent a signature that does not verify, and was in good standing until then.
+    Demoted,
     /// A payload was made with so many batches without a proof.
     ProposedUnproven {
         /// Optimistic ones.
@@ -468,6 +522,9 @@ pub enum Refusal {
     /// From somebody without power in this epoch.
     #[error("not_a_member")]
     NotAMember,
+    /// The host's filter refuses it: not signed for here. No fault.
+    #[error("filtered")]
+    Filtered,
     /// Not asked for. No fault by itself: a restart forgets what was asked.
     #[error("unasked")]
     Unasked,

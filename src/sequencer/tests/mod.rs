@@ -3,6 +3,7 @@
 
 mod absences;
 mod batches;
+mod collecting;
 mod commits;
 mod epochs;
 mod interleavings;
@@ -10,6 +11,7 @@ mod leases;
 mod net;
 mod optimistic;
 mod recovery;
+mod sourcing;
 mod subscribers;
 mod window_model;
 mod windows;

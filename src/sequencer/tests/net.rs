@@ -1,7 +1,7 @@
 //! Four sequencers, their stores and the messages between them.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,20 @@ pub struct Node {
     pub ended: BTreeMap<RequestId, SubscriptionEnd>,
     pub events: Vec<Event>,
     pub refusals: Vec<Refusal>,
+    /// What its source was asked for, told and must not give.
+    pub source: Source,
     /// Every batch signature that left.
     pub signed: Vec<Digest>,
+}
+
+/// What the source of a node heard.
+#[derive(Default)]
+pub struct Source {
+    /// True if there is one.
+    pub is_there: bool,
+    pub pulls: Vec<SourceLimits>,
+    pub refused: Vec<SubmitError>,
+    pub excluded: BTreeSet<TransactionKey>,
 }
 
 pub struct Net {
@@ -198,6 +210,7 @@ impl Net {
             ended: BTreeMap::new(),
             events: Vec::new(),
             refusals: Vec::new(),
+            source: Source::default(),
             signed: Vec::new(),
         }
     }
@@ -292,6 +305,20 @@ impl Net {
                 }
                 Effect::Event(event) => self.nodes[index].events.push(event),
                 Effect::Measured(_) => {}
+                Effect::PullTransactions(limits) => self.nodes[index].source.pulls.push(limits),
+                Effect::SourceRefused(refused) => {
+                    let errors = refused.into_iter().map(|(_, error)| error);
+                    self.nodes[index].source.refused.extend(errors);
+                }
+                Effect::InProgress { entered, left } => {
+                    let excluded = &mut self.nodes[index].source.excluded;
+                    for key in entered {
+                        assert!(excluded.insert(key), "{key:?} entered twice");
+                    }
+                    for key in &left {
+                        assert!(excluded.remove(key), "{key:?} left twice");
+                    }
+                }
                 Effect::Refused { reason, .. } => self.nodes[index].refusals.push(reason),
             }
         }
@@ -375,7 +402,12 @@ impl Net {
             Message::Batch(batch) => {
                 batch.body.verify(&batch.info, &self.genesis.parameters).unwrap();
                 let digest = batch.info.digest(&chain);
+                let keys = batch.body.transactions().map(|bytes| TransactionKey::of(&bytes));
+                let keys = keys.collect();
                 self.input(to, Input::Batch { from: peer, digest, batch });
+                if self.nodes[to].source.is_there {
+                    self.input(to, Input::Seen { digest, keys });
+                }
             }
             Message::Votes { announcement, votes } => {
                 self.input(to, Input::Announce { from: peer, announcement });

@@ -98,6 +98,9 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.inline_batches_max" "batches" "4" "0 to 64" "small own batches that may travel in an own proposal, with sequencer.optimistic";
     "sequencer.inline_bytes_max" "size" "64.0 KiB" "" "the same in bytes, all together";
     "sequencer.announce_interval" "duration" "500ms" "10ms to 1s" "what is granted is announced at least this often";
+    "sequencer.source.idle_interval" "duration" "250ms" "10ms to 10s" "a source of transactions that said nothing is asked again after this long";
+    "sequencer.source.seen_exclusion" "duration" "2s" "10ms to 1m" "a transaction seen in an uncertified batch of another validator is not pulled for this long";
+    "sequencer.source.in_progress_max" "transactions" "1000000" "at least 1000" "transactions in progress that are remembered; about 100 bytes of memory each";
     "sequencer.pressure.threshold_percent" "percent" "75" "10 to 100" "below this share of its bound nothing counts as pressure; from there on the lowest accepted gas bucket rises";
     "sequencer.pressure.outstanding_transactions_max" "transactions" "262144" "at least 1" "transactions in own batches not ordered yet: the bound for pressure";
     "sequencer.pressure.uncertified_batches_max" "batches" "2048" "at least 1" "own batches that wait for votes: the bound for pressure";
@@ -129,6 +132,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "engine.disk_check_interval" "duration" "1s" "10ms to 10s" "how often free space is looked at";
     "engine.invalid_per_minute_max" "messages" "100" "at least 1" "invalid messages of one validator that close its link";
     "engine.restart_backoff" "duration" "100ms" "1ms to 10s" "pause before the core is rebuilt from the store after a panic; doubles, and the third within a minute is final";
+    "engine.source_pull_timeout" "duration" "1s" "10ms to 1m" "a source of transactions that has not answered after this long has given nothing";
     "engine.event_queue" "events" "65536" "16 to 2^24" "events kept for a slow listener";
     "storage.write_buffer_bytes" "bytes" "67108864" "1 MiB to 1 GiB" "one write buffer of the content table, in memory";
     "storage.write_buffers" "buffers" "4" "2 to 16" "write buffers of the content table";

@@ -239,6 +239,7 @@ fn refusal(error: &SubmitError) -> Answer {
         SubmitError::NotAMember => {
             Answer::refused(StatusCode::SERVICE_UNAVAILABLE, "not in the committee")
         }
+        SubmitError::Filtered { reason } => Answer::refused(StatusCode::BAD_REQUEST, reason),
         _ => Answer::refused(StatusCode::BAD_REQUEST, "refused"),
     }
 }

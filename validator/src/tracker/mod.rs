@@ -224,6 +224,8 @@ impl Tracker {
                 self.outcomes.publish(Milestone::Certified, None, &certified);
             }
             Event::Rebatched { from, moved } => self.book().rebatched(from, moved),
+            // Nothing is pulled here: transactions are submitted.
+            Event::Batched { .. } => {}
             // The end is decided by executed blocks alone.
             Event::Expired { .. } | Event::Returned { .. } => {}
         }
