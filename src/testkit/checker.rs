@@ -238,6 +238,10 @@ impl Checker {
         let digest = commit.header.digest(&self.chain);
         books.ordered.insert(digest, index);
         if let Some(payload) = self.contents.get(&digest) {
+            for info in payload.content.batches() {
+                // What is ordered needs no proof any more.
+                books.uncertified.remove(&info.digest(&self.chain));
+            }
             // The payload holds the bodies of the others.
             for info in payload.content.batches().take(payload.content.outside()) {
                 books.ordered.insert(info.digest(&self.chain), index);

@@ -66,6 +66,7 @@ async fn what_has_no_proof_is_executed_everywhere_and_read_again_after_a_restart
         assert_eq!(*node.proposable().borrow(), 0);
     }
     stop(&nodes).await;
+    drop(nodes);
     let nodes = start(directory.path(), &genesis).await;
     for node in &nodes {
         let again = node.notify_commit(commit).await.unwrap();
@@ -74,6 +75,7 @@ async fn what_has_no_proof_is_executed_everywhere_and_read_again_after_a_restart
         assert_eq!(node.status().await.unwrap().outstanding_batches, 0);
     }
     stop(&nodes).await;
+    drop(nodes);
     for index in 0..4 {
         let path = directory.path().join(format!("validator-{index}"));
         let report = quorum_store::store::check::check(&path).unwrap();
