@@ -41,7 +41,7 @@ use self::session::Session;
 use self::workspace::Workspace;
 use crate::config::ExecutionConfig;
 use crate::exit::Failure;
-use crate::generate::{GenerateOptions, OPTIMISTIC, block_interval, generate};
+use crate::generate::{GenerateOptions, OPTIMISTIC, generate};
 use crate::load::source::Content;
 use crate::load::units::{Rate, parse_duration, parse_rate};
 use crate::load::{content, duration, fresh_seed, print, runtime, transaction_bytes};
@@ -101,9 +101,14 @@ pub struct TestnetArguments {
     /// Orders batches before they have a proof.
     #[arg(long, value_name = "on/off", value_enum, default_value_t = Switch::of(OPTIMISTIC))]
     pub optimistic: Switch,
-    /// Least time between two blocks. Default: 30ms with --optimistic on, 50ms with off.
-    #[arg(long, value_name = "D", value_parser = parse_duration)]
-    pub block_interval: Option<Duration>,
+    /// Least time between two blocks.
+    #[arg(
+        long,
+        value_name = "D",
+        value_parser = parse_duration,
+        default_value = "50ms"
+    )]
+    pub block_interval: Duration,
 }
 
 /// On or off.
@@ -228,7 +233,7 @@ fn start(
         validators: arguments.validators,
         spares,
         optimistic,
-        block_interval: arguments.block_interval.unwrap_or(block_interval(optimistic)),
+        block_interval: arguments.block_interval,
         directory,
     };
     let validators = generate(&options)?.into_iter().map(|generated| generated.peer).collect();
