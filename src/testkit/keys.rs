@@ -3,6 +3,8 @@
 //! A liar signs what it likes: [`Keys::sign`] needs no token of durability, which is why it stays
 //! inside this module tree.
 
+use std::sync::Arc;
+
 use ed25519_dalek::Signer as _;
 use zeroize::Zeroizing;
 
@@ -17,8 +19,12 @@ pub struct Keys(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Fast { secret: [u8; 32], author: Author },
-    Real(ed25519_dalek::SigningKey),
+    Fast {
+        secret: [u8; 32],
+        author: Author,
+    },
+    /// The key, to sign anything; the signer, to verify without deriving the key again.
+    Real(Box<ed25519_dalek::SigningKey>, Arc<Ed25519Signer>),
 }
 
 impl Keys {
@@ -30,7 +36,8 @@ impl Keys {
         hasher.update(&(index as u64).to_le_bytes());
         let own = *hasher.finalize().as_bytes();
         if real {
-            return Self(Kind::Real(ed25519_dalek::SigningKey::from_bytes(&own)));
+            let key = Box::new(ed25519_dalek::SigningKey::from_bytes(&own));
+            return Self(Kind::Real(key, Arc::new(Ed25519Signer::new(&Zeroizing::new(own)))));
         }
         Self(Kind::Fast { secret, author: Author(own) })
     }
@@ -39,7 +46,7 @@ impl Keys {
     pub(super) fn sign(&self, bytes: &[u8]) -> Signature {
         match &self.0 {
             Kind::Fast { secret, author } => fast(secret, author, bytes),
-            Kind::Real(key) => Signature::from_bytes(&key.sign(bytes).to_bytes()),
+            Kind::Real(key, _) => Signature::from_bytes(&key.sign(bytes).to_bytes()),
         }
     }
 }
@@ -63,7 +70,7 @@ impl Signer for Keys {
     fn author(&self) -> Author {
         match &self.0 {
             Kind::Fast { author, .. } => *author,
-            Kind::Real(key) => Author(key.verifying_key().to_bytes()),
+            Kind::Real(_, own) => own.author(),
         }
     }
 
@@ -79,10 +86,7 @@ impl Signer for Keys {
                 let bytes = scope.batch_stored_bytes(&signed.digest);
                 fast(secret, &signed.signer, &bytes) == signed.signature
             }
-            Kind::Real(key) => {
-                let seed = Zeroizing::new(key.to_bytes());
-                Ed25519Signer::new(&seed).verify_batch(scope, signed)
-            }
+            Kind::Real(_, own) => own.verify_batch(scope, signed),
         }
     }
 
@@ -98,10 +102,7 @@ impl Signer for Keys {
                 let bytes = scope.absence_bytes(&signed.statement);
                 fast(secret, &signed.signer, &bytes) == signed.signature
             }
-            Kind::Real(key) => {
-                let seed = Zeroizing::new(key.to_bytes());
-                Ed25519Signer::new(&seed).verify_absence(scope, signed)
-            }
+            Kind::Real(_, own) => own.verify_absence(scope, signed),
         }
     }
 }

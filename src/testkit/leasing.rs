@@ -74,7 +74,7 @@ impl Cluster {
         }
         // Sometimes a little late; sometimes never.
         if self.rng.u32(..8) > 0 {
-            let wait = self.rng.u64(..micros + micros / 4 + 1);
+            let wait = self.rng.u64(..=(micros + micros / 4));
             let life = self.nodes[node].life;
             self.after(wait, Event::UseLease { node, life, quote: Box::new(quote) });
         }

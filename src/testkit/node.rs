@@ -554,6 +554,12 @@ fn refused(reason: crate::sequencer::port::Refusal) -> &'static str {
         Refusal::DiskNearlyFull => "refused for the disk",
         Refusal::Unasked => "refused what nobody asked for",
         Refusal::UnknownBatch => "refused a vote for an unknown batch",
+        Refusal::NotFromAuthor => "refused from another than its author",
+        Refusal::EpochOver => "refused of an epoch that is over",
+        Refusal::NotYet => "refused of an epoch to come",
+        Refusal::UnaskedFlood => "refused a flood of what nobody asked for",
+        Refusal::Filtered => "refused by the filter",
+        Refusal::TooManyPayloads => "refused one payload too many",
         _ => "refused for another reason",
     }
 }
