@@ -14,23 +14,32 @@ use super::writer::{Journal, Kind, SEGMENTS_SPARE};
 /// Copied forward with one group.
 const COPIED_BYTES: u64 = 4 << 20;
 
+/// What is at most this part of a segment is copied before a segment is added.
+const CHEAP_SHARE: u64 = 16;
+
 impl Journal {
     /// When room is short: writes again what is in force in the oldest segment, a part of it before
     /// each group.
     pub(super) fn copy_forward(&mut self) -> Result<(), StoreError> {
-        if self.spare() >= SEGMENTS_SPARE {
-            return Ok(());
-        }
         let shared = Arc::clone(&self.shared);
+        let is_short = self.spare() < SEGMENTS_SPARE;
         let writer = self.writer();
         let Some(oldest) = writer.ring.oldest() else { return Ok(()) };
         let (segment, base) = (oldest.segment, oldest.base);
+        let live = shared.tables(|tables| tables.live(segment));
+        // Little is cheaper to copy than a segment is to add.
+        let is_cheap = live.bytes <= shared.volume.segment_bytes() / CHEAP_SHARE;
+        if live.count == 0 || writer.ring.free() >= SEGMENTS_SPARE || !(is_short || is_cheap) {
+            return Ok(());
+        }
         if writer.copied.0 != base {
             writer.copied = (base, 0);
         }
         let mut staged = HashSet::new();
         let mut frame = Frame::default();
-        while frame.weight() < COPIED_BYTES && shared.tables(|tables| tables.live(segment)) > 0 {
+        while frame.weight() < COPIED_BYTES
+            && shared.tables(|tables| tables.live(segment)).count > 0
+        {
             let doing = |error| StoreError::io("copying forward", &error);
             let read = read_frame(&*shared.volume, &shared.secret, segment, writer.copied.1);
             let Some(read) = read.map_err(doing)?.filter(|read| read.header.base == base) else {

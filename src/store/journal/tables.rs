@@ -32,8 +32,17 @@ struct Entry {
 pub(super) struct Tables {
     entries: BTreeMap<Box<[u8]>, Entry>,
     contents: HashMap<Box<[u8]>, Location>,
-    /// Entries and contents in force, by segment.
-    live: Vec<u64>,
+    /// What is in force, by segment.
+    live: Vec<Live>,
+}
+
+/// How much of something is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Live {
+    /// Entries and contents.
+    pub count: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// Where a frame lies.
@@ -65,44 +74,61 @@ impl Tables {
             let Some(change) = change else { return false };
             match change {
                 Change::Entry { key, value } => {
+                    let weight = (key.len() + value.len()) as u64;
                     let (value, segment) = (Bytes::copy_from_slice(value), at.segment);
                     let old = self.entries.insert(key.into(), Entry { value, segment });
-                    self.count(Some(segment), old.map(|old| old.segment));
+                    self.add(segment, weight);
+                    self.remove_entry(key, old);
                 }
                 Change::EntryGone { key } => {
                     let old = self.entries.remove(key);
-                    self.count(None, old.map(|old| old.segment));
+                    self.remove_entry(key, old);
                 }
                 Change::Content { key, skip, bytes, root } => {
                     let location = at.location(skip, bytes, root);
                     let old = self.contents.insert(key.into(), location);
-                    self.count(Some(at.segment), old.map(|old| old.segment));
+                    self.add(at.segment, key.len() as u64 + u64::from(bytes));
+                    self.remove_content(key, old);
                 }
                 Change::ContentGone { key } => {
                     let old = self.contents.remove(key);
-                    self.count(None, old.map(|old| old.segment));
+                    self.remove_content(key, old);
                 }
             }
             true
         })
     }
 
-    fn count(&mut self, more: Option<u32>, fewer: Option<u32>) {
-        if let Some(segment) = more {
-            let segment = segment as usize;
-            if self.live.len() <= segment {
-                self.live.resize(segment + 1, 0);
-            }
-            self.live[segment] += 1;
+    fn add(&mut self, segment: u32, bytes: u64) {
+        let segment = segment as usize;
+        if self.live.len() <= segment {
+            self.live.resize(segment + 1, Live::default());
         }
-        if let Some(segment) = fewer {
-            self.live[segment as usize] -= 1;
+        self.live[segment].count += 1;
+        self.live[segment].bytes += bytes;
+    }
+
+    fn remove_entry(&mut self, key: &[u8], old: Option<Entry>) {
+        if let Some(old) = old {
+            self.remove(old.segment, (key.len() + old.value.len()) as u64);
         }
     }
 
+    fn remove_content(&mut self, key: &[u8], old: Option<Location>) {
+        if let Some(old) = old {
+            self.remove(old.segment, key.len() as u64 + u64::from(old.bytes));
+        }
+    }
+
+    fn remove(&mut self, segment: u32, bytes: u64) {
+        let live = &mut self.live[segment as usize];
+        live.count -= 1;
+        live.bytes -= bytes;
+    }
+
     /// How much of a segment is in force.
-    pub fn live(&self, segment: u32) -> u64 {
-        self.live.get(segment as usize).copied().unwrap_or(0)
+    pub fn live(&self, segment: u32) -> Live {
+        self.live.get(segment as usize).copied().unwrap_or_default()
     }
 
     pub fn entry(&self, key: &[u8]) -> Option<&Bytes> {

@@ -197,7 +197,7 @@ impl Journal {
             life: writer.life,
             sequence,
             durable: writer.sequence,
-            needed: shared.tables(|tables| writer.ring.needed(&place, |s| tables.live(s))),
+            needed: shared.tables(|tables| writer.ring.needed(&place, |s| tables.live(s).count)),
             closing: kind == Kind::Closing,
             change_bytes: 0,
             content_bytes: 0,
