@@ -39,8 +39,8 @@ pub(super) struct Read {
 pub(super) struct Scan {
     pub tables: Tables,
     pub ring: Ring,
-    /// A segment whose first frame is torn, although its header is good.
-    pub torn: Option<u32>,
+    /// Segment and offset of a frame that is torn, although its header is good.
+    pub torn: Option<(u32, u64)>,
     /// The last frame; `None` in a ring that nothing was ever written to.
     pub last: Option<Read>,
 }
@@ -134,12 +134,12 @@ impl Scanner<'_> {
         Ok(Scan { tables, ring, torn, last: Some(last) })
     }
 
-    /// The last frame that is whole, and the segment of a torn one that is the first of its use.
+    /// The last frame that is whole, and where a torn one lies whose header is good.
     fn last(
         &self,
         firsts: &mut Vec<(u64, u32)>,
         unused: &mut VecDeque<u32>,
-    ) -> Result<(Option<Read>, Option<u32>), StoreError> {
+    ) -> Result<(Option<Read>, Option<(u32, u64)>), StoreError> {
         let mut torn = None;
         while let Some((base, segment)) = firsts.last().copied() {
             let mut before = None;
@@ -152,15 +152,18 @@ impl Scanner<'_> {
             // A good header, torn or not, says that the frame before it was durable.
             let whole = match last {
                 Some(last) if torn.is_some() || self.is_whole(&last)? => Some(last),
-                _ => before,
+                Some(last) => {
+                    tracing::warn!(segment, "the last frame is torn: it was being written");
+                    torn = Some((segment, last.at.offset));
+                    before
+                }
+                None => before,
             };
             if whole.is_some() {
                 return Ok((whole, torn));
             }
-            tracing::warn!(segment, "the first frame of a segment is torn: it was being written");
             firsts.pop();
             unused.push_front(segment);
-            torn = Some(segment);
         }
         Ok((None, torn))
     }

@@ -41,6 +41,8 @@ pub(super) struct Writer {
     pub(super) life: u64,
     /// Of the last durable frame.
     pub(super) sequence: u64,
+    /// Frames made durable in this life, and their bytes.
+    pub(super) written: (u64, u64),
     /// Frames are laid out here.
     pub(super) buffer: Buffer,
     /// How far the oldest segment has been copied forward: its base, and an offset.
@@ -94,7 +96,7 @@ impl Journal {
         if let Some(until) = silent_until {
             frame.write(schema::encode_silence(until));
         }
-        journal.append(&frame, Kind::Life).map(drop)
+        journal.append(&frame, Kind::Life)
     }
 
     pub(super) fn recover(&mut self) -> Result<Recovered, StoreError> {
@@ -125,10 +127,10 @@ impl Journal {
     fn read(&mut self) -> Result<Option<Read>, StoreError> {
         let shared = &self.shared;
         let scan = scan::scan(&*shared.volume, &shared.secret)?;
-        if let Some(segment) = scan.torn {
-            // Its first frame must not be taken for a later one once others follow.
+        if let Some((segment, offset)) = scan.torn {
+            // It must not be taken for the next frame, or a later one, once that lies elsewhere.
             let doing = |error| StoreError::io("clearing a torn frame", &error);
-            shared.volume.write(segment, 0, &buffer(BLOCK)).map_err(doing)?;
+            shared.volume.write(segment, offset, &buffer(BLOCK)).map_err(doing)?;
             shared.volume.sync(segment).map_err(doing)?;
         }
         *shared.tables.write().unwrap_or_else(PoisonError::into_inner) = scan.tables;
@@ -138,7 +140,14 @@ impl Journal {
         let last = scan.last.as_ref().map(|last| last.header);
         let (life, sequence) = last.map_or((0, 0), |header| (header.life, header.sequence));
         let buffer = buffer(BLOCK);
-        self.writer = Some(Writer { ring: scan.ring, life, sequence, buffer, copied: (0, 0) });
+        self.writer = Some(Writer {
+            ring: scan.ring,
+            life,
+            sequence,
+            written: (0, 0),
+            buffer,
+            copied: (0, 0),
+        });
         Ok(scan.last)
     }
 
@@ -170,6 +179,7 @@ impl Journal {
 
     fn write(&mut self, records: &[Record]) -> Result<CommitStats, StoreError> {
         let start = Instant::now();
+        let before = self.writer().written;
         self.copy_forward()?;
         let mut frame = Frame::default();
         let mut tally = Tally::default();
@@ -180,14 +190,17 @@ impl Journal {
             });
         });
         self.shared.index_mut(|index| index.forget(records));
-        let bytes = self.append(&frame, Kind::Group)?;
+        self.append(&frame, Kind::Group)?;
         self.shared.index_mut(|index| index.apply(records, &tally));
+        // With what was copied forward for it.
+        let after = self.writer().written;
+        let (fsyncs, bytes) = (after.0 - before.0, after.1 - before.1);
         let content_bytes = tally.content_bytes;
-        Ok(CommitStats { fsyncs: 1, bytes, content_bytes, elapsed: start.elapsed() })
+        Ok(CommitStats { fsyncs, bytes, content_bytes, elapsed: start.elapsed() })
     }
 
-    /// Makes a frame durable, and then true for readers. Returns its length.
-    pub(super) fn append(&mut self, frame: &Frame, kind: Kind) -> Result<u64, StoreError> {
+    /// Makes a frame durable, and then true for readers.
+    pub(super) fn append(&mut self, frame: &Frame, kind: Kind) -> Result<(), StoreError> {
         let place = self.place(frame, kind)?;
         let shared = Arc::clone(&self.shared);
         let writer = self.writer();
@@ -213,13 +226,14 @@ impl Journal {
         shared.volume.write(place.segment, place.offset, laid_out).map_err(doing)?;
         shared.volume.sync(place.segment).map_err(doing)?;
         writer.sequence = sequence;
+        writer.written = (writer.written.0 + 1, writer.written.1 + bytes);
         writer.ring.on_durable(&place, bytes, sequence, header.needed);
         let at = FrameAt::new(place.segment, place.offset, &header);
         let mut tables = shared.tables.write().unwrap_or_else(PoisonError::into_inner);
         assert!(tables.apply(&at, frame.changes()), "J5: a frame that cannot be read");
         drop(tables);
         self.measure();
-        Ok(bytes)
+        Ok(())
     }
 
     /// Finds room, and makes some if there is none.
@@ -289,7 +303,9 @@ impl Journal {
 /// A clean stop: the last frame says so. If it cannot be written, the next opening finds a crash.
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.failed.is_none()
+        // A panic on the way may have left half a step.
+        if !std::thread::panicking()
+            && self.failed.is_none()
             && self.writer.as_ref().is_some_and(|writer| writer.life > 0)
             && let Err(error) = self.append(&Frame::default(), Kind::Closing)
         {
