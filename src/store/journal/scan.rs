@@ -26,6 +26,9 @@ const PROGRESS_BYTES: u64 = 1 << 30;
 /// Read at once in search of frames behind the end.
 const STRIDE: usize = 1 << 20;
 
+/// Segment and offset of a torn frame.
+type Torn = Option<(u32, u64)>;
+
 /// A frame without its content.
 #[derive(Debug)]
 pub(super) struct Read {
@@ -40,7 +43,7 @@ pub(super) struct Scan {
     pub tables: Tables,
     pub ring: Ring,
     /// Segment and offset of a frame that is torn, although its header is good.
-    pub torn: Option<(u32, u64)>,
+    pub torn: Torn,
     /// The last frame; `None` in a ring that nothing was ever written to.
     pub last: Option<Read>,
 }
@@ -139,7 +142,7 @@ impl Scanner<'_> {
         &self,
         firsts: &mut Vec<(u64, u32)>,
         unused: &mut VecDeque<u32>,
-    ) -> Result<(Option<Read>, Option<(u32, u64)>), StoreError> {
+    ) -> Result<(Option<Read>, Torn), StoreError> {
         let mut torn = None;
         while let Some((base, segment)) = firsts.last().copied() {
             let mut before = None;
