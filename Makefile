@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # One selection and profile for everything, so that nothing is compiled twice.
-SEL := --release --locked --workspace --all-targets
+SEL := --release --locked --workspace --all-targets --features quorum-store/rocksdb
 
 # RocksDB is compiled once, outside the workspace, and linked from here by every other build.
 # Its hardware CRC is worth the flags; they apply to that one build only.
@@ -53,7 +53,7 @@ check: rocksdb
 
 # BENCH=name runs one of them.
 bench: rocksdb
-	cargo bench --locked -p quorum-store $(if $(BENCH),--bench $(BENCH),--benches)
+	cargo bench --locked -p quorum-store --features rocksdb $(if $(BENCH),--bench $(BENCH),--benches)
 
 # Latency to execution with and without proofs, in turn: ROUNDS=n, RATE=r, DURATION=d, BOUND=percent.
 optimistic: rocksdb

@@ -24,7 +24,7 @@ use prometheus::Registry;
 use quorum_store::config::SequencerConfig;
 use quorum_store::crypto::Signer;
 use quorum_store::engine::{Acknowledger, EngineConfig, NodeConfig, QuorumStore};
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::{Durable, StoreIdentity, StoredBatch};
 use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
 use quorum_store::transport::{Class, Frame, Handshake, LinkEvent, Peer, Refusal, Transport};
@@ -121,7 +121,7 @@ impl World {
         let genesis = genesis();
         let identity = StoreIdentity { author: NODE, chain: genesis.chain_id() };
         let path = directory.path().join("store");
-        let store = RocksStore::create(&path, identity, &RocksConfig::default()).unwrap();
+        let store = JournalStore::create(&path, identity, &JournalConfig::default()).unwrap();
         let network = MemoryNetwork::new();
         let address = "127.0.0.1:1".parse().unwrap();
         let peers = [NODE, LEADER].map(|key| Peer { key, address });

@@ -24,7 +24,7 @@ use quorum_store::config::SequencerConfig;
 use quorum_store::crypto::Signer;
 use quorum_store::engine::{EngineConfig, Materialized, NodeConfig, QuorumStore};
 use quorum_store::sequencer::port::{BatchRecord, Record};
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::{Durable, Store as _, StoreIdentity, StoredBatch};
 use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
 use quorum_store::transport::{Class, Frame, Handshake, LinkEvent, Peer, Refusal, Transport};
@@ -171,7 +171,7 @@ impl World {
         let chain = genesis.chain_id();
         let identity = StoreIdentity { author: AUTHORS[0], chain };
         let path = directory.path().join("store");
-        let store = RocksStore::create(&path, identity, &RocksConfig::default()).unwrap();
+        let store = JournalStore::create(&path, identity, &JournalConfig::default()).unwrap();
         let network = MemoryNetwork::new();
         let peers = AUTHORS.map(|key| Peer { key, address: "127.0.0.1:1".parse().unwrap() });
         let config = NodeConfig {
@@ -293,7 +293,7 @@ impl World {
     fn disk(&mut self, batches: u64, bytes: usize) -> f64 {
         let identity = StoreIdentity { author: AUTHORS[0], chain: self.chain };
         let path = self.directory.path().join("disk");
-        let mut store = RocksStore::create(&path, identity, &RocksConfig::default()).unwrap();
+        let mut store = JournalStore::create(&path, identity, &JournalConfig::default()).unwrap();
         store.recover().unwrap();
         let in_group = ((8 << 20) / bytes.max(1)).max(1) as u64;
         let (mut took, mut written, mut left) = (Duration::ZERO, 0, batches);

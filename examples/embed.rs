@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let chain = genesis.chain_id();
 
-    // A validator on a machine of its own takes `RocksStore::open` and `QuicTransport::start`.
+    // A validator on a machine of its own takes `JournalStore::open` and `QuicTransport::start`.
     let address = "127.0.0.1:1".parse()?; // not looked at in memory
     let peers: Vec<Peer> = (1..=4).map(|s| Peer { key: signer(s).author(), address }).collect();
     let network = MemoryNetwork::new();

@@ -28,10 +28,10 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | none | `types`, `crypto`, `sequencer`, the in-memory store: no files, threads, C++ |
+//! | none | `types`, `crypto`, `sequencer`, the in-memory store: no files, no threads |
 //! | `engine` | the tokio shell and the in-memory transport |
-//! | `storage` | data directories and locks, the journal, the offline check |
-//! | `rocksdb` (default) | the store in RocksDB |
+//! | `storage` (default) | data directories and locks, the journal, the offline check |
+//! | `rocksdb` | a store in RocksDB, which the journal is measured against; wants C++ |
 //! | `quic` (default) | encrypted, authenticated links |
 //! | `testkit` | pieces for testing an embedder |
 

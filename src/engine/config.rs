@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::config::ConfigError;
 use crate::config::SequencerConfig;
+use crate::store::StoreLimits;
 use crate::types::{Committee, Epoch, Genesis};
 
 /// Everything a node needs beside its store, key and transport.
@@ -31,6 +32,29 @@ impl NodeConfig {
         parameters.validate().map_err(|error| ConfigError::new("genesis", error.to_string()))?;
         self.sequencer.validate(parameters)?;
         self.engine.validate()
+    }
+
+    /// Checks that the store takes whatever ends up in one group, and has room beyond the reserve.
+    ///
+    /// The sequencer gets no more input once twice `group_bytes_max` is open, and the last input may
+    /// be as large as a group.
+    pub(super) fn validate_for(&self, store: &StoreLimits) -> Result<(), ConfigError> {
+        let StoreLimits { group_bytes_max, capacity_bytes } = *store;
+        if self.sequencer.group_bytes_max.as_u64().saturating_mul(3) > group_bytes_max {
+            let problem = format!(
+                "three times this must be at most {group_bytes_max} bytes, the length of a segment \
+                 of this store; choose smaller groups, or longer segments when it is created"
+            );
+            return Err(ConfigError::new("group_bytes_max", problem));
+        }
+        if self.engine.disk_reserve.as_u64().saturating_mul(2) > capacity_bytes {
+            let problem = format!(
+                "twice this must be at most {capacity_bytes} bytes, which is all that this store \
+                 holds; choose a smaller reserve, or more segments"
+            );
+            return Err(ConfigError::new("disk_reserve", problem));
+        }
+        Ok(())
     }
 }
 

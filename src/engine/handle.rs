@@ -112,6 +112,7 @@ impl QuorumStore {
         E: std::error::Error + Send + Sync + 'static,
     {
         config.validate()?;
+        config.validate_for(&store.limits())?;
         let author = signer.author();
         if config.committee.index_of(&author).is_none() {
             return Err(StartError::NotAMember(author));

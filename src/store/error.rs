@@ -34,7 +34,10 @@ pub enum StoreError {
     #[error("{0} already holds a store; it is never overwritten")]
     Exists(PathBuf),
     /// Written by another version.
-    #[error("{path} has format {found}, this release reads {expected}; use a matching release")]
+    #[error(
+        "{path} has format {found}, this release reads {expected}; use a matching release, or move \
+         the store away and replace it on purpose"
+    )]
     Format {
         /// The directory.
         path: PathBuf,

@@ -7,7 +7,8 @@
 //! reporting success the second time).
 //!
 //! Whoever implements [`Store`] vouches for fsync, so the trait is sealed: the implementations are
-//! [`rocks::RocksStore`] (feature `rocksdb`), [`journal::JournalStore`] (feature `storage`) and, for tests, [`memory::MemoryStore`].
+//! [`journal::JournalStore`] (feature `storage`), for tests [`memory::MemoryStore`], and to be measured
+//! against `rocks::RocksStore` (feature `rocksdb`).
 //!
 //! `Durable` tokens are made only inside the crate, by the engine's writer:
 //!
@@ -141,6 +142,11 @@ pub trait Store: sealed::Sealed + Send + 'static {
     /// Makes all records durable in one atomic write and one fsync.
     fn commit(&mut self, records: &[Record]) -> Result<CommitStats, StoreError>;
 
+    /// What it can take at all.
+    fn limits(&self) -> StoreLimits {
+        StoreLimits { group_bytes_max: u64::MAX, capacity_bytes: u64::MAX }
+    }
+
     /// A handle for readers on other threads.
     fn reader(&self) -> Arc<dyn StoreReader>;
 }
@@ -164,6 +170,15 @@ pub trait StoreReader: Send + Sync + 'static {
 
     /// Bytes in use and bytes free where the data directory lies.
     fn space(&self) -> Space;
+}
+
+/// What a store can take at all, whatever the disk has free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Bytes of the largest group.
+    pub group_bytes_max: u64,
+    /// Bytes of everything together.
+    pub capacity_bytes: u64,
 }
 
 /// Room on the disk.

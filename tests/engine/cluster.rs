@@ -12,7 +12,7 @@ use quorum_store::engine::{EngineConfig, Hooks, NodeConfig, QuorumStore};
 use quorum_store::sequencer::port::{
     Event, ParentOf, PayloadLimits, PullRequest, Transaction, VerifyRequest,
 };
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::{Store, StoreIdentity, memory::MemoryStore};
 use quorum_store::transport::memory::MemoryNetwork;
 use quorum_store::transport::{Peer, Transport};
@@ -84,12 +84,17 @@ pub async fn node_with(
     node_from(config(genesis), index, network, store, registry, peers()).await
 }
 
+/// Groups that fit a small journal.
+pub fn sequencer() -> SequencerConfig {
+    SequencerConfig { group_bytes_max: bytesize::ByteSize::mib(1), ..SequencerConfig::default() }
+}
+
 pub fn config(genesis: &Genesis) -> NodeConfig {
     NodeConfig {
         genesis: genesis.clone(),
         epoch: Epoch(0),
         committee: genesis.committee.clone(),
-        sequencer: SequencerConfig::default(),
+        sequencer: sequencer(),
         engine: EngineConfig { invalid_per_minute_max: 5, ..EngineConfig::default() },
     }
 }
@@ -137,16 +142,16 @@ fn path(directory: &Path, index: u8) -> PathBuf {
 
 pub fn create(directory: &Path, index: u8, genesis: &Genesis) {
     let identity = StoreIdentity { author: signer(index).author(), chain: genesis.chain_id() };
-    RocksStore::create(&path(directory, index), identity, &small()).unwrap();
+    JournalStore::create(&path(directory, index), identity, &small()).unwrap();
 }
 
 pub fn open(directory: &Path, index: u8, genesis: &Genesis) -> Box<dyn Store> {
     let identity = StoreIdentity { author: signer(index).author(), chain: genesis.chain_id() };
-    Box::new(RocksStore::open(&path(directory, index), identity, &small()).unwrap())
+    Box::new(JournalStore::open(&path(directory, index), identity, &small()).unwrap())
 }
 
-fn small() -> RocksConfig {
-    RocksConfig { write_buffer_bytes: 1 << 20, ..RocksConfig::default() }
+fn small() -> JournalConfig {
+    JournalConfig { segment_bytes: bytesize::ByteSize::mib(4), segments_max: 1024, ..JournalConfig::default() }
 }
 
 /// Four nodes with in-memory stores, all links up.

@@ -20,7 +20,7 @@ fn trusting(genesis: &Genesis) -> NodeConfig {
         optimistic_age_min: Duration::from_secs(1),
         optimistic_signing_delay: Duration::from_secs(5),
         resend_interval: Duration::from_secs(10),
-        ..SequencerConfig::default()
+        ..sequencer()
     };
     NodeConfig { sequencer, ..config(genesis) }
 }

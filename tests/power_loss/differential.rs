@@ -71,8 +71,8 @@ impl Maker {
 
     fn batch(&mut self) -> Record {
         self.counter += 1;
-        // Now and then so large that the database flushes.
-        let length = if self.draw.below(4) == 0 { 400 << 10 } else { self.draw.below(3000) + 4 };
+        // Often so large that segments fill.
+        let length = if self.draw.below(2) == 0 { 180 << 10 } else { self.draw.below(3000) + 4 };
         let body = BatchBody::new(Bytes::from(vec![self.counter as u8; length]));
         let own = self.draw.below(3) == 0;
         let author = if own { identity().author } else { Author([7; 32]) };

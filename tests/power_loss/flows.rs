@@ -19,14 +19,14 @@ use super::witness::Witness;
 
 /// A subscriber whose cursor pins content.
 const SUBSCRIBER: &str = "executor";
-/// Enough, with the smallest buffer, that the database flushes.
+/// Enough that several segments of the smallest journal are written.
 const BULK_TRANSACTIONS: usize = 22;
 const BULK_BYTES: usize = 60 << 10;
 
 /// What a life does beside the common flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Script {
-    /// Fills the write buffer, so that files are written, renamed and removed.
+    /// Fills segments, so that others are added or used again.
     pub bulk: bool,
     /// Lets consensus time jump, so that content is deleted.
     pub delete: bool,

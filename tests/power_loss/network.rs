@@ -92,12 +92,11 @@ impl Network {
     }
 }
 
-/// The data directory is on the disk, buffers are small; says where clients connect.
+/// The data directory is on the disk; says where clients connect.
 fn configure(config: &Path, data: &Path) -> String {
     let text = fs::read_to_string(config).unwrap();
     let lines = text.lines().map(|line| match line.split(' ').next() {
         Some("data_dir") => format!("data_dir = {:?}", data.to_str().unwrap()),
-        Some("write_buffer_bytes") => format!("write_buffer_bytes = {}", 1 << 20),
         _ => line.to_owned(),
     });
     let changed: Vec<String> = lines.collect();

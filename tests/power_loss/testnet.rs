@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fuser::Errno;
 use quorum_store::sequencer::port::Record;
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::{Store as _, StoreIdentity, StoreReader};
 use quorum_store::types::{Author, ChainId, Digest, Timestamp};
 
@@ -49,8 +49,8 @@ fn identity(store: &Path) -> StoreIdentity {
     StoreIdentity { author, chain: ChainId::from_hex(field("chain ")).unwrap() }
 }
 
-fn opened(store: &Path) -> (RocksStore, Vec<Record>) {
-    let mut opened = RocksStore::open(store, identity(store), &RocksConfig::default()).unwrap();
+fn opened(store: &Path) -> (JournalStore, Vec<Record>) {
+    let mut opened = JournalStore::open(store, identity(store), &JournalConfig::default()).unwrap();
     let records = opened.recover().unwrap().records;
     (opened, records)
 }

@@ -15,8 +15,8 @@ use quorum_store::config::SequencerConfig;
 use quorum_store::crypto::{Ed25519Signer, Signer};
 use quorum_store::engine::{EngineConfig, NodeConfig, QuorumStore, StartError};
 use quorum_store::sequencer::port::Transaction;
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::memory::MemoryStore;
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
 use quorum_store::store::{Store, StoreError, StoreIdentity};
 use quorum_store::transport::memory::MemoryNetwork;
 use quorum_store::transport::{Peer, Transport};
@@ -43,7 +43,11 @@ pub fn genesis() -> Genesis {
     let members = (0..4).map(|i| Member { author: signer(i).author(), power: 1 }).collect();
     Genesis {
         nonce: Digest([5; 32]),
-        parameters: ChainParameters::default(),
+        parameters: ChainParameters {
+            batch_bytes_max: 256 << 10,
+            payload_bytes_max: 256 << 10,
+            ..ChainParameters::default()
+        },
         committee: Committee::new(members).unwrap(),
     }
 }
@@ -68,9 +72,9 @@ pub fn transaction(bytes: impl Into<Bytes>, at: Timestamp) -> Transaction {
     Transaction { bytes: bytes.into(), gas_unit_price: 1, expiration }
 }
 
-/// The smallest buffers, so that little data makes the database flush.
-pub fn storage() -> RocksConfig {
-    RocksConfig { write_buffer_bytes: 1 << 20, ..RocksConfig::default() }
+/// The smallest journal, so that little data goes round it.
+pub fn storage() -> JournalConfig {
+    JournalConfig { segment_bytes: ByteSize::mib(1), segments_max: 64, direct_io: true }
 }
 
 /// Where the store of the tested validator lies on its disk.
@@ -79,11 +83,11 @@ pub fn store_path(disk: &Path) -> PathBuf {
 }
 
 pub fn create(disk: &Path) -> Result<(), StoreError> {
-    RocksStore::create(&store_path(disk), identity(), &storage()).map(drop)
+    JournalStore::create(&store_path(disk), identity(), &storage()).map(drop)
 }
 
-pub fn open(disk: &Path) -> Result<RocksStore, StoreError> {
-    RocksStore::open(&store_path(disk), identity(), &storage())
+pub fn open(disk: &Path) -> Result<JournalStore, StoreError> {
+    JournalStore::open(&store_path(disk), identity(), &storage())
 }
 
 fn config(genesis: &Genesis) -> NodeConfig {
@@ -94,6 +98,7 @@ fn config(genesis: &Genesis) -> NodeConfig {
         sequencer: SequencerConfig {
             batch_age_max: Duration::from_millis(1),
             resend_interval: Duration::from_millis(200),
+            group_bytes_max: ByteSize::kib(256),
             ..SequencerConfig::default()
         },
         engine: EngineConfig {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorum_store::crypto::{Ed25519Signer, Signer as _};
-use quorum_store::store::rocks::RocksConfig;
+use quorum_store::store::journal::JournalConfig;
 use quorum_store::types::committee::Member;
 use quorum_store::types::{Author, ChainParameters, Committee, Digest, Genesis};
 use serde::Serialize;
@@ -158,7 +158,7 @@ pub fn generate_at(
         write_new(&config, &plan.config_text(options, &name, loopback, &peers)?)?;
         let data_directory = directory.join(&name);
         let identity = Identity { author: plan.author, chain };
-        let storage = RocksConfig::default();
+        let storage = JournalConfig::default();
         DataDirectory::new(&data_directory).create(identity, genesis.header(), &storage)?;
         generated.push(GeneratedValidator { config, http: plan.http, peer: plan.peer() });
     }
@@ -185,7 +185,6 @@ struct ConfigFile<'a> {
     proposal: ProposalSection,
     sequencer: SequencerSection,
     http: HttpSection,
-    storage: StorageSection,
     peers: Vec<&'a PeerConfig>,
 }
 
@@ -216,12 +215,6 @@ struct SequencerSection {
 struct HttpSection {
     /// Bodies of requests that wait for their answers.
     ingress_bytes_max: &'static str,
-}
-
-#[derive(Serialize)]
-struct StorageSection {
-    /// Most of the memory of a validator are write buffers; there are four of this size.
-    write_buffer_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -275,7 +268,6 @@ impl Plan {
                 optimistic_age_min: if loopback { Duration::ZERO } else { AGE_MIN },
             },
             http: HttpSection { ingress_bytes_max: "16MiB" },
-            storage: StorageSection { write_buffer_bytes: 32 << 20 },
             peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
         };
         let body = toml::to_string(&file)

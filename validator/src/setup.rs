@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use quorum_store::crypto::{Ed25519Signer, Signer as _};
 use quorum_store::sequencer::silent_until;
-use quorum_store::store::rocks::{RocksConfig, RocksStore};
+use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::schema::StoreIdentity;
 use quorum_store::types::{Author, ChainId, Digest, Epoch, Genesis, PayloadHeader};
 
@@ -66,12 +66,12 @@ impl DataDirectory {
         &self,
         identity: Identity,
         genesis: PayloadHeader,
-        storage: &RocksConfig,
+        storage: &JournalConfig,
     ) -> Result<(), Failure> {
         self.make(|| {
             Executor::create(&self.execution(), identity, genesis)?;
             let store = StoreIdentity { author: identity.author, chain: identity.chain };
-            drop(RocksStore::create(&self.store(), store, storage)?);
+            drop(JournalStore::create(&self.store(), store, storage)?);
             Ok(())
         })
     }
@@ -95,7 +95,7 @@ impl DataDirectory {
             let store = StoreIdentity { author: identity.author, chain: identity.chain };
             let until = silent_until(now, &setup.genesis.parameters);
             let storage = &setup.config.storage;
-            drop(RocksStore::replace(&self.store(), store, storage, until)?);
+            drop(JournalStore::replace(&self.store(), store, storage, until)?);
             Ok(())
         })
     }
@@ -185,9 +185,9 @@ impl Setup {
     }
 
     /// Takes the lock of the data directory and opens what is in it.
-    pub fn open(&self) -> Result<(RocksStore, Executor), Failure> {
+    pub fn open(&self) -> Result<(JournalStore, Executor), Failure> {
         let identity = StoreIdentity { author: self.author, chain: self.chain };
-        let store = RocksStore::open(&self.data.store(), identity, &self.config.storage)?;
+        let store = JournalStore::open(&self.data.store(), identity, &self.config.storage)?;
         let executor = Executor::open(&self.data.execution(), self.identity(), self.rules())?;
         Ok((store, executor))
     }

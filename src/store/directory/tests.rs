@@ -58,10 +58,17 @@ fn of_another_validator_or_chain_or_version_is_refused() {
         assert!(matches!(opened, Err(StoreError::Foreign { .. })));
     }
     let text = fs::read_to_string(path.join(FORMAT)).unwrap();
-    fs::write(path.join(FORMAT), text.replace("quorum-store 1\n", "quorum-store 2\nmore\n"))
-        .unwrap();
-    let opened = DataDirectory::open(&path);
-    assert!(matches!(opened, Err(StoreError::Format { found: 2, expected: 1, .. })));
+    // That of RocksDB, and one of the future.
+    for (version, first_line) in [(1, "quorum-store 1\n"), (3, "quorum-store 3\nmore\n")] {
+        fs::write(path.join(FORMAT), text.replace("quorum-store 2\n", first_line)).unwrap();
+        let error = DataDirectory::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Format { expected: 2, .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains(&format!("format {version}")) && said.contains("replace it"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

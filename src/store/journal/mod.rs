@@ -5,9 +5,6 @@
 //!                     └──after that──> tables in memory: small entries, where each content lies
 //! ```
 //!
-//! A validator uses [`super::rocks`] until this store has gone through the whole of the power-loss
-//! suite; both lie behind the same trait and give back the same records.
-//!
 //! **One commit point.** A group is one frame: one write of whole blocks to a place that was
 //! written before, and one fsync. A frame is written only after the one before it is durable.
 //! Everything in memory is derived from the frames, at opening by reading them all again: the
@@ -47,6 +44,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::image::Image;
@@ -55,7 +53,7 @@ use self::volume::{Access, BLOCK, Files, Volume};
 use self::writer::Journal;
 use super::directory::DataDirectory;
 use super::schema::StoreIdentity;
-use super::{CommitStats, Recovered, Store, StoreError, StoreReader, sealed};
+use super::{CommitStats, Recovered, Store, StoreError, StoreLimits, StoreReader, sealed};
 use crate::sequencer::port::Record;
 use crate::types::Timestamp;
 
@@ -63,10 +61,11 @@ use crate::types::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalConfig {
-    /// Length of a segment, fixed when the store is created: bytes, default 64 MiB, 1 MiB to 4 GiB,
+    /// Length of a segment, fixed when the store is created: bytes, default 32 MiB, 1 MiB to 4 GiB,
     /// in whole blocks of 4 KiB. A group is never longer.
-    pub segment_bytes: u64,
-    /// Most segments, which bounds the disk used: default 128, 4 to 65,536.
+    pub segment_bytes: ByteSize,
+    /// Most segments, which bounds the disk used: default 256, 4 to 65,536. When what is in force
+    /// fills them, nothing more is admitted until something expires.
     pub segments_max: u32,
     /// Blocks bypass the page cache where the file system allows it: default true.
     pub direct_io: bool,
@@ -74,7 +73,7 @@ pub struct JournalConfig {
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, segments_max: 128, direct_io: true }
+        Self { segment_bytes: ByteSize::mib(32), segments_max: 256, direct_io: true }
     }
 }
 
@@ -92,8 +91,9 @@ impl JournalConfig {
                 Err(StoreError::Setting { name, value, minimum, maximum })
             }
         };
-        within("segment_bytes", self.segment_bytes, 1 << 20, 4 << 30)?;
-        within("segment_bytes modulo 4096", self.segment_bytes % BLOCK as u64, 0, 0)?;
+        let segment_bytes = self.segment_bytes.as_u64();
+        within("segment_bytes", segment_bytes, 1 << 20, 4 << 30)?;
+        within("segment_bytes modulo 4096", segment_bytes % BLOCK as u64, 0, 0)?;
         within("segments_max", u64::from(self.segments_max), 4, 1 << 16)
     }
 }
@@ -134,7 +134,8 @@ impl JournalStore {
         let (directory, files) = DataDirectory::create(path, identity, |path, meta| {
             let doing = |error| StoreError::io(DOING, &error);
             let secret = volume::random_secret().map_err(doing)?;
-            let files = Files::create(path, secret, config.segment_bytes, config.direct_io);
+            let files =
+                Files::create(path, secret, config.segment_bytes.as_u64(), config.direct_io);
             let files: Arc<dyn Volume> = Arc::new(files.map_err(doing)?);
             Journal::format(&files, &secret, meta, silent_until)?;
             Ok((files, secret))
@@ -168,6 +169,12 @@ impl Store for JournalStore {
 
     fn commit(&mut self, records: &[Record]) -> Result<CommitStats, StoreError> {
         self.0.commit(records)
+    }
+
+    fn limits(&self) -> StoreLimits {
+        let segment_bytes = self.0.shared.volume.segment_bytes();
+        let capacity_bytes = segment_bytes.saturating_mul(u64::from(self.0.segments_max));
+        StoreLimits { group_bytes_max: segment_bytes, capacity_bytes }
     }
 
     fn reader(&self) -> Arc<dyn StoreReader> {

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 
 use super::frame::{Frame, Header, Secret};
 use super::scan::read_frame;
@@ -441,7 +442,7 @@ fn a_group_is_one_write_and_one_sync() {
 }
 
 const CONFIG: JournalConfig =
-    JournalConfig { segment_bytes: 1 << 20, segments_max: 8, direct_io: true };
+    JournalConfig { segment_bytes: ByteSize::mib(1), segments_max: 8, direct_io: true };
 
 fn in_files(path: &Path) -> JournalStore {
     let mut store = JournalStore::create(path, OWN, &CONFIG).unwrap();
@@ -528,8 +529,8 @@ fn settings_outside_their_bounds_are_refused() {
         other => panic!("{other:?}"),
     };
     assert!(JournalConfig::default().validate().is_ok());
-    assert_eq!(wrong(JournalConfig { segment_bytes: 4096, ..CONFIG }), "segment_bytes");
-    let odd = JournalConfig { segment_bytes: (1 << 20) + 1, ..CONFIG };
+    assert_eq!(wrong(JournalConfig { segment_bytes: ByteSize(4096), ..CONFIG }), "segment_bytes");
+    let odd = JournalConfig { segment_bytes: ByteSize((1 << 20) + 1), ..CONFIG };
     assert_eq!(wrong(odd), "segment_bytes modulo 4096");
     assert_eq!(wrong(JournalConfig { segments_max: 3, ..CONFIG }), "segments_max");
 }

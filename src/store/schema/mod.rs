@@ -70,7 +70,7 @@ use crate::types::{
 };
 
 /// Version of the directory and of the tables. A store of another version is not opened.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// First byte of every value but a body.
 pub const VALUE_VERSION: u8 = 1;
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use quorum_store::config::SequencerConfig;
 use quorum_store::engine::EngineConfig;
-use quorum_store::store::rocks::RocksConfig;
+use quorum_store::store::journal::JournalConfig;
 use quorum_store::types::{Author, ChainParameters, Committee};
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ pub struct ValidatorConfig {
     pub engine: EngineConfig,
     /// The store of the library.
     #[serde(default)]
-    pub storage: RocksConfig,
+    pub storage: JournalConfig,
     /// Where the members of the committee listen; may include this validator.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,

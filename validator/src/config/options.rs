@@ -134,13 +134,9 @@ pub const OPTIONS: &[OptionRow] = rows![
     "engine.restart_backoff" "duration" "100ms" "1ms to 10s" "pause before the core is rebuilt from the store after a panic; doubles, and the third within a minute is final";
     "engine.source_pull_timeout" "duration" "1s" "10ms to 1m" "a source of transactions that has not answered after this long has given nothing";
     "engine.event_queue" "events" "65536" "16 to 2^24" "events kept for a slow listener";
-    "storage.write_buffer_bytes" "bytes" "67108864" "1 MiB to 1 GiB" "one write buffer of the content table, in memory";
-    "storage.write_buffers" "buffers" "4" "2 to 16" "write buffers of the content table";
-    "storage.min_blob_bytes" "bytes" "1024" "0 to 1 MiB" "content from this size is not rewritten by compaction";
-    "storage.blob_file_bytes" "bytes" "268435456" "1 MiB to 4 GiB" "largest file of such content";
-    "storage.blob_gc_age_percent" "percent" "25" "0 to 100" "the oldest share of those files that may be rewritten";
-    "storage.background_jobs" "threads" "2" "1 to 16" "threads for flush and compaction";
-    "storage.direct_io" "yes/no" "true" "" "flush and compaction bypass the page cache where they can";
+    "storage.segment_bytes" "size" "32.0 MiB" "1MiB to 4GiB" "length of a segment of the journal, which holds at least three times sequencer.group_bytes_max; that of a store that exists stays";
+    "storage.segments_max" "segments" "256" "4 to 65536" "most segments, which bounds the disk used; a full journal admits nothing until something expires";
+    "storage.direct_io" "yes/no" "true" "" "the journal bypasses the page cache where it can";
 ];
 
 /// The options of `genesis.toml`: chain parameters, equal at every validator.

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorum_store::engine::{NodeConfig, QuorumStore};
-use quorum_store::store::rocks::RocksStore;
+use quorum_store::store::journal::JournalStore;
 use quorum_store::transport::quic::QuicTransport;
 use quorum_store::types::Epoch;
 use quorum_store_ordering::{OrderingError, Runtime, RuntimeConfig};
@@ -102,7 +102,7 @@ struct Node {
 
 async fn serve(
     setup: Setup,
-    store: RocksStore,
+    store: JournalStore,
     executor: Executor,
     runtime: Runtime,
     mut ending: Ending,
@@ -139,7 +139,7 @@ async fn serve(
 /// Opens the library, with the links that it uses; there are none before somebody is named.
 async fn start_store(
     setup: &Setup,
-    store: RocksStore,
+    store: JournalStore,
     registry: &prometheus::Registry,
 ) -> Result<(QuorumStore, Arc<QuicTransport>), Failure> {
     // Where a store that has served nothing yet begins: the first epoch that we are a member of.

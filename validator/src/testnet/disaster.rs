@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorum_store::sequencer::port::Record;
-use quorum_store::store::rocks::RocksStore;
+use quorum_store::store::journal::JournalStore;
 use quorum_store::store::{Store as _, StoreIdentity};
 use quorum_store::types::{BatchInfo, Digest, ProofOfStore};
 use tokio::process::Command;
@@ -197,10 +197,10 @@ pub fn lose(members: &[Member], count: usize) -> Result<BTreeSet<String>, Failur
     Ok(chosen.into_iter().map(|(digest, _)| digest.to_string()).collect())
 }
 
-fn open(member: &Member) -> Result<RocksStore, Failure> {
+fn open(member: &Member) -> Result<JournalStore, Failure> {
     let setup = Setup::read(&member.config)?;
     let identity = StoreIdentity { author: setup.author, chain: setup.chain };
-    Ok(RocksStore::open(&setup.data.store(), identity, &setup.config.storage)?)
+    Ok(JournalStore::open(&setup.data.store(), identity, &setup.config.storage)?)
 }
 
 #[cfg(test)]
