@@ -16,26 +16,24 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use prometheus::Registry;
 use quorum_store::config::SequencerConfig;
-use quorum_store::crypto::Signer;
-use quorum_store::engine::{Acknowledger, EngineConfig, NodeConfig, QuorumStore};
-use quorum_store::store::journal::{JournalConfig, JournalStore};
-use quorum_store::store::{Durable, StoreIdentity, StoredBatch};
-use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
-use quorum_store::transport::{Class, Frame, Handshake, LinkEvent, Peer, Refusal, Transport};
+use quorum_store::engine::{Acknowledger, QuorumStore};
+use quorum_store::store::journal::JournalConfig;
+use quorum_store::transport::memory::MemoryTransport;
+use quorum_store::transport::{Class, Frame, LinkEvent, Transport as _};
 use quorum_store::types::{
-    AbsenceStatement, Announcement, Author, BatchId, BatchInfo, ChainParameters, Commit,
-    CommitIndex, CommitReceipt, Committee, Digest, Epoch, Genesis, Hello, Incarnation, Member,
-    Message, Payload, PayloadContent, PayloadHeader, ProofOfStore, ProofSignature, Scope,
-    Signature, SignedAbsence, SignedBatchInfo, Timestamp, Usage,
+    Author, BatchId, BatchInfo, ChainId, ChainParameters, Commit, CommitIndex, CommitReceipt,
+    Digest, Epoch, Incarnation, Message, Payload, PayloadContent, PayloadHeader, ProofOfStore,
+    ProofSignature, Signature,
 };
+use support::{Chain, now};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+
+mod support;
 
 const BATCHES: u64 = 50;
 /// Commits under way at once in the timings.
@@ -43,69 +41,13 @@ const IN_FLIGHT: u64 = 64;
 /// Payloads sent before their commits.
 const AHEAD: usize = 128;
 
-/// Says yes to every signature: they were checked before.
-struct Trusting(Author);
-
-impl Signer for Trusting {
-    fn author(&self) -> Author {
-        self.0
-    }
-
-    fn sign_batch(&self, _: &Scope, batch: &Durable<StoredBatch>) -> SignedBatchInfo {
-        let signature = Signature::from_bytes(&[1; 64]);
-        SignedBatchInfo { digest: batch.get().digest, signer: self.0, signature }
-    }
-
-    fn verify_batch(&self, _: &Scope, _: &SignedBatchInfo) -> bool {
-        true
-    }
-
-    fn sign_absence(&self, _: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence {
-        let signature = Signature::from_bytes(&[1; 64]);
-        SignedAbsence { statement: *absence.get(), signer: self.0, signature }
-    }
-
-    fn verify_absence(&self, _: &Scope, _: &SignedAbsence) -> bool {
-        true
-    }
-}
-
-/// The other member: it sends payloads and nothing else.
-struct Leader {
-    hello: Bytes,
-}
-
-impl Handshake for Leader {
-    fn hello(&self, _: Author) -> Bytes {
-        self.hello.clone()
-    }
-
-    fn judge(&self, _: Author, _: &[u8]) -> Result<(), Refusal> {
-        Ok(())
-    }
-}
-
 const NODE: Author = Author([1; 32]);
 const LEADER: Author = Author([2; 32]);
 
-fn genesis() -> Genesis {
-    let members = [NODE, LEADER].map(|author| Member { author, power: 1 });
-    Genesis {
-        nonce: Digest([7; 32]),
-        parameters: ChainParameters::default(),
-        committee: Committee::new(members.to_vec()).unwrap(),
-    }
-}
-
-fn now() -> Timestamp {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp(now.as_micros() as u64)
-}
-
 struct World {
     node: QuorumStore,
-    leader: MemoryTransport,
-    genesis: Genesis,
+    leader: Arc<MemoryTransport>,
+    chain: ChainId,
     /// The last block proposed.
     parent: PayloadHeader,
     /// Proposed, and not told of.
@@ -118,44 +60,25 @@ struct World {
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let genesis = genesis();
-        let identity = StoreIdentity { author: NODE, chain: genesis.chain_id() };
-        let path = directory.path().join("store");
-        let store = JournalStore::create(&path, identity, &JournalConfig::default()).unwrap();
-        let network = MemoryNetwork::new();
-        let address = "127.0.0.1:1".parse().unwrap();
-        let peers = [NODE, LEADER].map(|key| Peer { key, address });
-        let config = NodeConfig {
-            genesis: genesis.clone(),
-            epoch: Epoch(0),
-            committee: genesis.committee.clone(),
-            sequencer: SequencerConfig { unasked_payloads_max: 1024, ..SequencerConfig::default() },
-            engine: EngineConfig::default(),
-        };
-        let joining = network.clone();
-        let start = |handshake, events| {
-            let transport = joining.join(NODE, handshake, &peers, events);
-            Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
-        };
-        let (signer, registry) = (Arc::new(Trusting(NODE)), Registry::new());
-        let node = QuorumStore::start(config, Box::new(store), signer, start, &registry);
-        let node = node.await.unwrap();
-        let hello = Hello {
-            chain: genesis.chain_id(),
-            epoch: Epoch(0),
-            committee: genesis.committee.hash(),
-            announcement: Announcement::default(),
-            holds: Usage::default(),
-        };
-        let (sender, mut events) = mpsc::channel(1024);
-        let leader =
-            network.join(LEADER, Arc::new(Leader { hello: hello.encode() }), &peers, sender);
-        while !matches!(events.recv().await, Some(LinkEvent::Up { .. })) {}
+        let chain = Chain::new(&[NODE, LEADER], ChainParameters::default());
+        let store = chain.create(&directory.path().join("store"), &JournalConfig::default());
+        let sequencer =
+            SequencerConfig { unasked_payloads_max: 1024, ..SequencerConfig::default() };
+        let node = chain.start(store, sequencer).await;
+        let (leader, events) = chain.join(LEADER).await;
         follow(&node).await;
-        let parent = genesis.header();
+        let parent = chain.genesis.header();
         let ahead = VecDeque::new();
         let kept = (events, directory);
-        Self { node, leader, genesis, parent, ahead, counter: 0, _kept: kept }
+        Self {
+            node,
+            leader,
+            chain: chain.genesis.chain_id(),
+            parent,
+            ahead,
+            counter: 0,
+            _kept: kept,
+        }
     }
 
     /// The next block to be told of. Its payload was sent some blocks ago, as by a leader before it
@@ -191,7 +114,7 @@ impl World {
         let header = PayloadHeader {
             epoch: Epoch(0),
             height: self.parent.height.next(),
-            parent: self.parent.digest(&self.genesis.chain_id()),
+            parent: self.parent.digest(&self.chain),
             block_timestamp: time,
             content_root: content.root(),
         };

@@ -19,24 +19,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use futures::{StreamExt as _, stream};
-use prometheus::Registry;
 use quorum_store::config::SequencerConfig;
-use quorum_store::crypto::Signer;
-use quorum_store::engine::{EngineConfig, Materialized, NodeConfig, QuorumStore};
+use quorum_store::engine::{Materialized, QuorumStore};
 use quorum_store::sequencer::port::{BatchRecord, Record};
 use quorum_store::store::journal::{JournalConfig, JournalStore};
-use quorum_store::store::{Durable, Store as _, StoreIdentity, StoredBatch};
-use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
-use quorum_store::transport::{Class, Frame, Handshake, LinkEvent, Peer, Refusal, Transport};
+use quorum_store::store::{Store as _, StoreIdentity};
+use quorum_store::transport::memory::MemoryTransport;
+use quorum_store::transport::{Class, Frame, LinkEvent, Transport as _};
 use quorum_store::types::{
-    AbsenceStatement, AbsentReason, Announcement, Author, Batch, BatchId, BatchInfo, BodyBuilder,
-    ChainId, ChainParameters, Chunk, ChunkId, Commit, Committee, Digest, Epoch, FetchedContent,
-    Genesis, Hello, Incarnation, Member, Message, Payload, PayloadContent, PayloadHeader,
-    ProofOfStore, ProofSignature, Scope, Signature, SignedAbsence, SignedBatchInfo, Timestamp,
-    Usage,
+    AbsentReason, Author, Batch, BatchId, BatchInfo, BodyBuilder, ChainId, ChainParameters, Chunk,
+    ChunkId, Commit, Digest, Epoch, FetchedContent, Incarnation, Message, Payload, PayloadContent,
+    PayloadHeader, ProofOfStore, ProofSignature, Signature,
 };
+use support::{Chain, now};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+
+mod support;
 
 /// Batches in one block.
 const IN_BLOCK: u64 = 50;
@@ -46,50 +45,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The validators: the first one fetches.
 const AUTHORS: [Author; 4] = [Author([1; 32]), Author([2; 32]), Author([3; 32]), Author([4; 32])];
 
-/// Says yes to every signature: what is measured is content.
-struct Trusting(Author);
-
-impl Signer for Trusting {
-    fn author(&self) -> Author {
-        self.0
-    }
-
-    fn sign_batch(&self, _: &Scope, batch: &Durable<StoredBatch>) -> SignedBatchInfo {
-        let signature = Signature::from_bytes(&[1; 64]);
-        SignedBatchInfo { digest: batch.get().digest, signer: self.0, signature }
-    }
-
-    fn verify_batch(&self, _: &Scope, _: &SignedBatchInfo) -> bool {
-        true
-    }
-
-    fn sign_absence(&self, _: &Scope, absence: &Durable<AbsenceStatement>) -> SignedAbsence {
-        let signature = Signature::from_bytes(&[1; 64]);
-        SignedAbsence { statement: *absence.get(), signer: self.0, signature }
-    }
-
-    fn verify_absence(&self, _: &Scope, _: &SignedAbsence) -> bool {
-        true
-    }
-}
-
 /// What every holder has.
 type Held = Arc<RwLock<BTreeMap<Digest, Batch>>>;
-
-/// A holder says hello and answers requests.
-struct Holder {
-    hello: Bytes,
-}
-
-impl Handshake for Holder {
-    fn hello(&self, _: Author) -> Bytes {
-        self.hello.clone()
-    }
-
-    fn judge(&self, _: Author, _: &[u8]) -> Result<(), Refusal> {
-        Ok(())
-    }
-}
 
 async fn hold(transport: Arc<MemoryTransport>, mut events: mpsc::Receiver<LinkEvent>, held: Held) {
     while let Some(event) = events.recv().await {
@@ -135,25 +92,6 @@ async fn send(transport: &MemoryTransport, class: Class, message: &Message) {
     }
 }
 
-fn genesis() -> Genesis {
-    let members = AUTHORS.map(|author| Member { author, power: 1 });
-    let hour = 3_600_000_000;
-    Genesis {
-        nonce: Digest([7; 32]),
-        parameters: ChainParameters {
-            batch_lifetime_micros: hour,
-            batch_bytes_max: 4 << 20,
-            ..ChainParameters::default()
-        },
-        committee: Committee::new(members.to_vec()).unwrap(),
-    }
-}
-
-fn now() -> Timestamp {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp(now.as_micros() as u64)
-}
-
 struct World {
     node: QuorumStore,
     chain: ChainId,
@@ -167,52 +105,30 @@ struct World {
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let genesis = genesis();
-        let chain = genesis.chain_id();
-        let identity = StoreIdentity { author: AUTHORS[0], chain };
-        let path = directory.path().join("store");
-        let store = JournalStore::create(&path, identity, &JournalConfig::default()).unwrap();
-        let network = MemoryNetwork::new();
-        let peers = AUTHORS.map(|key| Peer { key, address: "127.0.0.1:1".parse().unwrap() });
-        let config = NodeConfig {
-            genesis: genesis.clone(),
-            epoch: Epoch(0),
-            committee: genesis.committee.clone(),
-            sequencer: SequencerConfig {
-                unasked_payloads_max: 1024,
-                recovered_bytes_max: bytesize::ByteSize::gib(16),
-                // What nobody waits for yet is not to be here before somebody does.
-                refetch_bytes_per_second: bytesize::ByteSize::kib(64),
-                ..SequencerConfig::default()
-            },
-            engine: EngineConfig::default(),
+        let parameters = ChainParameters {
+            batch_lifetime_micros: 3_600_000_000,
+            batch_bytes_max: 4 << 20,
+            ..ChainParameters::default()
         };
-        let joining = network.clone();
-        let start = |handshake, events| {
-            let transport = joining.join(AUTHORS[0], handshake, &peers, events);
-            Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
+        let chain = Chain::new(&AUTHORS, parameters);
+        let store = chain.create(&directory.path().join("store"), &JournalConfig::default());
+        let sequencer = SequencerConfig {
+            unasked_payloads_max: 1024,
+            recovered_bytes_max: bytesize::ByteSize::gib(16),
+            // What nobody waits for yet is not to be here before somebody does.
+            refetch_bytes_per_second: bytesize::ByteSize::kib(64),
+            ..SequencerConfig::default()
         };
-        let (signer, registry) = (Arc::new(Trusting(AUTHORS[0])), Registry::new());
-        let node = QuorumStore::start(config, Box::new(store), signer, start, &registry);
-        let node = node.await.unwrap();
-        let hello = Hello {
-            chain,
-            epoch: Epoch(0),
-            committee: genesis.committee.hash(),
-            announcement: Announcement::default(),
-            holds: Usage::default(),
-        };
+        let node = chain.start(store, sequencer).await;
         let held = Held::default();
         let mut holders = Vec::new();
         for author in &AUTHORS[1..] {
-            let (sender, mut events) = mpsc::channel(4096);
-            let holder = Arc::new(Holder { hello: hello.encode() });
-            let transport = Arc::new(network.join(*author, holder, &peers[..1], sender));
-            while !matches!(events.recv().await, Some(LinkEvent::Up { .. })) {}
+            let (transport, events) = chain.join(*author).await;
             tokio::spawn(hold(Arc::clone(&transport), events, Arc::clone(&held)));
             holders.push(transport);
         }
-        let parent = genesis.header();
+        let parent = chain.genesis.header();
+        let chain = chain.genesis.chain_id();
         Self { node, chain, holders, held, parent, counter: 0, directory }
     }
 

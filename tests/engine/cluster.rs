@@ -151,7 +151,11 @@ pub fn open(directory: &Path, index: u8, genesis: &Genesis) -> Box<dyn Store> {
 }
 
 fn small() -> JournalConfig {
-    JournalConfig { segment_bytes: bytesize::ByteSize::mib(4), segments_max: 1024, ..JournalConfig::default() }
+    JournalConfig {
+        segment_bytes: bytesize::ByteSize::mib(4),
+        segments_max: 1024,
+        ..JournalConfig::default()
+    }
 }
 
 /// Four nodes with in-memory stores, all links up.

@@ -103,14 +103,12 @@ enum First {
     FsyncFailed,
 }
 
-/// True if a log of the database has the batch, synced or not.
+/// True if a segment of the journal has the batch, synced or not.
 fn is_written(disk: &Power, expiration: Timestamp) -> bool {
     let digest = batch(expiration).info.digest(&genesis().chain_id());
-    let logs = fs::read_dir(store_path(disk.path()).join("database")).unwrap();
-    let logs = logs.map(|entry| entry.unwrap().path());
-    let mut logs = logs.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
-    logs.any(|log| {
-        let bytes = fs::read(log).unwrap();
+    let mut files = fs::read_dir(store_path(disk.path()).join("database")).unwrap();
+    files.any(|file| {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
         bytes.windows(32).any(|window| window == digest.as_bytes())
     })
 }

@@ -9,6 +9,7 @@ use super::frame::{Change, Frame, changes};
 use super::reader::Shared;
 use super::scan::{read_bytes, read_frame};
 use super::tables::FrameAt;
+use super::volume::Volume;
 use super::writer::{Journal, Kind, SEGMENTS_SPARE};
 
 /// Copied forward with one group.
@@ -16,6 +17,11 @@ const COPIED_BYTES: u64 = 4 << 20;
 
 /// What is at most this part of a segment is copied before a segment is added.
 const CHEAP_SHARE: u64 = 16;
+
+/// True if a segment with so much in force is rather copied forward than kept while another is added.
+pub(super) fn is_cheap(bytes: u64, volume: &dyn Volume) -> bool {
+    bytes <= volume.segment_bytes() / CHEAP_SHARE
+}
 
 impl Journal {
     /// When room is short: writes again what is in force in the oldest segment, a part of it before
@@ -28,7 +34,7 @@ impl Journal {
         let (segment, base) = (oldest.segment, oldest.base);
         let live = shared.tables(|tables| tables.live(segment));
         // Little is cheaper to copy than a segment is to add.
-        let is_cheap = live.bytes <= shared.volume.segment_bytes() / CHEAP_SHARE;
+        let is_cheap = is_cheap(live.bytes, &*shared.volume);
         if live.count == 0 || writer.ring.free() >= SEGMENTS_SPARE || !(is_short || is_cheap) {
             return Ok(());
         }

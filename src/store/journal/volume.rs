@@ -11,13 +11,15 @@
 //!
 //! **Adding a segment.** It is written through and synced before `RING` counts it; a file that is
 //! not counted was never part of the ring, and is made anew. One that is counted and missing, or of
-//! another length, is damage.
+//! another length, is damage. Writing it through takes a while, so a thread does it beforehand once
+//! the journal sees that it will need one.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 use aligned_vec::{AVec, ConstAlign};
 use rustix::fs::{Mode, OFlags, open};
@@ -52,6 +54,8 @@ pub(super) trait Volume: std::fmt::Debug + Send + Sync + 'static {
     fn count(&self) -> u32;
     /// Length of each.
     fn segment_bytes(&self) -> u64;
+    /// Begins what `add` has to do; it will be called soon.
+    fn prepare(&self) {}
     /// Adds one; it is durable when this returns.
     fn add(&self) -> io::Result<()>;
     fn read(&self, segment: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
@@ -70,6 +74,8 @@ pub(super) struct Files {
     segment_bytes: u64,
     direct: bool,
     segments: RwLock<Vec<Arc<File>>>,
+    /// Writes the next segment through.
+    preparing: Mutex<Option<JoinHandle<io::Result<File>>>>,
 }
 
 impl Files {
@@ -81,8 +87,8 @@ impl Files {
         direct: bool,
     ) -> io::Result<Self> {
         let directory = directory.to_owned();
-        let segments = RwLock::default();
-        let files = Self { directory, secret, segment_bytes, direct, segments };
+        let (segments, preparing) = (RwLock::default(), Mutex::default());
+        let files = Self { directory, secret, segment_bytes, direct, segments, preparing };
         files.add()?;
         Ok(files)
     }
@@ -110,8 +116,8 @@ impl Files {
             segments.push(Arc::new(file));
         }
         let (directory, segments) = (directory.to_owned(), RwLock::new(segments));
-        let direct = access == Access::Direct;
-        Ok(Self { directory, secret, segment_bytes, direct, segments })
+        let (direct, preparing) = (access == Access::Direct, Mutex::default());
+        Ok(Self { directory, secret, segment_bytes, direct, segments, preparing })
     }
 
     /// Keys the checksums of its frames.
@@ -124,19 +130,28 @@ impl Files {
         segments.get(segment as usize).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn fill(&self, path: &Path) -> io::Result<File> {
-        File::create(path)?;
+    /// What makes the next segment, on whatever thread.
+    fn filler(&self) -> impl FnOnce() -> io::Result<File> + Send + 'static {
+        let path = segment_path(&self.directory, self.count());
         let access = if self.direct { Access::Direct } else { Access::Cached };
-        let file = open_file(path, access)?;
-        let zeros = buffer(FILL_BYTES.min(self.segment_bytes as usize));
-        let mut offset = 0;
-        while offset < self.segment_bytes {
-            let length = (self.segment_bytes - offset).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..length as usize], offset)?;
-            offset += length;
+        let segment_bytes = self.segment_bytes;
+        move || {
+            let filled = fill(&path, access, segment_bytes);
+            if filled.is_err() {
+                // On a full disk, what was made of it is room for others.
+                let _ = fs::remove_file(&path);
+            }
+            filled
         }
-        file.sync_all()?;
-        Ok(file)
+    }
+
+    fn prepared(&self) -> Option<File> {
+        let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        match preparing.take()?.join() {
+            Ok(Ok(file)) => Some(file),
+            // It is tried again by whoever needs it, who says why it fails.
+            Ok(Err(_)) | Err(_) => None,
+        }
     }
 
     fn write_ring(&self, count: u32) -> io::Result<()> {
@@ -158,10 +173,21 @@ impl Volume for Files {
         self.segment_bytes
     }
 
+    fn prepare(&self) {
+        let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        if preparing.is_none() {
+            let thread = std::thread::Builder::new().name("journal-segment".into());
+            // Without a thread, adding does all of it.
+            *preparing = thread.spawn(self.filler()).ok();
+        }
+    }
+
     fn add(&self) -> io::Result<()> {
-        let segment = self.count();
-        let count = segment.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
-        let file = self.fill(&segment_path(&self.directory, segment))?;
+        let count = self.count().checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+        let file = match self.prepared() {
+            Some(file) => file,
+            None => self.filler()()?,
+        };
         sync_directory(&self.directory)?;
         self.write_ring(count)?;
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
@@ -184,6 +210,28 @@ impl Volume for Files {
     fn free_bytes(&self) -> io::Result<u64> {
         super::super::directory::free_bytes(&self.directory)
     }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if self.prepared().is_some() {
+            let _ = fs::remove_file(segment_path(&self.directory, self.count()));
+        }
+    }
+}
+
+fn fill(path: &Path, access: Access, segment_bytes: u64) -> io::Result<File> {
+    File::create(path)?;
+    let file = open_file(path, access)?;
+    let zeros = buffer(FILL_BYTES.min(segment_bytes as usize));
+    let mut offset = 0;
+    while offset < segment_bytes {
+        let length = (segment_bytes - offset).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..length as usize], offset)?;
+        offset += length;
+    }
+    file.sync_all()?;
+    Ok(file)
 }
 
 fn segment_path(directory: &Path, segment: u32) -> PathBuf {

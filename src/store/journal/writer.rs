@@ -8,6 +8,7 @@ use super::super::directory::DataDirectory;
 use super::super::index::Tally;
 use super::super::schema::{self, Meta};
 use super::super::{CommitStats, Recovered, StoreError, recovery};
+use super::forward::is_cheap;
 use super::frame::{Frame, Header, Secret};
 use super::reader::Shared;
 use super::ring::{Place, Ring};
@@ -20,7 +21,8 @@ use crate::types::Timestamp;
 /// Segments that are kept free: below that, what is in force in the oldest one is copied forward.
 pub(super) const SEGMENTS_SPARE: u64 = 2;
 /// Groups leave so much room for openings: each writes a frame of its own. At most a quarter of a
-/// segment.
+/// segment, and half of what an opening found, so that a journal on a full disk can be opened again
+/// and again and still takes a few groups.
 const OPENING_BYTES: u64 = 1 << 20;
 
 /// The same over any volume.
@@ -47,6 +49,8 @@ pub(super) struct Writer {
     pub(super) buffer: Buffer,
     /// How far the oldest segment has been copied forward: its base, and an offset.
     pub(super) copied: (u64, u64),
+    /// What groups leave in the last segment.
+    pub(super) reserve: u64,
 }
 
 /// What a frame is for.
@@ -119,6 +123,10 @@ impl Journal {
         }
         frame.write(schema::encode_life(image.life));
         self.append(&frame, Kind::Life)?;
+        let writer = self.writer();
+        if writer.ring.free() == 0 {
+            writer.reserve = writer.reserve.min(writer.ring.rest() / 2);
+        }
         self.shared.index_mut(|index| *index = image.index);
         Ok(image.recovered)
     }
@@ -147,6 +155,7 @@ impl Journal {
             written: (0, 0),
             buffer,
             copied: (0, 0),
+            reserve: OPENING_BYTES.min(shared.volume.segment_bytes() / 4),
         });
         Ok(scan.last)
     }
@@ -233,6 +242,9 @@ impl Journal {
         assert!(tables.apply(&at, frame.changes()), "J5: a frame that cannot be read");
         drop(tables);
         self.measure();
+        if self.will_add() {
+            shared.volume.prepare();
+        }
         Ok(())
     }
 
@@ -251,33 +263,54 @@ impl Journal {
         if let Some(place) = self.find_place(bytes, kind) {
             return Ok(place);
         }
-        let rest = self.writer().ring.rest();
+        let (rest, oldest) = (self.writer().ring.rest(), self.oldest_bytes());
+        if rest >= BLOCK as u64 && !frame.is_empty() && oldest == Some(0) {
+            // What the last groups deleted is free once a durable frame has said so.
+            self.append(&Frame::default(), Kind::Life)?;
+        }
         let volume = Arc::clone(&self.shared.volume);
-        if volume.count() < self.segments_max {
+        let place = self.find_place(bytes, kind);
+        if place.is_none() && volume.count() < self.segments_max {
             let added = volume.count();
             let doing = |error| StoreError::io("adding a segment to the journal", &error);
             volume.add().map_err(doing)?;
             self.writer().ring.add(added);
-        } else if rest >= BLOCK as u64 && !frame.is_empty() {
-            // What the last groups deleted is free once a durable frame has said so.
-            self.append(&Frame::default(), Kind::Life)?;
+            return self.place_free(bytes, kind);
         }
-        self.place_free(bytes, kind)
+        place.ok_or(StoreError::DiskFull { doing: "looking for a free segment of the journal" })
     }
 
     fn find_place(&mut self, bytes: u64, kind: Kind) -> Option<Place> {
-        let reserve = OPENING_BYTES.min(self.shared.volume.segment_bytes() / 4);
+        let segment_bytes = self.shared.volume.segment_bytes();
         let writer = self.writer();
         let place = writer.ring.place(bytes, writer.sequence + 1)?;
         let taken = u64::from(place.base == writer.sequence + 1);
-        let rest = self.shared.volume.segment_bytes() - place.offset - bytes;
-        let leaves_room = rest >= reserve || self.spare() > taken;
+        let rest = segment_bytes - place.offset - bytes;
+        // A segment that could be added may find the disk full.
+        let leaves_room = rest >= writer.reserve || writer.ring.free() > taken;
         (kind != Kind::Group || leaves_room).then_some(place)
     }
 
     fn place_free(&mut self, bytes: u64, kind: Kind) -> Result<Place, StoreError> {
         let place = self.find_place(bytes, kind);
         place.ok_or(StoreError::DiskFull { doing: "looking for a free segment of the journal" })
+    }
+
+    /// Bytes in force in the oldest segment but the one that is written to.
+    fn oldest_bytes(&mut self) -> Option<u64> {
+        let oldest = self.writer().ring.oldest()?;
+        let live = self.shared.tables(|tables| tables.live(oldest.segment));
+        Some(if live.count == 0 { 0 } else { live.bytes.max(1) })
+    }
+
+    /// True if the next segment will have to be added.
+    fn will_add(&mut self) -> bool {
+        let volume = Arc::clone(&self.shared.volume);
+        let (free, rest) = (self.writer().ring.free(), self.writer().ring.rest());
+        free == 0
+            && rest < volume.segment_bytes() / 2
+            && volume.count() < self.segments_max
+            && self.oldest_bytes().is_none_or(|bytes| !is_cheap(bytes, &*volume))
     }
 
     pub(super) fn has_place(&mut self, bytes: u64) -> bool {
