@@ -27,6 +27,7 @@ mod ballots;
 mod batch_coordinator;
 mod batch_generator;
 mod commit_log;
+mod digest_map;
 mod epoch;
 mod fetched;
 mod fetcher;

@@ -21,6 +21,8 @@
 //! What a stored payload names waits aside, so that a pull costs no more for what its ancestors
 //! hold, or for what is ordered already.
 
+mod entry;
+mod lines;
 mod pull;
 #[cfg(test)]
 mod tests;
@@ -28,47 +30,14 @@ mod unproven;
 
 pub(super) use pull::{Optimistic, Taken, Wanted};
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::entry::{Arrival, Entry, State};
+use self::lines::Lines;
+use super::digest_map::DigestMap;
 use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
-
-/// Order of arrival here.
-type Arrival = u64;
-
-#[derive(Debug)]
-enum State {
-    /// Held here in its author's slot; no proof is known.
-    Unproven { info: BatchInfo, arrival: Arrival, since: Duration, ripe: bool },
-    /// Can be proposed.
-    Queued { proof: Arc<ProofOfStore>, arrival: Arrival },
-    /// Ordered by a commit; whether a proof of it is on record here.
-    Ordered { proven: bool },
-}
-
-impl State {
-    /// True if a proof of it is on record here.
-    fn is_proven(&self) -> bool {
-        matches!(self, Self::Queued { .. } | Self::Ordered { proven: true })
-    }
-
-    /// What waits to be ordered, and when it arrived.
-    fn waiting(&self) -> Option<(BatchInfo, Arrival)> {
-        match self {
-            Self::Unproven { info, arrival, .. } => Some((*info, *arrival)),
-            Self::Queued { proof, arrival } => Some((proof.info, *arrival)),
-            Self::Ordered { .. } => None,
-        }
-    }
-}
-
-/// What of one gas bucket can be proposed, by author.
-type Bucket = BTreeMap<Author, BTreeMap<Arrival, Digest>>;
-
-/// What can be proposed; the highest bucket first.
-type Buckets = BTreeMap<Reverse<u64>, Bucket>;
 
 /// Exactly what is queued, named or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,19 +50,16 @@ pub(super) struct Totals {
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct ProofManager {
-    entries: BTreeMap<Digest, State>,
-    /// Queued and named by no open payload.
-    buckets: Buckets,
-    /// Ripe, without a proof, and named by no open payload.
-    ripe: Buckets,
+    /// Whatever is known of a batch: a commit looks each of its own up once.
+    entries: DigestMap<Entry>,
+    /// What of it can be proposed and is named by no open payload, in order.
+    lines: Lines,
     /// Unproven ones that are not ripe, by when they arrived; with some that have left since.
     unripe: VecDeque<(Duration, Digest)>,
     /// How many are ripe, named or not.
     ripe_count: u64,
     /// Stored payloads that no commit has ordered or passed by, with their batches.
     open: BTreeMap<Digest, Vec<Digest>>,
-    /// For each batch that open payloads name, which ones.
-    names: BTreeMap<Digest, Vec<Digest>>,
     expirations: BTreeSet<(Timestamp, Digest)>,
     /// Bytes ordered, by author, since the epoch began.
     served: BTreeMap<Author, u64>,
@@ -118,30 +84,34 @@ impl ProofManager {
         if info.expiration < consensus {
             return false;
         }
-        if let Some(State::Queued { proof: known, .. }) = self.entries.get_mut(&digest) {
-            if known.signatures.len() < proof.signatures.len() {
-                *known = proof;
+        let entry = self.entries.get_or_default(digest);
+        match &mut entry.state {
+            State::Unknown | State::Unproven { .. } => {}
+            State::Queued { proof: known, .. } => {
+                if known.signatures.len() < proof.signatures.len() {
+                    *known = proof;
+                }
+                return false;
             }
-            return false;
+            State::Ordered { .. } => return false,
         }
-        let arrival = match self.entries.get(&digest) {
-            None => self.arrive(info.author),
+        let (before, is_named) = (std::mem::take(&mut entry.state), entry.is_named());
+        let arrival = if let State::Unproven { arrival, .. } = before {
             // It has waited since its batch arrived.
-            Some(State::Unproven { arrival, .. }) => {
-                let arrival = *arrival;
-                self.forget_unproven(&digest);
-                arrival
-            }
-            Some(_) => return false,
+            self.forget_unproven(&before, is_named);
+            arrival
+        } else {
+            self.expirations.insert((info.expiration, digest));
+            self.arrive(info.author)
         };
         self.totals.proofs += 1;
         self.totals.transactions += u64::from(info.count);
         self.totals.bytes += u64::from(info.bytes);
-        self.entries.insert(digest, State::Queued { proof, arrival });
-        self.expirations.insert((info.expiration, digest));
-        if !self.names.contains_key(&digest) {
-            enqueue(&mut self.buckets, digest, &info, arrival);
+        let state = State::Queued { proof, arrival };
+        if !is_named {
+            self.lines.enter(digest, &state);
         }
+        self.entries.get_or_default(digest).state = state;
         true
     }
 
@@ -172,8 +142,11 @@ impl ProofManager {
             return;
         }
         for digest in batches {
-            self.names.entry(*digest).or_default().push(payload);
-            self.stand_aside(digest);
+            let entry = self.entries.get_or_default(*digest);
+            if !entry.is_named() {
+                self.lines.leave(&entry.state);
+            }
+            entry.names.push(payload);
         }
         self.open.insert(payload, batches.to_vec());
     }
@@ -181,36 +154,15 @@ impl ProofManager {
     /// A payload was ordered, or can be no more: what is not ordered can be proposed again.
     pub fn on_payload_over(&mut self, payload: &Digest) {
         for digest in self.open.remove(payload).unwrap_or_default() {
-            let Some(names) = self.names.get_mut(&digest) else { continue };
-            names.retain(|name| name != payload);
-            if names.is_empty() {
-                self.names.remove(&digest);
-                self.stand_in_line(digest);
+            let Some(entry) = self.entries.get_mut(&digest) else {
+                unreachable!("{digest:?} is named and has no entry")
+            };
+            entry.names.retain(|name| name != payload);
+            if entry.is_void() {
+                self.entries.remove(&digest);
+            } else if !entry.is_named() {
+                self.lines.enter(digest, &entry.state);
             }
-        }
-    }
-
-    /// The queue that an entry stands in while no open payload names it.
-    fn line(&mut self, digest: &Digest) -> Option<(&mut Buckets, BatchInfo, Arrival)> {
-        let state = self.entries.get(digest)?;
-        let (info, arrival) = state.waiting()?;
-        let line = match state {
-            State::Queued { .. } => &mut self.buckets,
-            State::Unproven { ripe: true, .. } => &mut self.ripe,
-            _ => return None,
-        };
-        Some((line, info, arrival))
-    }
-
-    fn stand_aside(&mut self, digest: &Digest) {
-        if let Some((line, info, arrival)) = self.line(digest) {
-            dequeue(line, &info, arrival);
-        }
-    }
-
-    fn stand_in_line(&mut self, digest: Digest) {
-        if let Some((line, info, arrival)) = self.line(&digest) {
-            enqueue(line, digest, &info, arrival);
         }
     }
 
@@ -226,13 +178,18 @@ impl ProofManager {
             if expiration >= consensus {
                 break;
             }
-            self.expirations.remove(&(expiration, digest));
-            self.leave(&digest);
-            let Some(state) = self.entries.remove(&digest) else { continue };
+            self.expirations.pop_first();
+            let Some(entry) = self.entries.get_mut(&digest) else {
+                unreachable!("{digest:?} expires and has no entry")
+            };
+            let (state, is_named) = (std::mem::take(&mut entry.state), entry.is_named());
+            if !is_named {
+                self.entries.remove(&digest);
+            }
             if state.is_proven() {
                 self.expired.push((expiration, digest));
             }
-            freed += u64::from(state.waiting().is_some());
+            freed += u64::from(self.leave(&state, is_named));
         }
         freed
     }
@@ -250,25 +207,33 @@ impl ProofManager {
     }
 
     fn on_ordered(&mut self, digest: Digest, info: &BatchInfo, consensus: Timestamp) -> u64 {
-        self.leave(&digest);
-        let Some(state) = self.entries.get_mut(&digest) else {
-            if info.expiration >= consensus {
-                self.entries.insert(digest, State::Ordered { proven: false });
+        let is_live = info.expiration >= consensus;
+        let Some(entry) = self.entries.get_mut(&digest) else {
+            if is_live {
+                self.entries.insert(digest, State::Ordered { proven: false }.into());
                 self.expirations.insert((info.expiration, digest));
             }
             return 0;
         };
+        if matches!(entry.state, State::Unknown) {
+            if is_live {
+                entry.state = State::Ordered { proven: false };
+                self.expirations.insert((info.expiration, digest));
+            }
+            return 0;
+        }
         // Its expiration is known too.
-        let proven = state.is_proven();
-        let before = std::mem::replace(state, State::Ordered { proven });
-        u64::from(before.waiting().is_some())
+        let (proven, is_named) = (entry.state.is_proven(), entry.is_named());
+        let before = std::mem::replace(&mut entry.state, State::Ordered { proven });
+        u64::from(self.leave(&before, is_named))
     }
 
-    /// An entry is about to be out of what can be proposed.
-    fn leave(&mut self, digest: &Digest) {
-        self.stand_aside(digest);
-        let Some(state) = self.entries.get(digest) else { return };
-        let Some((info, _)) = state.waiting() else { return };
+    /// What was in this state is out of what can be proposed. True if it was in.
+    fn leave(&mut self, state: &State, is_named: bool) -> bool {
+        let Some(info) = state.waiting() else { return false };
+        if !is_named {
+            self.lines.leave(state);
+        }
         match state {
             State::Queued { .. } => {
                 self.totals.proofs -= 1;
@@ -278,31 +243,39 @@ impl ProofManager {
             State::Unproven { ripe: true, .. } => self.ripe_count -= 1,
             _ => {}
         }
-        let left = self.backlog.entry(info.author).or_default();
-        *left = left.saturating_sub(1);
+        let Some(left) = self.backlog.get_mut(&info.author) else {
+            unreachable!("{:?} waits for nothing and had a batch that waited", info.author)
+        };
+        *left -= 1;
         if *left == 0 {
             self.backlog.remove(&info.author);
         }
+        true
     }
 
     /// The epoch is over: nothing of it can be proposed any more. Returns how much could.
     pub fn on_close(&mut self) -> u64 {
-        let freed = self.entries.values().filter(|state| state.waiting().is_some()).count() as u64;
-        let is_proven = |digest| self.entries.get(digest).is_some_and(State::is_proven);
+        let waits = |entry: &&Entry| entry.state.waiting().is_some();
+        let freed = self.entries.values().filter(waits).count() as u64;
+        let is_proven = |digest| self.state(digest).is_proven();
         let proven = self.expirations.iter().filter(|(_, digest)| is_proven(digest));
         let expired = self.expired.iter().chain(proven).copied().collect();
         *self = Self { arrivals: self.arrivals, expired, ..Self::default() };
         freed
     }
 
+    fn state(&self, digest: &Digest) -> &State {
+        self.entries.get(digest).map_or(&State::Unknown, |entry| &entry.state)
+    }
+
     /// True if a commit ordered it and it has not expired.
     pub fn is_ordered(&self, digest: &Digest) -> bool {
-        matches!(self.entries.get(digest), Some(State::Ordered { .. }))
+        matches!(self.state(digest), State::Ordered { .. })
     }
 
     /// True if a proof of it is known, or a commit that ordered it, and it has not expired.
     pub fn knows(&self, digest: &Digest) -> bool {
-        self.entries.contains_key(digest)
+        !matches!(self.state(digest), State::Unknown)
     }
 
     /// Proofs on record that can be proposed no more.
@@ -312,7 +285,7 @@ impl ProofManager {
 
     /// Every proof that could be proposed, named by an open payload or not.
     pub fn proofs(&self) -> impl Iterator<Item = (Digest, Arc<ProofOfStore>)> {
-        self.entries.iter().filter_map(|(digest, state)| match state {
+        self.entries.iter().filter_map(|(digest, entry)| match &entry.state {
             State::Queued { proof, .. } => Some((*digest, Arc::clone(proof))),
             _ => None,
         })
@@ -321,23 +294,5 @@ impl ProofManager {
     /// What could be proposed with its proof.
     pub fn totals(&self) -> Totals {
         self.totals
-    }
-}
-
-fn enqueue(line: &mut Buckets, digest: Digest, info: &BatchInfo, arrival: Arrival) {
-    let bucket = line.entry(Reverse(info.gas_bucket_start)).or_default();
-    bucket.entry(info.author).or_default().insert(arrival, digest);
-}
-
-fn dequeue(line: &mut Buckets, info: &BatchInfo, arrival: Arrival) {
-    let at = Reverse(info.gas_bucket_start);
-    let Some(bucket) = line.get_mut(&at) else { return };
-    let Some(queue) = bucket.get_mut(&info.author) else { return };
-    queue.remove(&arrival);
-    if queue.is_empty() {
-        bucket.remove(&info.author);
-        if bucket.is_empty() {
-            line.remove(&at);
-        }
     }
 }

@@ -5,13 +5,14 @@
 //! are as many copies as were promised. Both are needs of our own: they take what bandwidth is left
 //! over, and no more than `refetch_bytes_per_second`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::Sequencer;
+use super::digest_map::DigestMap;
 use super::outbox::Clock;
 use super::payloads::Content;
-use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
+use crate::types::{Author, BatchInfo, Digest, Membership, ProofOfStore, Timestamp};
 
 /// Most contents that wait; what does not fit is fetched when it is executed.
 const WAITING_MAX: usize = 65_536;
@@ -28,8 +29,9 @@ struct Item {
 #[derive(Debug)]
 pub(super) struct Refetch {
     bytes_per_second: u64,
-    items: BTreeMap<Digest, Item>,
-    due: BTreeSet<(Duration, Digest)>,
+    items: DigestMap<Item>,
+    /// What is fetched at each moment, with some that were moved or dropped since.
+    due: BTreeMap<Duration, VecDeque<Digest>>,
     expirations: BTreeSet<(Timestamp, Digest)>,
     /// Until when what was started so far uses up the rate.
     busy_until: Duration,
@@ -40,43 +42,66 @@ impl Refetch {
     pub fn new(bytes_per_second: u64) -> Self {
         Self {
             bytes_per_second,
-            items: BTreeMap::new(),
-            due: BTreeSet::new(),
+            items: DigestMap::default(),
+            due: BTreeMap::new(),
             expirations: BTreeSet::new(),
             busy_until: Duration::ZERO,
             started: 0,
         }
     }
 
-    fn add(&mut self, digest: Digest, info: BatchInfo, holders: Vec<Author>, due: Duration) {
+    /// One more, or one that is wanted earlier.
+    fn add(
+        &mut self,
+        digest: Digest,
+        info: &BatchInfo,
+        due: Duration,
+        holders: impl FnOnce() -> Vec<Author>,
+    ) {
         if let Some(item) = self.items.get_mut(&digest) {
-            if let Some(planned) = item.due.filter(|planned| due < *planned) {
-                self.due.remove(&(planned, digest));
-                self.due.insert((due, digest));
+            if item.due.is_some_and(|planned| due < planned) {
                 item.due = Some(due);
+                self.due.entry(due).or_default().push_back(digest);
             }
             return;
         }
         if self.items.len() >= WAITING_MAX {
             return;
         }
-        self.items.insert(digest, Item { info, holders, due: Some(due) });
-        self.due.insert((due, digest));
+        let item = Item { info: *info, holders: holders(), due: Some(due) };
+        self.items.insert(digest, item);
+        self.due.entry(due).or_default().push_back(digest);
         self.expirations.insert((info.expiration, digest));
     }
 
     fn remove(&mut self, digest: &Digest) -> bool {
         let Some(item) = self.items.remove(digest) else { return false };
         self.expirations.remove(&(item.info.expiration, *digest));
-        if let Some(due) = item.due {
-            self.due.remove(&(due, *digest));
-        }
         true
+    }
+
+    /// The next one, if it is due by now and the rate allows it.
+    fn pop_due(&mut self, now: Duration) -> Option<Digest> {
+        while let Some(mut first) = self.due.first_entry() {
+            let due = *first.key();
+            if due > now || self.busy_until > now {
+                return None;
+            }
+            let Some(digest) = first.get_mut().pop_front() else {
+                first.remove();
+                continue;
+            };
+            if let Some(item) = self.items.get_mut(&digest).filter(|item| item.due == Some(due)) {
+                item.due = None;
+                return Some(digest);
+            }
+        }
+        None
     }
 
     /// When something is due and the rate allows it.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.due.first().map(|(due, _)| (*due).max(self.busy_until))
+        self.due.first_key_value().map(|(due, _)| (*due).max(self.busy_until))
     }
 
     /// Contents that wait or are being fetched.
@@ -105,7 +130,7 @@ impl Sequencer {
         let consensus = self.commits.consensus_time();
         for (info, digest) in content.optimistic() {
             if info.expiration >= consensus && self.retention.get(digest).is_none() {
-                self.refetch.add(*digest, *info, vec![info.author], due);
+                self.refetch.add(*digest, info, due, || vec![info.author]);
             }
         }
     }
@@ -116,39 +141,21 @@ impl Sequencer {
         if over || self.retention.get(&digest).is_some() {
             return;
         }
-        let holders = self.signers_of(proof);
-        self.refetch.add(digest, proof.info, holders, due);
-    }
-
-    /// Who signed that it holds the batch, without us.
-    fn signers_of(&self, proof: &ProofOfStore) -> Vec<Author> {
-        let epoch = proof.info.epoch;
-        let mut former = self.membership.former.iter();
-        let committee = if epoch == self.membership.epoch {
-            Some(&self.membership.committee)
-        } else {
-            former.find(|former| former.epoch == epoch).map(|former| &former.committee)
-        };
-        let signers = committee.into_iter().flat_map(|committee| proof.signers(committee));
-        signers.filter(|signer| *signer != self.author).collect()
+        let (membership, own) = (&self.membership, &self.author);
+        self.refetch.add(digest, &proof.info, due, || signers_of(membership, own, proof));
     }
 
     /// Starts what is due, as far as the rate goes.
     pub(super) fn tick_refetch(&mut self, clock: &Clock) {
         let now = clock.now.monotonic;
-        while let Some(&(due, digest)) = self.refetch.due.first() {
-            if due > now || self.refetch.busy_until > now {
-                return;
-            }
-            self.refetch.due.remove(&(due, digest));
-            let Some(item) = self.refetch.items.get_mut(&digest) else {
-                unreachable!("{digest:?} is due and not wanted")
-            };
-            item.due = None;
+        while let Some(digest) = self.refetch.pop_due(now) {
             if self.retention.get(&digest).is_some() {
                 self.refetch.remove(&digest);
                 continue;
             }
+            let Some(item) = self.refetch.items.get(&digest) else {
+                unreachable!("{digest:?} is due and not wanted")
+            };
             let (info, holders) = (item.info, item.holders.clone());
             let rate = self.refetch.bytes_per_second.max(1);
             let micros = u64::from(info.bytes).saturating_mul(1_000_000) / rate;
@@ -184,7 +191,20 @@ impl Sequencer {
             self.refetch(digest, &proof, self.stepped);
         }
         for (digest, info) in self.retention.missing_batches() {
-            self.refetch.add(digest, info, Vec::new(), self.stepped);
+            self.refetch.add(digest, &info, self.stepped, Vec::new);
         }
     }
+}
+
+/// Who signed that it holds the batch, without us.
+fn signers_of(membership: &Membership, own: &Author, proof: &ProofOfStore) -> Vec<Author> {
+    let epoch = proof.info.epoch;
+    let mut former = membership.former.iter();
+    let committee = if epoch == membership.epoch {
+        Some(&membership.committee)
+    } else {
+        former.find(|former| former.epoch == epoch).map(|former| &former.committee)
+    };
+    let signers = committee.into_iter().flat_map(|committee| proof.signers(committee));
+    signers.filter(|signer| signer != own).collect()
 }

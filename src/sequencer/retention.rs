@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::absence::Missing;
+use super::digest_map::DigestMap;
 use super::outbox::{Clock, Outbox};
 use super::port::Record;
 use crate::types::{BatchInfo, CommitIndex, Digest, Epoch, Timestamp};
@@ -80,7 +81,7 @@ pub(super) struct Overdue {
 #[derive(Debug)]
 pub(super) struct Retention {
     grace: Duration,
-    contents: BTreeMap<Digest, Entry>,
+    contents: DigestMap<Entry>,
     /// Contents by the time they may go, without the parked ones.
     order: BTreeSet<(Timestamp, Digest)>,
     /// Contents whose time is over and that a subscriber needs, by the commit that named them.
@@ -103,7 +104,7 @@ impl Retention {
     pub fn new(grace: Duration) -> Self {
         Self {
             grace,
-            contents: BTreeMap::new(),
+            contents: DigestMap::default(),
             order: BTreeSet::new(),
             parked: BTreeSet::new(),
             parked_bytes: 0,

@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use super::{Arrival, Buckets, ProofManager, State, enqueue};
+use super::ProofManager;
+use super::entry::{Arrival, State};
+use super::lines::{Buckets, Lines};
 use crate::sequencer::port::PayloadLimits;
 use crate::types::payload::OPTIMISTIC_MAX;
 use crate::types::{Author, BatchInfo, Digest, ProofOfStore, Timestamp};
@@ -121,12 +123,18 @@ type Source<'a> = Box<dyn Iterator<Item = (Arrival, Digest)> + 'a>;
 impl ProofManager {
     /// The best payload within the limits: what has a proof, then what has none.
     pub fn pull(&self, wanted: &Wanted<'_>) -> Taken {
-        let (proven, unproven) = self.aside(wanted.ancestors);
+        let (lines, aside) = (&self.lines, self.aside(wanted.ancestors));
         let mut served = self.served.clone();
         let mut taken = Taken::default();
-        self.take(wanted, [&self.buckets, &proven], &BTreeSet::new(), &mut served, &mut taken);
+        self.take(
+            wanted,
+            [&lines.proven, &aside.proven],
+            &BTreeSet::new(),
+            &mut served,
+            &mut taken,
+        );
         if let Some(Optimistic { blamed, .. }) = wanted.optimistic {
-            self.take(wanted, [&self.ripe, &unproven], blamed, &mut served, &mut taken);
+            self.take(wanted, [&lines.unproven, &aside.unproven], blamed, &mut served, &mut taken);
         }
         taken
     }
@@ -154,26 +162,17 @@ impl ProofManager {
         }
     }
 
-    /// What failed proposals name and no ancestor does: it can be proposed here. With a proof, and
-    /// ripe without one.
-    fn aside(&self, ancestors: &BTreeSet<Digest>) -> (Buckets, Buckets) {
-        let (mut proven, mut unproven) = (Buckets::new(), Buckets::new());
-        // Each batch once, however many payloads name it.
-        for (digest, names) in &self.names {
-            if names.iter().any(|payload| ancestors.contains(payload)) {
-                continue;
-            }
-            match self.entries.get(digest) {
-                Some(State::Queued { proof, arrival }) => {
-                    enqueue(&mut proven, *digest, &proof.info, *arrival);
-                }
-                Some(State::Unproven { info, arrival, ripe: true, .. }) => {
-                    enqueue(&mut unproven, *digest, info, *arrival);
-                }
-                _ => {}
+    /// What failed proposals name and no ancestor does: it can be proposed here.
+    fn aside(&self, ancestors: &BTreeSet<Digest>) -> Lines {
+        let mut aside = Lines::default();
+        let failed = self.open.iter().filter(|(payload, _)| !ancestors.contains(payload));
+        for digest in failed.flat_map(|(_, batches)| batches) {
+            // It takes the same place, however many of them name it.
+            if !self.is_named_by(digest, ancestors) {
+                aside.enter(*digest, self.state(digest));
             }
         }
-        (proven, unproven)
+        aside
     }
 
     /// The author of whom the fewest bytes are ordered goes first, then who has waited longest.
@@ -218,11 +217,9 @@ impl ProofManager {
 
     /// Offers an entry; what it takes of its author's turn if it fits.
     fn offer(&self, wanted: &Wanted<'_>, taken: &mut Taken, digest: Digest) -> Option<u64> {
-        let (fits, info) = match self.entries.get(&digest) {
-            Some(State::Queued { proof, .. }) => (taken.offer_proof(wanted, proof), &proof.info),
-            Some(State::Unproven { info, .. }) => {
-                (taken.offer_optimistic(wanted, digest, info), info)
-            }
+        let (fits, info) = match self.state(&digest) {
+            State::Queued { proof, .. } => (taken.offer_proof(wanted, proof), &proof.info),
+            State::Unproven { info, .. } => (taken.offer_optimistic(wanted, digest, info), &**info),
             _ => unreachable!("{digest:?} stands in line and cannot be proposed"),
         };
         fits.then(|| info.charge())

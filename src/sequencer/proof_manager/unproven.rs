@@ -3,9 +3,10 @@
 //!
 //! Age counts from the arrival here: an author has no say in it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ProofManager, State, dequeue, enqueue};
+use super::{ProofManager, State};
 use crate::types::{BatchInfo, Digest, Timestamp};
 
 impl ProofManager {
@@ -17,12 +18,12 @@ impl ProofManager {
         now: Duration,
         consensus: Timestamp,
     ) {
-        if info.expiration < consensus || self.entries.contains_key(&digest) {
+        if info.expiration < consensus || self.knows(&digest) {
             return;
         }
         let arrival = self.arrive(info.author);
-        self.entries
-            .insert(digest, State::Unproven { info: *info, arrival, since: now, ripe: false });
+        self.entries.get_or_default(digest).state =
+            State::Unproven { info: Box::new(*info), arrival, since: now, ripe: false };
         self.expirations.insert((info.expiration, digest));
         self.unripe.push_back((now, digest));
     }
@@ -30,25 +31,25 @@ impl ProofManager {
     /// What arrived at or before this moment is ripe.
     pub fn ripen(&mut self, until: Duration) {
         while let Some((_, digest)) = self.unripe.pop_front_if(|(since, _)| *since <= until) {
-            let Some(State::Unproven { info, arrival, ripe, .. }) = self.entries.get_mut(&digest)
-            else {
-                continue;
-            };
+            let Some(entry) = self.entries.get_mut(&digest) else { continue };
+            let State::Unproven { ripe, .. } = &mut entry.state else { continue };
             if std::mem::replace(ripe, true) {
                 continue;
             }
             self.ripe_count += 1;
-            if !self.names.contains_key(&digest) {
-                enqueue(&mut self.ripe, digest, info, *arrival);
+            if !entry.is_named() {
+                self.lines.enter(digest, &entry.state);
             }
         }
     }
 
     /// It gets a proof: it is unproven no more, and still waits.
-    pub(super) fn forget_unproven(&mut self, digest: &Digest) {
-        if let Some(State::Unproven { info, arrival, ripe: true, .. }) = self.entries.get(digest) {
-            dequeue(&mut self.ripe, info, *arrival);
+    pub(super) fn forget_unproven(&mut self, state: &State, is_named: bool) {
+        if matches!(state, State::Unproven { ripe: true, .. }) {
             self.ripe_count -= 1;
+            if !is_named {
+                self.lines.leave(state);
+            }
         }
     }
 
@@ -64,26 +65,22 @@ impl ProofManager {
 
     /// True if it is held in its slot, is not ordered, and has no proof.
     pub fn is_unproven(&self, digest: &Digest) -> bool {
-        matches!(self.entries.get(digest), Some(State::Unproven { .. }))
+        matches!(self.state(digest), State::Unproven { .. })
     }
 
     /// True if it came to sit in its slot at or before this moment, and is unproven.
     pub fn is_unproven_since(&self, digest: &Digest, before: Duration) -> bool {
-        let state = self.entries.get(digest);
-        matches!(state, Some(State::Unproven { since, .. }) if *since <= before)
+        matches!(self.state(digest), State::Unproven { since, .. } if *since <= before)
     }
 
     /// True if a proof of it is on record here.
     pub fn is_proven(&self, digest: &Digest) -> bool {
-        self.entries.get(digest).is_some_and(State::is_proven)
+        self.state(digest).is_proven()
     }
 
     /// True if one of these payloads names it.
-    pub fn is_named_by(
-        &self,
-        digest: &Digest,
-        payloads: &std::collections::BTreeSet<Digest>,
-    ) -> bool {
-        self.names.get(digest).is_some_and(|names| names.iter().any(|name| payloads.contains(name)))
+    pub fn is_named_by(&self, digest: &Digest, payloads: &BTreeSet<Digest>) -> bool {
+        let entry = self.entries.get(digest);
+        entry.is_some_and(|entry| entry.names.iter().any(|name| payloads.contains(name)))
     }
 }
