@@ -7,7 +7,6 @@ use super::batch_generator::Conditions;
 use super::outbox::Clock;
 use super::port::{LeaseRequest, Reply, RequestId, Room, Transaction, UnderLease};
 use super::pressure::{Measured, Pressure};
-use crate::types::{BatchInfo, Digest};
 
 impl Sequencer {
     /// How much is accepted now, from which gas bucket on, and why.
@@ -94,10 +93,9 @@ impl Sequencer {
 
     /// Notes how long the newest of our batches in a commit waited for it. Not the oldest: one that
     /// was late for a reason of its own says nothing about the next.
-    pub(super) fn note_commit_time(&mut self, now: Duration, ordered: &[(Digest, BatchInfo)]) {
-        let ages = ordered.iter().filter_map(|(digest, _)| self.proofs.age(digest, now));
-        if let Some(age) = ages.min() {
-            self.commit_time = age;
+    pub(super) fn note_commit_time(&mut self, ages: &[Duration]) {
+        if let Some(age) = ages.iter().min() {
+            self.commit_time = *age;
         }
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(super) use self::admit::Conditions;
+use super::digest_map::DigestMap;
 use super::leases::Leases;
 use super::outbox::{Clock, Outbox};
 use super::pool::{Pool, Ticket};
@@ -89,7 +90,7 @@ pub(super) struct BatchGenerator {
     pub leases: Leases,
     pub rate: PullRate,
     submissions: BTreeMap<RequestId, Submission>,
-    outstanding: BTreeMap<Digest, Outstanding>,
+    outstanding: DigestMap<Outstanding>,
     outstanding_order: BTreeSet<(Timestamp, Digest)>,
     outstanding_bytes: u64,
     outstanding_transactions: u64,
@@ -134,7 +135,7 @@ impl BatchGenerator {
             rate: PullRate::new(config.pull_rate.clone(), config.batch_age_max),
             config,
             submissions: BTreeMap::new(),
-            outstanding: BTreeMap::new(),
+            outstanding: DigestMap::default(),
             outstanding_order: BTreeSet::new(),
             outstanding_bytes: 0,
             outstanding_transactions: 0,

@@ -4,6 +4,8 @@
 //! Time is that of the commit which is applied, not of the newest one logged: while a payload is
 //! missing, nothing is deleted or batched again that a logged commit may still name.
 
+use std::time::Duration;
+
 use super::Sequencer;
 use super::outbox::Clock;
 use super::payloads::Content;
@@ -91,14 +93,15 @@ impl Sequencer {
         ordered: &[(Digest, BatchInfo)],
         outside: usize,
     ) -> CommitReceipt {
-        self.note_commit_time(now.monotonic, ordered);
         for (digest, info) in &ordered[..outside] {
             self.retention.on_ordered(*digest, Some(*info), header.height);
         }
-        for (digest, _) in ordered {
-            if let Some(age) = self.proofs.age(digest, now.monotonic) {
-                self.outbox.effect(Effect::Measured(Measurement::Ordered(age)));
-            }
+        let own = ordered.iter().filter(|(_, info)| info.author == self.author);
+        let age = |(digest, _): &(Digest, BatchInfo)| self.proofs.age(digest, now.monotonic);
+        let ages: Vec<Duration> = own.filter_map(age).collect();
+        self.note_commit_time(&ages);
+        for age in ages {
+            self.outbox.effect(Effect::Measured(Measurement::Ordered(age)));
         }
         self.advance(now, header, ordered, outside)
     }
@@ -122,7 +125,8 @@ impl Sequencer {
         self.enters(Component::BatchCoordinator);
         let deleted = self.coordinator.on_overdue(&mut self.outbox, &overdue);
         self.enters(Component::ProofCoordinator);
-        let votes = self.proofs.on_commit(&clock, ordered);
+        let own = ordered.iter().filter(|(_, info)| info.author == self.author);
+        let votes = self.proofs.on_commit(&clock, own.map(|(digest, _)| digest));
         self.enters(Component::ProofManager);
         let (outside, inline) = ordered.split_at(outside);
         let queued = self.manager.on_inline_commit(inline, clock.consensus)

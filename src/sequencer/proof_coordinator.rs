@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::digest_map::DigestMap;
 use super::outbox::{Clock, Outbox};
 use super::port::{Effect, Measurement, Promise, Record, Refusal};
 use super::standing::Standing;
@@ -72,7 +73,7 @@ impl Collecting {
 #[derive(Debug)]
 pub(super) struct ProofCoordinator {
     resend_interval: Duration,
-    batches: BTreeMap<Digest, Collecting>,
+    batches: DigestMap<Collecting>,
     due: BTreeSet<(Duration, Digest)>,
     /// Validators whose link came up, and when they are asked for votes that they may owe.
     relinked: BTreeMap<Author, Duration>,
@@ -87,7 +88,7 @@ impl ProofCoordinator {
     pub fn new(resend_interval: Duration) -> Self {
         Self {
             resend_interval,
-            batches: BTreeMap::new(),
+            batches: DigestMap::default(),
             due: BTreeSet::new(),
             relinked: BTreeMap::new(),
             expirations: BTreeSet::new(),
@@ -282,12 +283,13 @@ impl ProofCoordinator {
         }
     }
 
-    /// What is ordered or expired needs no votes. Returns how many were let go.
-    pub fn on_commit(&mut self, clock: &Clock, ordered: &[(Digest, BatchInfo)]) -> u64 {
-        let mut freed = 0;
-        for (digest, _) in ordered {
-            freed += u64::from(self.let_go(digest));
-        }
+    /// What of ours is ordered, and what is expired, needs no votes. Returns how many were let go.
+    pub fn on_commit<'a>(
+        &mut self,
+        clock: &Clock,
+        ordered: impl Iterator<Item = &'a Digest>,
+    ) -> u64 {
+        let mut freed = ordered.map(|digest| u64::from(self.let_go(digest))).sum();
         while let Some(&(expiration, digest)) = self.expirations.first() {
             if expiration >= clock.consensus {
                 break;

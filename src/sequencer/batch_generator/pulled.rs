@@ -60,7 +60,7 @@ impl BatchGenerator {
     pub fn track_progress(&mut self) {
         self.pool.track();
         let Some(set) = &mut self.pool.in_progress else { return };
-        for (digest, batch) in &self.outstanding {
+        for (digest, batch) in self.outstanding.iter() {
             let body = BatchBody::new(batch.body.clone());
             let keys = body.transactions().map(|bytes| TransactionKey::of(&bytes)).collect();
             set.hold(*digest, self.author, keys, batch.info.expiration, None);
