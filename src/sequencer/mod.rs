@@ -567,7 +567,8 @@ impl Sequencer {
                 self.outbox.effect(Effect::Measured(Measurement::Certified(age)));
             }
             self.enters(Component::ProofManager);
-            self.manager.on_proof(vote.digest, Arc::clone(&proof), clock.consensus);
+            let now = clock.now.monotonic;
+            self.manager.on_proof(vote.digest, Arc::clone(&proof), now, clock.consensus);
             self.outbox.promise(Promise::Publish(proof));
             self.outbox.event(Event::Certified { digest: vote.digest });
         }
@@ -588,7 +589,12 @@ impl Sequencer {
         self.certified_in_progress(&digest);
         if proof.info.epoch == self.epoch()
             && self.ends.phase != Phase::Closed
-            && self.manager.on_proof(digest, Arc::clone(&proof), clock.consensus)
+            && self.manager.on_proof(
+                digest,
+                Arc::clone(&proof),
+                clock.now.monotonic,
+                clock.consensus,
+            )
         {
             let due = clock.now.monotonic + self.config.refetch_delay;
             self.refetch(digest, &proof, due);
@@ -606,7 +612,7 @@ impl Sequencer {
         if self.ends.phase == Phase::Open {
             let grown = self.proofs.on_tick(outbox, clock, windows, &self.membership.committee);
             for (digest, proof) in grown {
-                self.manager.on_proof(digest, proof, clock.consensus);
+                self.manager.on_proof(digest, proof, clock.now.monotonic, clock.consensus);
             }
         }
         self.optimism.on_time(clock.now.monotonic);

@@ -4,6 +4,7 @@
 //! Time is that of the commit which is applied, not of the newest one logged: while a payload is
 //! missing, nothing is deleted or batched again that a logged commit may still name.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Sequencer;
@@ -11,7 +12,8 @@ use super::outbox::Clock;
 use super::payloads::Content;
 use super::port::{Effect, Measurement, Now, Reply, RequestId};
 use crate::types::{
-    Ack, BatchInfo, Commit, CommitIndex, CommitReceipt, Component, Digest, PayloadHeader, Timestamp,
+    Ack, Author, BatchInfo, Commit, CommitIndex, CommitReceipt, Component, Digest, PayloadHeader,
+    Timestamp,
 };
 
 /// Payloads fetched ahead of the next one to apply.
@@ -58,6 +60,7 @@ impl Sequencer {
             let ordered: Vec<(Digest, BatchInfo)> =
                 content.batches.iter().copied().zip(infos).collect();
             self.measure_kinds(&content);
+            self.measure_authors(&ordered);
             self.judge_proposals(commit.index, &digest);
             let outside = content.payload.content.outside();
             let receipt = self.apply(now, &commit.header, &ordered, outside);
@@ -179,6 +182,24 @@ impl Sequencer {
         let (outside, inline) = ordered.split_at(outside);
         self.manager.on_inline_commit(inline, Timestamp(0));
         self.manager.on_commit(outside, Timestamp(0));
+    }
+
+    /// How much of each member was ordered, for metrics. Who brings a batch along in a payload says
+    /// whose it is: only members are told apart.
+    fn measure_authors(&mut self, ordered: &[(Digest, BatchInfo)]) {
+        let mut authors: BTreeMap<Author, (u64, u64)> = BTreeMap::new();
+        for (_, info) in ordered {
+            let (batches, transactions) = authors.entry(info.author).or_default();
+            *batches += 1;
+            *transactions += u64::from(info.count);
+        }
+        let committee = &self.membership.committee;
+        for (author, (batches, transactions)) in authors {
+            if committee.index_of(&author).is_some() {
+                let measured = Measurement::OrderedOf { author, batches, transactions };
+                self.outbox.effect(Effect::Measured(measured));
+            }
+        }
     }
 
     /// How many batches were ordered without a proof, for metrics.

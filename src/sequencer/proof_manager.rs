@@ -47,6 +47,15 @@ pub(super) struct Totals {
     pub bytes: u64,
 }
 
+/// How long a batch has waited to be proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waited {
+    /// Since it, or its proof if that came first, arrived here.
+    pub age: Duration,
+    /// Since its proof did.
+    pub proven: Option<Duration>,
+}
+
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct ProofManager {
@@ -78,6 +87,7 @@ impl ProofManager {
         &mut self,
         digest: Digest,
         proof: Arc<ProofOfStore>,
+        now: Duration,
         consensus: Timestamp,
     ) -> bool {
         let info = proof.info;
@@ -96,18 +106,18 @@ impl ProofManager {
             State::Ordered { .. } => return false,
         }
         let (before, is_named) = (std::mem::take(&mut entry.state), entry.is_named());
-        let arrival = if let State::Unproven { arrival, .. } = before {
+        let (arrival, since) = if let State::Unproven { arrival, since, .. } = before {
             // It has waited since its batch arrived.
             self.forget_unproven(&before, is_named);
-            arrival
+            (arrival, since)
         } else {
             self.expirations.insert((info.expiration, digest));
-            self.arrive(info.author)
+            (self.arrive(info.author), now)
         };
         self.totals.proofs += 1;
         self.totals.transactions += u64::from(info.count);
         self.totals.bytes += u64::from(info.bytes);
-        let state = State::Queued { proof, arrival };
+        let state = State::Queued { proof, arrival, since, proven: now };
         if !is_named {
             self.lines.enter(digest, &state);
         }
@@ -276,6 +286,17 @@ impl ProofManager {
     /// True if a proof of it is known, or a commit that ordered it, and it has not expired.
     pub fn knows(&self, digest: &Digest) -> bool {
         !matches!(self.state(digest), State::Unknown)
+    }
+
+    /// How long what could be proposed has waited for it.
+    pub fn waited(&self, digest: &Digest, now: Duration) -> Option<Waited> {
+        let (since, proven) = match self.state(digest) {
+            State::Unproven { since, .. } => (*since, None),
+            State::Queued { since, proven, .. } => (*since, Some(*proven)),
+            State::Unknown | State::Ordered { .. } => return None,
+        };
+        let age = now.saturating_sub(since);
+        Some(Waited { age, proven: proven.map(|proven| now.saturating_sub(proven)) })
     }
 
     /// Proofs on record that can be proposed no more.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Sequencer;
 use super::epoch::Phase;
@@ -12,12 +13,12 @@ use super::port::{
     self, Effect, Measurement, ParentOf, PullError, PullRequest, Record, Reply, RequestId,
     VerifyRequest,
 };
-use super::proof_manager::{Optimistic, Taken, Wanted};
+use super::proof_manager::{Optimistic, Taken, Waited, Wanted};
 use super::retention::Held;
 use crate::types::payload::latest_expiration;
 use crate::types::{
-    Author, Batch, CommitIndex, Component, Digest, InvalidPayload, Payload, PayloadContent,
-    PayloadHeader, ProofOfStore, Timestamp,
+    Author, Batch, BatchInfo, CommitIndex, Component, Digest, InvalidPayload, Payload,
+    PayloadContent, PayloadHeader, ProofOfStore, Timestamp,
 };
 
 impl Sequencer {
@@ -30,7 +31,7 @@ impl Sequencer {
         }
         match self.build_payload(request) {
             Ok((digest, content)) => {
-                self.measure_proposal(&content);
+                self.measure_proposal(clock.now.monotonic, &content);
                 let payload = Arc::clone(&content.payload);
                 self.store_payload(clock, digest, content);
                 self.outbox.reply_durably(id, Reply::Pulled(Ok(payload)));
@@ -39,8 +40,22 @@ impl Sequencer {
         }
     }
 
-    fn measure_proposal(&mut self, content: &Content) {
-        let content = &content.payload.content;
+    fn measure_proposal(&mut self, now: Duration, proposed: &Content) {
+        let content = &proposed.payload.content;
+        for (info, digest) in content.batches().zip(&proposed.batches) {
+            if let Some(Waited { age, proven }) = self.manager.waited(digest, now) {
+                let measured = Measurement::ProposedBatch { author: info.author, age, proven };
+                self.outbox.effect(Effect::Measured(measured));
+            }
+        }
+        if !proposed.batches.is_empty() {
+            let sum = |of: fn(&BatchInfo) -> u32| content.batches().map(|i| u64::from(of(i))).sum();
+            self.outbox.effect(Effect::Measured(Measurement::Proposed {
+                batches: proposed.batches.len() as u64,
+                transactions: sum(|info| info.count),
+                bytes: sum(|info| info.bytes),
+            }));
+        }
         let (optimistic, inline) = (content.optimistic.len() as u64, content.inline.len() as u64);
         if optimistic + inline > 0 {
             let measured = Measurement::ProposedUnproven { optimistic, inline };

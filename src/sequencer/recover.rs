@@ -492,7 +492,12 @@ impl Sequencer {
         for (digest, proof) in &sorted.proofs {
             let is_queued = proof.info.epoch == self.epoch()
                 && !is_over
-                && self.manager.on_proof(*digest, Arc::clone(proof), clock.consensus);
+                && self.manager.on_proof(
+                    *digest,
+                    Arc::clone(proof),
+                    clock.now.monotonic,
+                    clock.consensus,
+                );
             let ordered = self.manager.is_ordered(digest);
             if !is_queued && !ordered && self.retention.get(digest).is_none() {
                 let expiration = proof.info.expiration;

@@ -16,6 +16,8 @@ struct Listed {
     kind: String,
     unit: String,
     help: String,
+    /// Of the system that this replaces, the metrics that are the closest.
+    replaces: BTreeSet<String>,
 }
 
 fn dashboards(file: &str) -> String {
@@ -30,7 +32,10 @@ fn listed() -> Vec<Listed> {
         let fields: Vec<&str> = line.split('|').map(str::trim).collect();
         assert_eq!(fields.len(), 5, "name | type | unit | help | replaces: {line}");
         let [name, kind, unit, help] = [0, 1, 2, 3].map(|field| fields[field].to_owned());
-        Listed { name, kind, unit, help }
+        // Remarks are in parentheses.
+        let names = fields[4].split(['(', ')']).step_by(2).flat_map(|part| part.split(','));
+        let replaces = names.map(str::trim).filter(|name| !name.is_empty());
+        Listed { name, kind, unit, help, replaces: replaces.map(str::to_owned).collect() }
     };
     lines.map(parse).collect()
 }
@@ -104,6 +109,14 @@ async fn a_node_shows_exactly_the_listed_metrics() {
         "batch_transactions",
         "batch_certification_seconds",
         "batch_ordering_seconds",
+        "payload_batches",
+        "payload_transactions",
+        "payload_bytes",
+        "proposed_batch_age_seconds",
+        "proposed_proof_wait_seconds",
+        "proposed_batches_total",
+        "ordered_batches_total",
+        "ordered_transactions_total",
         "votes_signed_total",
         "proofs_published_total",
         "verification_seconds",
@@ -137,7 +150,7 @@ fn listed_names_say_their_unit_and_are_sorted() {
     let listed = listed();
     assert!(listed.len() > 60);
     assert!(listed.is_sorted_by(|a, b| a.name < b.name), "sort the list");
-    for Listed { name, kind, unit, help } in listed {
+    for Listed { name, kind, unit, help, .. } in listed {
         assert!(name.starts_with("quorum_store_"), "{name}");
         assert!(["counter", "gauge", "histogram"].contains(&kind.as_str()), "{name}: {kind}");
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
@@ -147,6 +160,45 @@ fn listed_names_say_their_unit_and_are_sorted() {
             assert_eq!(unit == base, stem.ends_with(base), "{name} in {unit}");
         }
     }
+}
+
+#[test]
+fn the_operators_find_every_old_name_beside_the_new_one() {
+    let mut expected = BTreeSet::new();
+    for Listed { name, replaces, .. } in listed() {
+        let name = name.trim_start_matches("quorum_store_").to_owned();
+        expected.extend(replaces.into_iter().map(|old| (old, name.clone())));
+    }
+    assert!(expected.len() > 60, "{}", expected.len());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators.md");
+    let chapter = std::fs::read_to_string(path).unwrap();
+    let table = chapter.split_once("| there | here |\n|---|---|\n").unwrap().1;
+    let mut found = BTreeSet::new();
+    for row in table.lines().take_while(|line| line.starts_with('|')) {
+        let mut names = row.split('`').skip(1).step_by(2).map(str::to_owned);
+        let old = names.next().unwrap();
+        found.extend(names.map(|new| (old.clone(), new)));
+    }
+    assert_eq!(found, expected, "the table and metrics.txt");
+}
+
+#[test]
+fn every_metric_that_the_operators_are_told_of_is_there() {
+    let listed: BTreeSet<String> = listed().into_iter().map(|listed| listed.name).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators.md");
+    let chapter = std::fs::read_to_string(path).unwrap();
+    let table = chapter.split_once("| metric | meaning |\n|---|---|\n").unwrap().1;
+    let mut told = 0;
+    for row in table.lines().take_while(|line| line.starts_with('|')) {
+        // What follows "by" are labels.
+        let cell = row.split('|').nth(1).unwrap();
+        for part in cell.split(',') {
+            let name = part.split('`').nth(1).unwrap();
+            told += 1;
+            assert!(listed.contains(&format!("quorum_store_{name}")), "{name} is not listed");
+        }
+    }
+    assert!(told > 60, "{told}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod instruments;
 mod links;
 mod messages;
 mod optimism;
+mod proposing;
 mod restarts;
 mod source;
 mod state;
@@ -34,6 +35,7 @@ use self::instruments::by_label;
 use self::links::Links;
 use self::messages::Messages;
 use self::optimism::Optimism;
+use self::proposing::Proposing;
 use self::restarts::Restarts;
 use self::source::Source;
 use self::state::State;
@@ -67,6 +69,8 @@ pub(super) struct Metrics {
     /// Of fetches, as peers answer them.
     pub fetching: Fetching,
     pub optimism: Optimism,
+    /// Of payloads made here, and of commits.
+    pub proposing: Proposing,
     /// Of the supervisor.
     pub restarts: Restarts,
     /// Of the handle.
@@ -118,18 +122,20 @@ impl Metrics {
         registry: &Registry,
         peers: impl Iterator<Item = Author>,
     ) -> Result<Self, prometheus::Error> {
+        let peers: Vec<Author> = peers.collect();
         Ok(Self {
             groups: Groups::new(registry)?,
             messages: Messages::new(registry)?,
             source: Source::new(registry)?,
             collecting: Collecting::new(registry)?,
-            links: Links::new(registry, peers)?,
+            links: Links::new(registry, peers.iter().copied())?,
             state: State::new(registry)?,
             followers: Followers::new(registry)?,
             admission: Admission::new(registry)?,
             epochs: Epochs::new(registry)?,
             fetching: Fetching::new(registry)?,
             optimism: Optimism::new(registry)?,
+            proposing: Proposing::new(registry, peers.into_iter())?,
             restarts: Restarts::new(registry)?,
             host: Host::new(registry)?,
         })
@@ -169,6 +175,7 @@ impl Metrics {
         self.collecting.measured(measurement);
         self.source.measured(measurement);
         self.optimism.measured(measurement);
+        self.proposing.measured(measurement);
     }
 
     /// The host got a receipt.

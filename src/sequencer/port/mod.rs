@@ -460,6 +460,33 @@ pub enum Measurement {
     Grown,
     /// A validator sent a signature that does not verify, and was in good standing until then.
     Demoted,
+    /// A payload was made that orders something.
+    Proposed {
+        /// Batches that it orders.
+        batches: u64,
+        /// Transactions in them.
+        transactions: u64,
+        /// Bytes of them.
+        bytes: u64,
+    },
+    /// A batch is in a payload that was made.
+    ProposedBatch {
+        /// Whose it is.
+        author: Author,
+        /// How long it, or its proof if that came first, had been here.
+        age: Duration,
+        /// How long its proof had been here, if it has one.
+        proven: Option<Duration>,
+    },
+    /// A commit ordered batches of a member of the committee.
+    OrderedOf {
+        /// Whose they are.
+        author: Author,
+        /// How many.
+        batches: u64,
+        /// Transactions in them.
+        transactions: u64,
+    },
     /// A payload was made with so many batches without a proof.
     ProposedUnproven {
         /// Optimistic ones.

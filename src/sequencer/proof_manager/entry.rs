@@ -24,8 +24,8 @@ pub(super) enum State {
     Unknown,
     /// Held here in its author's slot; no proof is known.
     Unproven { info: Box<BatchInfo>, arrival: Arrival, since: Duration, ripe: bool },
-    /// Can be proposed.
-    Queued { proof: Arc<ProofOfStore>, arrival: Arrival },
+    /// Can be proposed: `since` it was in its slot or had a proof, `proven` since it had one.
+    Queued { proof: Arc<ProofOfStore>, arrival: Arrival, since: Duration, proven: Duration },
     /// Ordered by a commit; whether a proof of it is on record here.
     Ordered { proven: bool },
 }

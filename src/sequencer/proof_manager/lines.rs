@@ -45,7 +45,7 @@ impl Lines {
 
     fn of<'s>(&mut self, state: &'s State) -> Option<(&mut Buckets, &'s BatchInfo, Arrival)> {
         match state {
-            State::Queued { proof, arrival } => Some((&mut self.proven, &proof.info, *arrival)),
+            State::Queued { proof, arrival, .. } => Some((&mut self.proven, &proof.info, *arrival)),
             State::Unproven { info, arrival, ripe: true, .. } => {
                 Some((&mut self.unproven, info, *arrival))
             }

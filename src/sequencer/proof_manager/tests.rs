@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Optimistic, ProofManager, Totals, Wanted};
+use super::{Optimistic, ProofManager, Totals, Waited, Wanted};
 use crate::sequencer::port::PayloadLimits;
 use crate::types::{
     Author, BatchId, BatchInfo, Digest, Epoch, Incarnation, ProofOfStore, Timestamp,
@@ -21,6 +21,8 @@ const OPERATIONS: u64 = if cfg!(miri) {
 } else {
     1_000_000
 };
+
+const NOW: Duration = Duration::ZERO;
 
 fn digest(number: u64) -> Digest {
     let mut bytes = [0; 32];
@@ -162,11 +164,11 @@ fn a_naive_model_agrees_over_a_million_operations() {
                 if let Some((_, info)) = known.iter().find(|(other, _)| *other == digest) {
                     let proof = Arc::new(ProofOfStore { info: *info, signatures: Vec::new() });
                     let expected = model.proof(digest, &proof, now);
-                    assert_eq!(real.on_proof(digest, proof, Timestamp(now)), expected);
+                    assert_eq!(real.on_proof(digest, proof, NOW, Timestamp(now)), expected);
                 } else {
                     known.push((digest, proof.info));
                     let expected = model.proof(digest, &proof, now);
-                    assert_eq!(real.on_proof(digest, proof, Timestamp(now)), expected);
+                    assert_eq!(real.on_proof(digest, proof, NOW, Timestamp(now)), expected);
                 }
             }
             10..=12 => {
@@ -236,7 +238,7 @@ fn an_author_that_offers_ten_times_as_much_delays_nobody_but_itself() {
                 proof.info.gas_bucket_start = 0;
                 (proof.info.count, proof.info.bytes) = (1, 100);
                 offered.insert(number, round);
-                manager.on_proof(digest(number), Arc::new(proof), Timestamp(0));
+                manager.on_proof(digest(number), Arc::new(proof), NOW, Timestamp(0));
                 number += 1;
             }
         }
@@ -303,9 +305,13 @@ fn what_has_no_proof_comes_after_what_has_one_once_it_is_ripe_and_once_only() {
     assert_eq!(pulled(&manager, &[], &[]), (vec![], vec![0, 1, 2, 3]), "authors take turns");
     assert_eq!(pulled(&manager, &[], &[0]), (vec![], vec![1, 2]), "0 and 3 are of one author");
     // One gets its proof: it counts once, as what it is now.
-    assert!(manager.on_proof(digest(2), Arc::clone(&proofs[2]), Timestamp(0)));
+    assert!(manager.on_proof(digest(2), Arc::clone(&proofs[2]), seconds(9), Timestamp(0)));
     assert_eq!(pulled(&manager, &[], &[]), (vec![2], vec![0, 1, 3]));
     assert_eq!((manager.ripe(), manager.totals().proofs), (3, 1));
+    // It has waited since its batch was here, and since its proof was.
+    let waited = |age, proven| Some(Waited { age: seconds(age), proven });
+    assert_eq!(manager.waited(&digest(2), seconds(10)), waited(8, Some(seconds(1))));
+    assert_eq!(manager.waited(&digest(3), seconds(10)), waited(7, None));
     // What an ancestor names is left out, with a proof or without; beside a failed one it is not.
     let payload = digest(1 << 60);
     manager.on_payload(payload, &[digest(0), digest(2), digest(4)]);
@@ -319,7 +325,7 @@ fn what_has_no_proof_comes_after_what_has_one_once_it_is_ripe_and_once_only() {
     assert_eq!(manager.on_commit(&ordered(0), Timestamp(0)), 1);
     assert_eq!(manager.on_inline_commit(&ordered(1), Timestamp(0)), 1);
     for (at, proof) in proofs.iter().enumerate().take(2) {
-        assert!(!manager.on_proof(digest(at as u64), Arc::clone(proof), Timestamp(0)));
+        assert!(!manager.on_proof(digest(at as u64), Arc::clone(proof), NOW, Timestamp(0)));
         manager.on_batch(digest(at as u64), &proof.info, seconds(9), Timestamp(0));
     }
     manager.ripen(seconds(9));
