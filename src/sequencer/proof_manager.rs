@@ -14,9 +14,11 @@
 //!
 //! A pull takes the highest gas bucket first. Inside a bucket authors take turns: the one of whom
 //! the chain has ordered the fewest bytes goes first, with what arrived here first. So an author
-//! that offers ten times as much as the others delays its own batches, not theirs. Whoever comes
-//! back after having had nothing to propose starts level with the others. A batch that does not fit
-//! is skipped and smaller ones follow; the same state gives the same answer.
+//! that offers ten times as much as the others delays its own batches, not theirs. Whoever had
+//! nothing to propose for a while has saved up turns, but no more than [`CREDIT_MAX`]: what comes in
+//! bursts and is less than a fair share over time goes first, and nobody can come back and take
+//! every turn for long. A batch that does not fit is skipped and smaller ones follow; the same state
+//! gives the same answer.
 //!
 //! What a stored payload names waits aside, so that a pull costs no more for what its ancestors
 //! hold, or for what is ordered already.
@@ -56,9 +58,13 @@ pub(super) struct Waited {
     pub proven: Option<Duration>,
 }
 
+/// Bytes by which who had nothing to propose may be behind the others, at most.
+pub(super) const CREDIT_MAX: u64 = 1 << 20;
+
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct ProofManager {
+    credit_max: u64,
     /// Whatever is known of a batch: a commit looks each of its own up once.
     entries: DigestMap<Entry>,
     /// What of it can be proposed and is named by no open payload, in order.
@@ -81,6 +87,10 @@ pub(super) struct ProofManager {
 }
 
 impl ProofManager {
+    pub fn new(credit_max: u64) -> Self {
+        Self { credit_max, ..Self::default() }
+    }
+
     /// A verified proof. True if it is new. One that holds more signatures than the one known
     /// takes its place: whoever fetches has more to ask.
     pub fn on_proof(
@@ -134,7 +144,7 @@ impl ProofManager {
         arrival
     }
 
-    /// An author that had nothing to propose has saved up no turns.
+    /// An author that had nothing to propose has saved up no more turns than it may.
     fn level(&mut self, author: Author) {
         if self.backlog.contains_key(&author) {
             return;
@@ -142,7 +152,7 @@ impl ProofManager {
         let served = |author: &Author| self.served.get(author).copied().unwrap_or_default();
         if let Some(least) = self.backlog.keys().map(served).min() {
             let own = self.served.entry(author).or_default();
-            *own = (*own).max(least);
+            *own = (*own).max(least.saturating_sub(self.credit_max));
         }
     }
 
@@ -270,7 +280,7 @@ impl ProofManager {
         let is_proven = |digest| self.state(digest).is_proven();
         let proven = self.expirations.iter().filter(|(_, digest)| is_proven(digest));
         let expired = self.expired.iter().chain(proven).copied().collect();
-        *self = Self { arrivals: self.arrivals, expired, ..Self::default() };
+        *self = Self { arrivals: self.arrivals, expired, ..Self::new(self.credit_max) };
         freed
     }
 

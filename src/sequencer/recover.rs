@@ -17,7 +17,7 @@ use super::payloads::{Content, Payloads};
 use super::port::{BatchRecord, Now, Promise, Record};
 use super::pressure::DiskLag;
 use super::proof_coordinator::ProofCoordinator;
-use super::proof_manager::ProofManager;
+use super::proof_manager::{CREDIT_MAX, ProofManager};
 use super::refetch::Refetch;
 use super::retention::{Held, Retention};
 use super::silence::Silence;
@@ -309,7 +309,7 @@ impl Sequencer {
             generator: BatchGenerator::new(&identity, parameters, config.clone(), reserved),
             coordinator: BatchCoordinator::new(epoch, committee, limits),
             proofs: ProofCoordinator::new(config.resend_interval),
-            manager: ProofManager::default(),
+            manager: ProofManager::new(CREDIT_MAX),
             windows,
             payloads: Payloads::new(config.unasked_payloads_max),
             commits: CommitLog::new(chain, &genesis.header(), kept, bounds),

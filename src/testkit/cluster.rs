@@ -25,6 +25,7 @@ use super::leasing::Quote;
 use super::network::Network;
 use super::node::Node;
 use super::options::Options;
+use super::saturation::Proposed;
 use super::store::{CrashStore, Tear};
 use super::trace::Trace;
 use crate::crypto::Signer;
@@ -49,6 +50,7 @@ pub(super) enum Event {
     Written { node: usize, life: u64 },
     Tick { node: usize, life: u64 },
     Submit,
+    Offer { node: usize },
     Lease,
     UseLease { node: usize, life: u64, quote: Box<Quote> },
     Propose { height: u64, attempt: u64 },
@@ -142,6 +144,8 @@ pub struct Cluster {
     pub(super) keeper: Option<usize>,
     /// How long fetches took.
     pub(super) fetch_times: Vec<Duration>,
+    /// What was proposed while blocks were full.
+    pub(super) proposed: Vec<Proposed>,
 }
 
 impl Cluster {
@@ -200,6 +204,7 @@ impl Cluster {
             holds_execution: false,
             keeper: None,
             fetch_times: Vec::new(),
+            proposed: Vec::new(),
             genesis,
             options,
         };
@@ -215,6 +220,7 @@ impl Cluster {
             }
         }
         self.after(1000, Event::Submit);
+        self.start_offers();
         if !self.options.lease_interval.is_zero() {
             self.after(2000, Event::Lease);
         }
@@ -287,6 +293,7 @@ impl Cluster {
             Event::Written { node, life } => self.on_written(node, life),
             Event::Tick { node, life } => self.on_tick(node, life),
             Event::Submit => self.on_submit(),
+            Event::Offer { node } => self.on_offer(node),
             Event::Lease => self.on_lease_due(),
             Event::UseLease { node, life, quote } => self.on_use_lease(node, life, &quote),
             Event::Propose { height, attempt } => self.on_propose(height, attempt),

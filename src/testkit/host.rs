@@ -15,8 +15,8 @@ use super::execution::State;
 use super::followers::{Follower, INDEXERS, Which};
 use super::source::Mempool;
 use crate::sequencer::port::{
-    Accepted, CommitError, Input, ParentOf, PayloadLimits, PullRequest, Reply, RequestId,
-    SubmitError, Transaction, VerifyRequest,
+    Accepted, CommitError, Input, ParentOf, PullRequest, Reply, RequestId, SubmitError,
+    Transaction, VerifyRequest,
 };
 use crate::types::{Commit, CommitIndex, Digest, Epoch, Message, Payload, PayloadHeader};
 
@@ -144,11 +144,7 @@ impl Cluster {
             height: CommitIndex(height),
             parent: tip.digest,
             block_timestamp: self.clock(leader).wall.max(tip.block_timestamp),
-            limits: PayloadLimits {
-                transactions_max: self.rng.u64(1..200),
-                batch_bytes_max: self.rng.u64(..1 << 20),
-                batches_max: self.rng.u64(..64),
-            },
+            limits: self.payload_limits(),
             exclude: Vec::new(),
         };
         let pending = Pending::Pull { height, attempt };
@@ -156,6 +152,7 @@ impl Cluster {
     }
 
     fn on_pulled(&mut self, leader: usize, height: u64, attempt: u64, payload: &Arc<Payload>) {
+        self.note_proposed(height, payload);
         let payload = &self.lead(leader, payload);
         let digest = payload.digest(&self.chain);
         self.ordering.payloads.insert(digest, Arc::clone(payload));

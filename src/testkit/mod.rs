@@ -38,6 +38,7 @@ mod loss;
 mod network;
 mod node;
 mod options;
+mod saturation;
 mod source;
 mod store;
 mod trace;
@@ -49,6 +50,7 @@ pub use checker::{Checker, Violation};
 pub use cluster::{Cluster, CrashPoint, StopPoint};
 pub use keys::Keys;
 pub use options::Options;
+pub use saturation::{Proposed, Saturation};
 pub use store::{CrashStore, Tear};
 pub use trace::Trace;
 

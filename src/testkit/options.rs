@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use fastrand::Rng;
 
 use super::byzantine::Lie;
+use super::saturation::Saturation;
 use crate::config::{LeaseConfig, PressureConfig, PullRateConfig, SequencerConfig};
 use crate::types::ChainParameters;
 
@@ -57,6 +58,8 @@ pub struct Options {
     pub skew_max: Duration,
     /// Of a hundred submissions, how many go to mempools of the hosts, which gossip.
     pub pulled_percent: u32,
+    /// A steady offer beside the random one, and blocks that it fills.
+    pub saturation: Option<Saturation>,
     /// Whose host has a filter: it refuses a third of the batches of others.
     pub filters: Option<usize>,
     /// Who lies, and how: the last validators, in this order.
@@ -94,6 +97,7 @@ impl Options {
             write_max: Duration::from_millis(5),
             skew_max: Duration::ZERO,
             pulled_percent: 0,
+            saturation: None,
             filters: None,
             liars: Vec::new(),
         }

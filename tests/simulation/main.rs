@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod fairness;
 mod fetches;
 mod flows;
 mod liars;
