@@ -77,6 +77,7 @@ pub(super) struct ProofCoordinator {
     due: BTreeSet<(Duration, Digest)>,
     /// Validators whose link came up, and when they are asked for votes that they may owe.
     relinked: BTreeMap<Author, Duration>,
+    /// When each expires, with those that were ordered meanwhile.
     expirations: BTreeSet<(Timestamp, Digest)>,
     uncertified: u64,
     /// Sequence of the last group known to be durable.
@@ -294,6 +295,7 @@ impl ProofCoordinator {
             if expiration >= clock.consensus {
                 break;
             }
+            self.expirations.pop_first();
             freed += u64::from(self.let_go(&digest));
         }
         freed
@@ -301,7 +303,6 @@ impl ProofCoordinator {
 
     fn let_go(&mut self, digest: &Digest) -> bool {
         let Some(batch) = self.batches.remove(digest) else { return false };
-        self.expirations.remove(&(batch.info.expiration, *digest));
         if let Some(due) = batch.due {
             self.due.remove(&(due, *digest));
         }
