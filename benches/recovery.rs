@@ -96,14 +96,15 @@ impl Case<'_> {
         let node = self.chain.start(store, SequencerConfig::default()).await;
         let started = began.elapsed();
         let (peer, mut events) = self.chain.join(AUTHORS[1]).await;
-        let new = batch(AUTHORS[1], 1 << 40, 512, now().saturating_add(Duration::from_secs(20)));
+        // Expirations of an author never fall.
+        let new = batch(AUTHORS[1], 1 << 40, 512, self.expiration);
         let digest = new.info.digest(&self.chain.genesis.chain_id());
         let encoded = Message::Batch(new).encode();
         let frame = Frame { head: encoded.head, body: encoded.body };
         peer.send(AUTHORS[0], Class::Bulk, frame).unwrap();
         loop {
-            let Some(LinkEvent::Frame(frame)) = events.recv().await else { continue };
-            if is_vote(&frame.bytes, digest) {
+            let event = events.recv().await.expect("a network that stays");
+            if matches!(&event, LinkEvent::Frame(frame) if is_vote(&frame.bytes, digest)) {
                 break;
             }
         }

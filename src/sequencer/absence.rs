@@ -18,6 +18,7 @@
 //! is then stored and served. Evidence is proposed only while this validator does not hold the
 //! content, and whoever holds it withholds its vote.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ enum Judgement {
 pub(super) struct Absences {
     /// What was said, on record.
     said: BTreeSet<Named>,
+    /// In how many commits, by content.
+    commits: BTreeMap<Digest, usize>,
     /// Slots that are never signed, until they expire.
     slots: BTreeMap<Slot, Timestamp>,
     gathering: BTreeMap<Named, Gathering>,
@@ -80,7 +83,7 @@ impl Absences {
         digest: Digest,
         slot: Option<(Slot, Timestamp)>,
     ) {
-        self.said.insert((index, digest));
+        self.say((index, digest));
         self.slots.extend(slot);
     }
 
@@ -89,9 +92,18 @@ impl Absences {
         self.slots.contains_key(slot)
     }
 
+    /// True if it is new.
+    fn say(&mut self, named: Named) -> bool {
+        let is_new = self.said.insert(named);
+        if is_new {
+            *self.commits.entry(named.1).or_default() += 1;
+        }
+        is_new
+    }
+
     /// True if this was said to be absent in some commit.
     pub fn was_said(&self, digest: &Digest) -> bool {
-        self.said.iter().any(|(_, said)| said == digest)
+        self.commits.contains_key(digest)
     }
 
     /// Statements on record.
@@ -109,6 +121,12 @@ impl Absences {
         let kept = self.said.split_off(&(below, Digest::default()));
         for (index, digest) in std::mem::replace(&mut self.said, kept) {
             outbox.record(Record::DropAbsent { index, digest });
+            if let Entry::Occupied(mut commits) = self.commits.entry(digest) {
+                *commits.get_mut() -= 1;
+                if *commits.get() == 0 {
+                    commits.remove();
+                }
+            }
         }
         self.gathering = self.gathering.split_off(&(below, Digest::default()));
     }
@@ -174,7 +192,7 @@ impl Sequencer {
     ) {
         let answer = match self.judge_absence(index, digest) {
             Judgement::Absent(epoch, slot) => {
-                if self.absences.said.insert((index, digest)) {
+                if self.absences.say((index, digest)) {
                     let slot = slot.filter(|(_, expiration)| *expiration > clock.consensus);
                     self.outbox.record(Record::Absent { index, digest, slot });
                     self.absences.slots.extend(slot);
@@ -366,4 +384,23 @@ pub(super) struct Missing {
     pub info: Option<BatchInfo>,
     /// The commits that name it.
     pub indices: BTreeSet<CommitIndex>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_in_two_commits_is_forgotten_with_the_later_one() {
+        let (mut absences, mut outbox) = (Absences::default(), Outbox::default());
+        let digest = Digest([7; 32]);
+        for index in [1, 1, 2] {
+            absences.on_recovered(CommitIndex(index), digest, None);
+        }
+        absences.keep_from(&mut outbox, CommitIndex(2));
+        assert!(absences.was_said(&digest));
+        assert_eq!(absences.len(), 1);
+        absences.keep_from(&mut outbox, CommitIndex(3));
+        assert!(!absences.was_said(&digest));
+    }
 }

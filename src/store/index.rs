@@ -4,7 +4,7 @@
 //! never know anything that the disk does not. Keys are sorted by expiration; readers ask by
 //! digest; this is the way from one to the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::schema::{ContentKind, Table, Value, Write};
 use crate::sequencer::port::Record;
@@ -52,9 +52,9 @@ impl Tally {
 /// Content, proofs and commits in force.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    contents: BTreeMap<Digest, Located>,
+    contents: HashMap<Digest, Located>,
     /// Proofs may be here without their batch.
-    proofs: BTreeMap<Digest, Timestamp>,
+    proofs: HashMap<Digest, Timestamp>,
     commits: BTreeSet<CommitIndex>,
     content_bytes: u64,
 }

@@ -19,7 +19,7 @@
 //! while its claim still keeps its slot. Bodies of other validators are not read: whoever reads one
 //! checks it then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,7 +69,7 @@ struct Found {
     /// The epoch, a fence, a receipt: as they are returned.
     epochs: Vec<Record>,
     batches: Vec<(Digest, BatchEntry)>,
-    claims: BTreeMap<Digest, Slot>,
+    claims: HashMap<Digest, Slot>,
     proofs: Vec<(Digest, Arc<ProofOfStore>)>,
     payloads: Vec<(Digest, Timestamp, Vec<Digest>)>,
     commits: Vec<Commit>,
@@ -147,7 +147,8 @@ impl Found {
             let is_ordered = at.is_some_and(|at| *at <= entry.info.expiration);
             stage.batch(digest, entry, claims_slot, is_ordered)?;
         }
-        let claims = self.claims.into_iter();
+        let claims: BTreeMap<_, _> = self.claims.into_iter().collect();
+        let claims = claims.into_iter();
         stage.records.extend(claims.map(|(digest, slot)| Record::Claim { digest, slot }));
         for (digest, proof) in self.proofs {
             stage.index.insert_proof(digest, proof.info.expiration);

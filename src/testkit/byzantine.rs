@@ -213,7 +213,10 @@ impl Cluster {
     pub(super) fn on_lie(&mut self, node: usize) {
         let micros = self.rng.u64(1..LIE_INTERVAL * 2);
         self.after(micros, Event::Lie { node });
-        if self.nodes[node].running.is_none() {
+        // Once time is up it is looked at whether everything has ended: what was never asked for
+        // would be there for ever.
+        let over = u128::from(self.now) > self.options.duration.as_micros();
+        if over || self.nodes[node].running.is_none() {
             return;
         }
         let Some(lie) = self.liars[node].as_ref().map(|liar| liar.lie) else { return };
@@ -306,11 +309,14 @@ impl Cluster {
             ..header
         };
         let payload = Payload { header, content };
+        // The most that a request may ask for, now and then: each is answered, to a core that asked
+        // for none of it.
+        let asked = if self.rng.u32(..16) == 0 { 64 } else { 2 };
         let unasked = FetchedContent::Payload(Box::new(payload.clone()));
         let unasked_digest = payload.digest(&self.chain);
         vec![
             Message::Votes { announcement, votes: vec![Vote { digest, signature }; 3] },
-            Message::FetchRequest(vec![digest; 64]),
+            Message::FetchRequest(vec![digest; asked]),
             Message::Payload(Box::new(payload)),
             Message::FetchReply { digest: unasked_digest, content: unasked },
             Message::FetchReply { digest, content: FetchedContent::Absent(AbsentReason::NotHeld) },

@@ -84,7 +84,8 @@ fn stage(
 ) -> Result<(), StoreError> {
     match change {
         Change::Entry { key, .. } => {
-            let value = shared.tables(|tables| tables.entry_in(key, at.segment).cloned());
+            let value =
+                shared.tables(|tables| tables.entry_in(key, at.segment).map(<[u8]>::to_vec));
             if let Some(value) = value.filter(|_| staged.insert(key.to_vec())) {
                 frame.entry(key, &value);
             }

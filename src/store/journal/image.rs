@@ -37,7 +37,7 @@ impl Entries for Image {
     }
 
     fn control(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tables.entry(key).cloned())
+        Ok(self.tables.entry(key).map(Bytes::copy_from_slice))
     }
 
     fn content(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

@@ -53,7 +53,7 @@ impl Entries for Shared {
     }
 
     fn control(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tables(|tables| tables.entry(key).cloned()))
+        Ok(self.tables(|tables| tables.entry(key).map(Bytes::copy_from_slice)))
     }
 
     /// `None` also if it was moved while it was read: it is found at the next look.

@@ -1,9 +1,7 @@
 //! What is in force, and where: derived from frames alone, by the same steps at opening and at
 //! every group.
 
-use std::collections::{BTreeMap, HashMap};
-
-use bytes::Bytes;
+use std::collections::HashMap;
 
 use super::frame::{Change, HEADER_BYTES, Header, changes};
 use crate::types::Digest;
@@ -22,7 +20,7 @@ pub(super) struct Location {
 /// A small entry in force.
 #[derive(Clone, Debug)]
 struct Entry {
-    value: Bytes,
+    value: Box<[u8]>,
     /// Where its newest frame lies.
     segment: u32,
 }
@@ -30,7 +28,9 @@ struct Entry {
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    entries: BTreeMap<Box<[u8]>, Entry>,
+    /// By key: most hold a digest, so that the order of a tree would cost a walk through cold memory
+    /// for each group, and is wanted only at opening.
+    entries: HashMap<Box<[u8]>, Entry>,
     contents: HashMap<Box<[u8]>, Location>,
     /// What is in force, by segment.
     live: Vec<Live>,
@@ -75,7 +75,7 @@ impl Tables {
             match change {
                 Change::Entry { key, value } => {
                     let weight = (key.len() + value.len()) as u64;
-                    let (value, segment) = (Bytes::copy_from_slice(value), at.segment);
+                    let (value, segment) = (value.into(), at.segment);
                     let old = self.entries.insert(key.into(), Entry { value, segment });
                     self.add(segment, weight);
                     self.remove_entry(key, old);
@@ -131,14 +131,14 @@ impl Tables {
         self.live.get(segment as usize).copied().unwrap_or_default()
     }
 
-    pub fn entry(&self, key: &[u8]) -> Option<&Bytes> {
-        self.entries.get(key).map(|entry| &entry.value)
+    pub fn entry(&self, key: &[u8]) -> Option<&[u8]> {
+        self.entries.get(key).map(|entry| &*entry.value)
     }
 
     /// The entry, if its newest frame lies in this segment.
-    pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&Bytes> {
+    pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&[u8]> {
         let entry = self.entries.get(key).filter(|entry| entry.segment == segment);
-        entry.map(|entry| &entry.value)
+        entry.map(|entry| &*entry.value)
     }
 
     pub fn content(&self, key: &[u8]) -> Option<Location> {
@@ -151,7 +151,44 @@ impl Tables {
     }
 
     /// Every small entry in the order of keys.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Bytes)> {
-        self.entries.iter().map(|(key, entry)| (&**key, &entry.value))
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let prefixed = self.entries.iter().map(|(key, entry)| (prefix(key), &**key, &*entry.value));
+        let mut sorted: Vec<_> = prefixed.collect();
+        sorted.sort_unstable_by(|(a, key_a, _), (b, key_b, _)| a.cmp(b).then(key_a.cmp(key_b)));
+        sorted.into_iter().map(|(_, key, value)| (key, value))
+    }
+}
+
+/// What of a key nearly always decides, at hand while keys are sorted.
+fn prefix(key: &[u8]) -> [u8; 24] {
+    let mut prefix = [0; 24];
+    let length = key.len().min(prefix.len());
+    prefix[..length].copy_from_slice(&key[..length]);
+    prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::Frame;
+    use super::*;
+
+    #[test]
+    fn entries_come_in_the_order_of_keys_whatever_their_length() {
+        let mut tables = Tables::default();
+        let mut keys: Vec<Vec<u8>> = (0..200u8).map(|i| vec![i % 7; usize::from(i % 40)]).collect();
+        keys.push([vec![3; 30], vec![1]].concat());
+        keys.push([vec![3; 30], vec![0, 9]].concat());
+        let mut frame = Frame::default();
+        for key in &keys {
+            frame.entry(key, key);
+        }
+        let at = FrameAt { segment: 0, offset: 0, base: 1, change_bytes: 0 };
+        assert!(tables.apply(&at, frame.changes()));
+        keys.sort();
+        keys.dedup();
+        let found: Vec<_> =
+            tables.entries().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        let expected: Vec<_> = keys.into_iter().map(|key| (key.clone(), key)).collect();
+        assert_eq!(found, expected);
     }
 }
