@@ -24,7 +24,7 @@ use super::hooks::Hooks;
 use super::ingress::{Inboxed, Judge};
 use super::life::{self, Life, Node};
 use super::metrics::{Metrics, Statistics};
-use super::shared::{ByBytes, Grants, Replies, Shared};
+use super::shared::{self, Grants, Replies, Shared};
 use super::source::Exclusions;
 use super::subscription::Subscriptions;
 use super::supervisor::{Restarts, State, Supervisor};
@@ -511,9 +511,6 @@ fn shared(
         former: Vec::new(),
     });
     let view = View::new(chain, &membership, peers.clone());
-    let cache_bytes = config.engine.cache_bytes.as_u64();
-    // About one entry per 32 KiB, but never too few for small batches.
-    let entries = (cache_bytes as usize / (32 << 10)).max(1024);
     Ok(Shared {
         author,
         chain,
@@ -525,7 +522,7 @@ fn shared(
         signer,
         reader,
         skips: watch::channel(Arc::default()).0,
-        contents: Cache::with_weighter(entries, cache_bytes, ByBytes),
+        contents: shared::contents(config.engine.cache_bytes.as_u64()),
         proofs: Cache::new(config.engine.proof_cache),
         grants: RwLock::new(Grants::default()),
         hooks,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::epochs::{Addresses, View};
@@ -46,6 +46,25 @@ impl Weighter<Digest, Cached> for ByBytes {
             }
         }
     }
+}
+
+/// Batches and payloads for execution and serving. Nearly all are written once and read once, a
+/// second or so later: most of the room is for those that were not read yet. What is read more often
+/// keeps a part, and does not push them out.
+pub(super) fn contents(bytes: u64) -> Cache<Digest, Cached, ByBytes> {
+    const READ_OFTEN: f64 = 0.2;
+    // About one entry per 32 KiB, but never too few for small batches.
+    let entries = (bytes as usize / (32 << 10)).max(1024);
+    let mut options = OptionsBuilder::new();
+    options.weight_capacity(bytes).estimated_items_capacity(entries).hot_allocation(READ_OFTEN);
+    // Proof: both of what it has no default for are set.
+    let options = options.build().expect("a capacity in bytes and in items");
+    Cache::with_options(
+        options,
+        ByBytes,
+        DefaultHashBuilder::default(),
+        DefaultLifecycle::default(),
+    )
 }
 
 /// What changes with each step and is read elsewhere.
@@ -194,5 +213,43 @@ impl Replies {
     fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, oneshot::Sender<Reply>>> {
         // Nothing panics while it is held; if it did, the map would still be whole.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::types::{BatchBody, BatchId, BatchInfo, Epoch, Incarnation, Timestamp};
+
+    fn batch(counter: u64) -> (Digest, Batch) {
+        let body = BatchBody::new(Bytes::from(vec![0; 100_000]));
+        let info = BatchInfo {
+            author: Author([1; 32]),
+            batch_id: BatchId { incarnation: Incarnation(1), counter },
+            epoch: Epoch(0),
+            expiration: Timestamp(1),
+            count: 1,
+            bytes: 100_000,
+            gas_bucket_start: 0,
+            root: body.root(),
+        };
+        (Digest(*blake3::hash(&counter.to_le_bytes()).as_bytes()), Batch { info, body })
+    }
+
+    /// What is executed was read once. It once stayed, and pushed out what was still to be executed.
+    #[test]
+    fn batches_wait_for_execution_in_memory_however_many_were_executed() {
+        let cache = contents(64 << 20);
+        let (waiting, mut missed) = (300, 0);
+        for counter in 0..10_000 {
+            let (digest, new) = batch(counter);
+            cache.insert(digest, Cached::Batch(new));
+            if let Some(due) = counter.checked_sub(waiting) {
+                missed += u32::from(cache.get(&batch(due).0).is_none());
+            }
+        }
+        assert!(missed < 100, "{missed} batches were read from the disk");
     }
 }

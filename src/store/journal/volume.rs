@@ -16,6 +16,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -38,14 +39,36 @@ const MAGIC: &str = "quorum-store ring 1";
 /// More than the file needs.
 const RING_BYTES_MAX: u64 = 4096;
 
-/// Memory that direct I/O takes.
-pub(super) type Buffer = AVec<u8, ConstAlign<BLOCK>>;
+/// Memory that direct I/O takes: whole blocks, which are also cleared as such, and not byte by byte.
+#[derive(Debug)]
+pub(super) struct Buffer(AVec<[u8; BLOCK], ConstAlign<BLOCK>>);
 
-/// So many zeros.
+/// So many zeros, in whole blocks.
 pub(super) fn buffer(bytes: usize) -> Buffer {
-    let mut buffer = AVec::with_capacity(BLOCK, bytes);
-    buffer.resize(bytes, 0);
-    buffer
+    let blocks = bytes.div_ceil(BLOCK);
+    let mut buffer = AVec::with_capacity(BLOCK, blocks);
+    buffer.resize(blocks, [0; BLOCK]);
+    Buffer(buffer)
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_slice().as_flattened()
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut_slice().as_flattened_mut()
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
 }
 
 /// Segments of one size. Offsets, lengths and memory are whole blocks.
