@@ -148,8 +148,7 @@ impl Cluster {
     /// Validators that have just started; nothing has happened yet.
     pub fn new(options: Options) -> Self {
         let count = options.validators;
-        let keys: Vec<Keys> =
-            (0..count).map(|i| Keys::new(options.real_signatures, options.seed, i)).collect();
+        let keys = Keys::of_cluster(options.real_signatures, options.seed, count);
         let committee = super::epochs::members(&options, &keys, 0, None);
         let nonce = Digest([7; 32]);
         let parameters = options.parameters;

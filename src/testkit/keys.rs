@@ -2,8 +2,13 @@
 //!
 //! A liar signs what it likes: [`Keys::sign`] needs no token of durability, which is why it stays
 //! inside this module tree.
+//!
+//! Every simulated validator checks every signature with the real function, as a process of its own
+//! would; but the function has no state, so its answer to a question that another one has asked
+//! before is taken from a table. A question is all that the function sees: signer, bytes, signature.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ed25519_dalek::Signer as _;
 use zeroize::Zeroizing;
@@ -24,12 +29,41 @@ enum Kind {
         author: Author,
     },
     /// The key, to sign anything; the signer, to verify without deriving the key again.
-    Real(Box<ed25519_dalek::SigningKey>, Arc<Ed25519Signer>),
+    Real(Box<ed25519_dalek::SigningKey>, Arc<Ed25519Signer>, Arc<Answers>),
+}
+
+/// Answers of the real verification that are kept, at most.
+const ANSWERS_MAX: usize = 1 << 16;
+
+/// What the real verification answered, in one cluster.
+#[derive(Default)]
+struct Answers(Mutex<HashMap<Question, bool>>);
+
+type Question = (Author, Vec<u8>, [u8; 64]);
+
+impl Answers {
+    fn of(&self, question: Question, answer: impl FnOnce() -> bool) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = known.get(&question) {
+            return *answer;
+        }
+        if known.len() >= ANSWERS_MAX {
+            known.clear();
+        }
+        let answer = answer();
+        known.insert(question, answer);
+        answer
+    }
 }
 
 impl Keys {
-    /// The keys of the validator with this index; the same for the same arguments.
-    pub fn new(real: bool, seed: u64, index: usize) -> Self {
+    /// The keys of so many validators; the same for the same arguments.
+    pub fn of_cluster(real: bool, seed: u64, count: usize) -> Vec<Self> {
+        let answers = Arc::default();
+        (0..count).map(|index| Self::new(real, seed, index, &answers)).collect()
+    }
+
+    fn new(real: bool, seed: u64, index: usize, answers: &Arc<Answers>) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("quorum-store/testkit/keys");
         hasher.update(&seed.to_le_bytes());
         let secret = *hasher.finalize().as_bytes();
@@ -37,7 +71,8 @@ impl Keys {
         let own = *hasher.finalize().as_bytes();
         if real {
             let key = Box::new(ed25519_dalek::SigningKey::from_bytes(&own));
-            return Self(Kind::Real(key, Arc::new(Ed25519Signer::new(&Zeroizing::new(own)))));
+            let signer = Arc::new(Ed25519Signer::new(&Zeroizing::new(own)));
+            return Self(Kind::Real(key, signer, Arc::clone(answers)));
         }
         Self(Kind::Fast { secret, author: Author(own) })
     }
@@ -46,7 +81,7 @@ impl Keys {
     pub(super) fn sign(&self, bytes: &[u8]) -> Signature {
         match &self.0 {
             Kind::Fast { secret, author } => fast(secret, author, bytes),
-            Kind::Real(key, _) => Signature::from_bytes(&key.sign(bytes).to_bytes()),
+            Kind::Real(key, ..) => Signature::from_bytes(&key.sign(bytes).to_bytes()),
         }
     }
 }
@@ -70,7 +105,7 @@ impl Signer for Keys {
     fn author(&self) -> Author {
         match &self.0 {
             Kind::Fast { author, .. } => *author,
-            Kind::Real(_, own) => own.author(),
+            Kind::Real(_, own, _) => own.author(),
         }
     }
 
@@ -86,7 +121,11 @@ impl Signer for Keys {
                 let bytes = scope.batch_stored_bytes(&signed.digest);
                 fast(secret, &signed.signer, &bytes) == signed.signature
             }
-            Kind::Real(_, own) => own.verify_batch(scope, signed),
+            Kind::Real(_, own, answers) => {
+                let bytes = scope.batch_stored_bytes(&signed.digest);
+                let question = (signed.signer, bytes, signed.signature.to_bytes());
+                answers.of(question, || own.verify_batch(scope, signed))
+            }
         }
     }
 
@@ -102,7 +141,11 @@ impl Signer for Keys {
                 let bytes = scope.absence_bytes(&signed.statement);
                 fast(secret, &signed.signer, &bytes) == signed.signature
             }
-            Kind::Real(_, own) => own.verify_absence(scope, signed),
+            Kind::Real(_, own, answers) => {
+                let bytes = scope.absence_bytes(&signed.statement);
+                let question = (signed.signer, bytes, signed.signature.to_bytes());
+                answers.of(question, || own.verify_absence(scope, signed))
+            }
         }
     }
 }
