@@ -153,6 +153,9 @@ impl Sequencer {
     }
 
     pub(super) fn tick_fetcher(&mut self, clock: &Clock) {
+        if !self.fetcher.is_due(clock.now.monotonic) {
+            return;
+        }
         let linked: BTreeSet<Author> = self.windows.linked().collect();
         self.fetcher.on_tick(&mut self.outbox, clock.now.monotonic, &linked);
         self.ask_for_absences(clock);

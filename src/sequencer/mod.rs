@@ -163,22 +163,19 @@ impl Sequencer {
 
     /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let sealing = self.generator.next_deadline().filter(|_| self.may_seal());
-        let collecting = self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open);
-        let subscribers = self.commits.next_deadline();
-        let leases = self.generator.leases.next_deadline();
-        let fetching = [self.fetcher.next_deadline(), self.refetch.next_deadline()];
-        let signing = self.coordinator.next_signature();
-        let own = [sealing, collecting, signing];
-        [subscribers, leases, self.ends.next_deadline()]
-            .into_iter()
-            .chain(own)
-            .chain(fetching)
-            .chain([self.sourcing_deadline()])
-            .flatten()
-            .chain(self.next_ripe())
-            .chain([self.next_announcement])
-            .min()
+        let due = [
+            self.generator.next_deadline().filter(|_| self.may_seal()),
+            self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open),
+            self.coordinator.next_signature(),
+            self.commits.next_deadline(),
+            self.generator.leases.next_deadline(),
+            self.ends.next_deadline(),
+            self.fetcher.next_deadline(),
+            self.refetch.next_deadline(),
+            self.sourcing_deadline(),
+            self.next_ripe(),
+        ];
+        due.into_iter().flatten().chain([self.next_announcement]).min()
     }
 
     /// True if the open group takes no more input until it is taken.

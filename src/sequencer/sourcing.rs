@@ -151,10 +151,9 @@ impl Sequencer {
     /// Ends a step: tells what may be pulled now, and pulls if something may be.
     pub(super) fn pull_transactions(&mut self, clock: &Clock) {
         let now = clock.now.monotonic;
-        let passed = self.commits.subscribers.lowest();
         let Some(set) = self.generator.in_progress() else { return };
         set.on_time(now);
-        set.on_passed(passed);
+        set.on_passed(self.commits.subscribers.lowest());
         let (changes, released) = (set.take_changes(), set.take_released());
         if !changes.entered.is_empty() || !changes.left.is_empty() {
             let (entered, left) = (changes.entered, changes.left);

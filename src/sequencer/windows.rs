@@ -22,6 +22,8 @@ struct Peer {
     linked: bool,
     /// False for members of a former epoch: they fetch and are fetched from.
     member: bool,
+    /// In the present epoch.
+    power: u64,
     /// The epoch it serves, as far as it told us.
     epoch: Option<Epoch>,
     /// When it was last told of ours.
@@ -75,6 +77,7 @@ impl Windows {
         for author in stay.into_iter().filter(|author| *author != self.me) {
             let peer = self.peers.entry(author).or_default();
             peer.member = committee.index_of(&author).is_some();
+            peer.power = committee.power_of(&author);
         }
     }
 
@@ -148,8 +151,8 @@ impl Windows {
 
     /// True if validators of a quorum of power, ourselves included, have room for one more batch.
     pub fn quorum_has_room(&self, committee: &Committee, charge: u64) -> bool {
-        let with_room = self.peers.iter().filter(|(_, peer)| has_room(peer, self.epoch, charge));
-        let power: u64 = with_room.map(|(author, _)| committee.power_of(author)).sum();
+        let with_room = self.peers.values().filter(|peer| has_room(peer, self.epoch, charge));
+        let power: u64 = with_room.map(|peer| peer.power).sum();
         committee.is_quorum(power + self.own_power)
     }
 

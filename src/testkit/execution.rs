@@ -1,7 +1,7 @@
 //! The executor of each validator: it takes commits in order from its subscription, fetches what is
 //! missing, and keeps state and index on a disk of its own, which may lose its last write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ const HISTORY: usize = 128;
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     value: u64,
-    /// Identifiers executed, until they expire.
-    recent: BTreeMap<u64, u64>,
-    /// Batches that were executed in the last commits.
-    taken: BTreeMap<u64, Arc<BTreeSet<Digest>>>,
+    /// Identifiers executed, until they expire; shared with former states while nothing changes.
+    recent: Arc<BTreeMap<u64, u64>>,
+    /// Batches that were executed in the last commits, by rising index.
+    taken: VecDeque<(u64, Arc<BTreeSet<Digest>>)>,
     /// Changes with everything that was skipped because of evidence.
     version: u64,
 }
@@ -40,7 +40,8 @@ impl State {
 
     /// True if the commit at this index was executed with this content.
     pub fn took(&self, index: u64, digest: &Digest) -> bool {
-        self.taken.get(&index).is_some_and(|taken| taken.contains(digest))
+        let at = self.taken.binary_search_by_key(&index, |(at, _)| *at);
+        at.is_ok_and(|at| self.taken[at].1.contains(digest))
     }
 }
 
@@ -244,9 +245,9 @@ impl Cluster {
         let State { value, recent, taken, version } = &mut host.state;
         let digests = batches.iter().map(|batch| batch.info.digest(&chain));
         let here = digests.chain([payload].into_iter().filter(|p| !gone.contains(p)));
-        taken.insert(index, Arc::new(here.collect()));
+        taken.push_back((index, Arc::new(here.collect())));
         if taken.len() > HISTORY {
-            taken.pop_first();
+            taken.pop_front();
         }
         for digest in gone {
             let part = u64::from_le_bytes(std::array::from_fn(|at| digest.0[at]));
@@ -266,12 +267,15 @@ impl Cluster {
                 if expiration < block_timestamp.0 {
                     continue;
                 }
-                recent.insert(id, expiration);
+                Arc::make_mut(recent).insert(id, expiration);
                 hasher.write_u64(id);
                 ids.push(id);
             }
         }
-        recent.retain(|_, expiration| *expiration >= block_timestamp.0);
+        let over = |expiration: &u64| *expiration < block_timestamp.0;
+        if recent.values().any(over) {
+            Arc::make_mut(recent).retain(|_, expiration| !over(expiration));
+        }
         *value = hasher.finish();
         host.executed = index;
         let value = *value;

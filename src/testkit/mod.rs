@@ -96,7 +96,7 @@ pub fn finish(cluster: &mut Cluster) -> Result<Outcome, Box<Failure>> {
     };
     let trace = cluster.trace();
     if let Some(violation) = violation {
-        let last = trace.last().map(ToOwned::to_owned).collect();
+        let last = trace.last().collect();
         return Err(Box::new(Failure { violation, last, seconds: cluster.elapsed().as_secs() }));
     }
     Ok(Outcome {

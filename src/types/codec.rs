@@ -53,7 +53,7 @@ pub enum DecodeError {
 
 /// Encodes a value of ours.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(384);
     encode_into(&mut bytes, value);
     bytes
 }

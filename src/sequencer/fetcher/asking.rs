@@ -118,6 +118,12 @@ impl Fetcher {
         self.due.insert((due, id));
     }
 
+    /// True if [`Self::on_tick`] has something to do, or what it found was not taken yet.
+    pub fn is_due(&self, now: Duration) -> bool {
+        let due = self.next_deadline().is_some_and(|due| due <= now);
+        due || self.has_room || !self.exhausted.is_empty()
+    }
+
     /// When something is due.
     pub fn next_deadline(&self) -> Option<Duration> {
         let due = self.due.first().map(|(due, _)| *due);
