@@ -133,5 +133,5 @@ mutations:
 # The core through bad days: SEEDS=n of them, or SEED=s again, with NODES=n validators.
 simulate:
 	SOURCE_COMMIT="$$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
-	cargo test --release --locked --no-default-features --features testkit --test simulation -- \
-	  --nocapture $(if $(SEED)$(SEEDS),seeds)
+	cargo test --profile simulation --locked --no-default-features --features testkit \
+	  --test simulation -- --nocapture $(if $(SEED)$(SEEDS),seeds)
