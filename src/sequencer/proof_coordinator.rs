@@ -3,7 +3,8 @@
 //! Invariants: each batch is certified once; a proof holds verified signatures of distinct members
 //! with the power of a quorum; votes for a batch of ours that is not in the store are ignored.
 //! Silent validators are sent the batch again with a backoff that doubles, and votes are kept until
-//! the batch expires.
+//! the batch expires. Whoever had no room for it is sent it within `resend_interval` of having some:
+//! the silence of others must not keep it waiting.
 //!
 //! **A proof grows** while its batch waits to be ordered: whoever signs after the quorum is one more
 //! that a fetch may ask. A batch that is ordered soon is published once, and costs nothing more; one
@@ -41,7 +42,9 @@ struct Collecting {
     /// Its proof as last published, once there is one.
     proof: Option<Proven>,
     resends: u32,
-    /// When silent validators are asked again; once it is certified, when it is published with
+    /// When those who were sent it and are silent are asked again.
+    round: Duration,
+    /// When silent validators are asked again, or somebody may have room by then; once it is certified, when it is published with
     /// what was signed since then, if anything was.
     due: Option<Duration>,
 }
@@ -136,9 +139,10 @@ impl ProofCoordinator {
     }
 
     fn collect(&mut self, now: Duration, digest: Digest, info: BatchInfo) {
-        let due = Some(now + self.resend_interval);
-        let votes = BTreeMap::new();
-        let batch = Collecting { info, since: now, votes, power: 0, proof: None, resends: 0, due };
+        let round = now + self.resend_interval;
+        let (votes, due) = (BTreeMap::new(), Some(round));
+        let (power, proof, resends) = (0, None, 0);
+        let batch = Collecting { info, since: now, votes, power, proof, resends, round, due };
         self.due.extend(due.map(|due| (due, digest)));
         self.expirations.insert((info.expiration, digest));
         self.uncertified += 1;
@@ -228,14 +232,23 @@ impl ProofCoordinator {
             }
             let peers: Vec<_> = windows.peers().collect();
             let silent = peers.into_iter().filter(|peer| owes(batch, committee, peer));
-            let asked = trusted(&self.standing, now, committee, silent);
-            let to = windows.grant(asked.into_iter(), digest, &batch.info);
+            let mut asked = trusted(&self.standing, now, committee, silent);
+            let lacks = |windows: &Windows, peer: &Author| windows.lacks(peer, digest, &batch.info);
+            let round = batch.round <= now;
+            // Between two rounds, those only who had no room for it before.
+            asked.retain(|peer| round || lacks(windows, peer));
+            let to = windows.grant(asked.iter().copied(), digest, &batch.info);
+            let waits = asked.iter().any(|peer| lacks(windows, peer));
+            if round {
+                batch.resends += u32::from(!to.is_empty());
+                let doublings = batch.resends.min(BACKOFF_DOUBLINGS_MAX);
+                batch.round = now + self.resend_interval * 2_u32.pow(doublings);
+            }
             if !to.is_empty() {
                 outbox.effect(Effect::Resend { to, digest });
-                batch.resends += 1;
             }
-            let doublings = batch.resends.min(BACKOFF_DOUBLINGS_MAX);
-            let due = now + self.resend_interval * 2_u32.pow(doublings);
+            let soon = now + self.resend_interval;
+            let due = if waits { batch.round.min(soon) } else { batch.round };
             batch.due = Some(due);
             self.due.insert((due, digest));
         }

@@ -189,6 +189,13 @@ impl Windows {
         granted
     }
 
+    /// True if a peer takes part and was not sent this batch, as far as this life knows.
+    pub fn lacks(&self, author: &Author, digest: Digest, info: &BatchInfo) -> bool {
+        let Some(peer) = self.peers.get(author) else { return false };
+        let sent = peer.sent.contains(&(info.expiration, digest, info.charge()));
+        takes_part(peer, self.epoch) && (!sent || peer.uncertain.contains(&digest))
+    }
+
     /// A peer signed for a batch of ours: it counts it, although we may not have sent it there.
     pub fn on_stored(&mut self, author: &Author, digest: Digest, info: &BatchInfo) {
         if let Some(peer) = self.peers.get_mut(author) {

@@ -213,7 +213,10 @@ impl Cluster {
     pub(super) fn on_lie(&mut self, node: usize) {
         let micros = self.rng.u64(1..LIE_INTERVAL * 2);
         self.after(micros, Event::Lie { node });
-        if self.nodes[node].running.is_none() {
+        // Once time is up it is looked at whether everything has ended: what was never asked for
+        // would be there for ever.
+        let over = u128::from(self.now) > self.options.duration.as_micros();
+        if over || self.nodes[node].running.is_none() {
             return;
         }
         let Some(lie) = self.liars[node].as_ref().map(|liar| liar.lie) else { return };

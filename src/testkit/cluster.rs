@@ -38,6 +38,8 @@ use crate::types::{
 pub(super) const START: u64 = 3_600_000_000;
 /// Time for batches of the last moment to be certified and ordered.
 const LAST_BATCHES: Duration = Duration::from_secs(10);
+/// Time for what liars batched in the last moment to expire: nobody can make them end it earlier.
+const LAST_OF_LIARS: Duration = Duration::from_secs(16);
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -64,6 +66,17 @@ pub(super) enum Event {
     Fault,
     Heal { what: super::faults::Healing },
     Restart { node: usize },
+}
+
+/// What is looked at for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Only {
+    /// What has taken too long already.
+    Late,
+    /// Beside it, own batches and transactions.
+    Own,
+    /// Beside those, what was seen in batches of others.
+    Everything,
 }
 
 /// An event in the queue, in order of time, then of insertion.
@@ -268,12 +281,20 @@ impl Cluster {
                 break;
             }
         }
-        let violation = self.checker.violation().cloned().or_else(|| self.late(false));
+        let violation = self.checker.violation().cloned().or_else(|| self.late(Only::Late));
         if violation.is_some() || self.unfinished().is_none() {
             return violation;
         }
         // What was batched again in the last moment is certified and ordered a moment later.
         self.run_until(self.options.duration + LAST_BATCHES);
+        if self.options.liars.is_empty() || self.unfinished().is_none() {
+            return self.checker.violation().cloned().or_else(|| self.unfinished());
+        }
+        let violation = self.checker.violation().cloned().or_else(|| self.late(Only::Own));
+        if violation.is_some() {
+            return violation;
+        }
+        self.run_until(self.options.duration + LAST_BATCHES + LAST_OF_LIARS);
         self.checker.violation().cloned().or_else(|| self.unfinished())
     }
 
@@ -357,11 +378,11 @@ impl Cluster {
 
     /// Liveness, after the quiet part: `None` if all is well.
     pub fn unfinished(&self) -> Option<Violation> {
-        self.late(true)
+        self.late(Only::Everything)
     }
 
-    /// What should have ended by now; `all` includes own batches that have not waited for long.
-    fn late(&self, all: bool) -> Option<Violation> {
+    /// What should have ended by now.
+    fn late(&self, only: Only) -> Option<Violation> {
         let finalised = self.checker.finalised().len() as u64;
         // Whoever left may follow no longer than content is kept, and has to catch up when it joins.
         let bound = |index: &usize| self.is_honest(*index) && self.has_joined(*index);
@@ -380,8 +401,9 @@ impl Cluster {
                             || window.used.batches >= window.granted.batches
                     });
                     let stuck = if waits { 0 } else { stuck };
-                    let left = all && status.proofs + status.outstanding_batches > 0 && !waits;
-                    let left = left || all && !waits && status.in_progress > 0;
+                    let own = status.proofs + status.outstanding_batches + status.pool_transactions;
+                    let left = only >= Only::Own && !waits && own > 0;
+                    let left = left || only == Only::Everything && !waits && status.in_progress > 0;
                     let found = (late || left || stuck > 0).then(|| {
                         format!(
                             "{behind} commits behind, {} fetches, {} proofs, {} own batches, \

@@ -135,3 +135,26 @@ fn a_link_that_comes_up_has_only_its_own_end_asked_again() {
     }
     assert_eq!(asked(&mut net, Duration::from_secs(1)), [2]);
 }
+
+#[test]
+fn who_had_no_room_is_sent_a_batch_soon_after_whatever_the_silence_of_others() {
+    let mut net = Net::new();
+    let interval = net.config.resend_interval;
+    // Node 3 is silent; node 1 grants nothing, and what it says later does not arrive by itself.
+    net.drops = |from, _, message| {
+        from == 3 && matches!(message, Message::Votes { .. })
+            || from == 1 && matches!(message, Message::Announce(_))
+    };
+    let from = net.nodes[1].author;
+    let announcement = net.nodes[1].sequencer.announcement();
+    let window = Usage::default();
+    net.input(0, Input::Announce { from, announcement: Announcement { window, ..announcement } });
+    net.batch(0, "one");
+    assert_eq!(net.status(0).uncertified_batches, 1, "two of four have signed");
+    // So long that node 3 is hardly ever asked any more.
+    net.pass(16 * interval);
+    assert_eq!(net.status(0).uncertified_batches, 1);
+    assert!(asked(&mut net, interval).is_empty(), "there is nobody to ask");
+    net.input(0, Input::Announce { from, announcement });
+    assert_eq!(asked(&mut net, interval), [1], "and not node 3");
+}
