@@ -162,7 +162,12 @@ impl Cluster {
         let completes = matches!(input, Input::Durable { .. } | Input::Vote(_) | Input::Tick);
         if running.waits() && !completes {
             running.inbox.push_back(input);
+            let idle = running.writing.is_none();
             self.trace.count("input waits for a full group");
+            if idle {
+                // Recovery alone has filled it.
+                self.pump(node);
+            }
             return;
         }
         self.step(node, input);
