@@ -9,10 +9,10 @@ use crate::store::Store as _;
 use crate::store::memory::MemoryStore;
 use crate::types::*;
 
-const FIRST: CommitIndex = CommitIndex(1);
+pub const FIRST: CommitIndex = CommitIndex(1);
 
 /// Four nodes whose executors need every commit from the first on.
-fn net() -> Net {
+pub fn net() -> Net {
     let mut net = Net::new();
     (0..4).for_each(|index| attach(&mut net, index, 1));
     net.settle();
@@ -20,7 +20,7 @@ fn net() -> Net {
 }
 
 /// The executor of a node needs this commit next.
-fn attach(net: &mut Net, index: usize, from: u64) {
+pub fn attach(net: &mut Net, index: usize, from: u64) {
     let subscriber = "executor".to_owned();
     net.request(index, |id| Input::Subscribe { id, subscriber, next: CommitIndex(from) });
 }
@@ -36,14 +36,14 @@ fn lose(net: &mut Net, index: usize, digest: Digest, expiration: Timestamp) {
     net.restart(index);
 }
 
-fn fetch(net: &mut Net, index: usize, id: u64, digest: Digest, info: BatchInfo) {
+pub fn fetch(net: &mut Net, index: usize, id: u64, digest: Digest, info: BatchInfo) {
     let deadline = net.now.monotonic + Duration::from_secs(20);
     let commit = Some(FIRST);
     let wanted = Wanted { digest, info: Some(info), holders: Vec::new(), commit };
     net.input(index, Input::Fetch { id: RequestId(id), wanted, deadline });
 }
 
-fn fetched(net: &mut Net, index: usize, id: u64) -> Option<Result<Content, FetchError>> {
+pub fn fetched(net: &mut Net, index: usize, id: u64) -> Option<Result<Content, FetchError>> {
     match net.nodes[index].replies.remove(&RequestId(id))? {
         Reply::Fetched(result) => Some(result),
         other => panic!("not fetched: {other:?}"),
@@ -51,7 +51,7 @@ fn fetched(net: &mut Net, index: usize, id: u64) -> Option<Result<Content, Fetch
 }
 
 /// A batch in the first commit that every disk has lost.
-fn gone_everywhere(net: &mut Net) -> (Digest, BatchInfo, Digest) {
+pub fn gone_everywhere(net: &mut Net) -> (Digest, BatchInfo, Digest) {
     let digest = net.batch(0, "one");
     let info = info(net, 0, digest);
     let (first, _) = net.block(1, net.genesis_digest());

@@ -356,3 +356,46 @@ fn a_full_disk_stops_admission_and_nothing_else() {
     net.input(0, Input::Space { admits: true });
     net.batch(0, "after");
 }
+
+#[test]
+fn a_payload_weighs_in_its_group_what_it_takes_on_disk_and_not_much_more() {
+    let mut net = Net::new();
+    for text in ["one", "two", "three"] {
+        net.batch(0, text);
+    }
+    let payload = net.pull(1, 1, net.genesis_digest());
+    assert_eq!(payload.content.proofs.len(), 3);
+    let encoded = bcs::to_bytes(&*payload).unwrap().len() as u64;
+    net.nodes[2].holds = true;
+    let before = net.nodes[2].sequencer.open_bytes();
+    net.give_payload(1, 2, &payload);
+    net.verify(2, payload.digest(&net.genesis.chain_id()), None);
+    let weight = net.nodes[2].sequencer.open_bytes() - before;
+    assert!((encoded / 2..=4 * encoded).contains(&weight), "{weight} for {encoded}");
+}
+
+#[test]
+fn only_what_no_timing_and_no_restart_explains_is_a_fault() {
+    use Refusal::*;
+    for fault in [NotFromAuthor, Equivocation, ExpirationOrder, TooManyIncarnations, UnaskedFlood] {
+        assert!(fault.is_fault(), "{fault}");
+    }
+    let explained = [
+        EpochOver,
+        NotYet,
+        Expired,
+        ExpiresTooLate,
+        BelowFloor,
+        WindowSpent,
+        DiskNearlyFull,
+        UnknownBatch,
+        NotAMember,
+        Filtered,
+        Unasked,
+        DeclaredAbsent,
+        TooManyPayloads,
+    ];
+    for refusal in explained {
+        assert!(!refusal.is_fault(), "{refusal}");
+    }
+}
