@@ -114,12 +114,15 @@ fuzz: nightly
 	    -artifact_prefix=$$broken; \
 	done
 
-# The pure core and the store in memory under an interpreter that sees undefined behaviour.
+# The pure core, its types and the store in memory under an interpreter that sees undefined
+# behaviour. What would take it minutes is ignored there, one by one. NAME=part: those tests only.
+MIRI_MINUTES ?= 60
 miri: nightly
 	@rustup component list --toolchain nightly | grep -q '^miri.*(installed)' || \
 	  rustup component add miri rust-src --toolchain nightly
-	cargo +nightly miri test --locked --no-default-features --features testkit --lib \
-	  --target-dir target/miri -- sequencer:: types:: store::
+	timeout $(MIRI_MINUTES)m cargo +nightly miri test --locked --no-default-features \
+	  --features testkit --lib --target-dir target/miri -- \
+	  $(if $(NAME),$(NAME),sequencer:: types:: store::)
 
 nightly:
 	@cargo +nightly --version >/dev/null 2>&1 || { \

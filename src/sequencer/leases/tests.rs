@@ -150,6 +150,7 @@ fn release(leases: &mut Leases, naive: &mut Naive, rng: &mut Rng) {
     naive.end(|e| e.id == entry.id);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn leased_room_never_leaks_over_a_million_operations() {
     let operations = if cfg!(miri) { 2000 } else { 1_000_000 };

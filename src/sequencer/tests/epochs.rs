@@ -23,6 +23,7 @@ fn execute(net: &Net, payload: &Payload, executed: &mut BTreeMap<Vec<u8>, u32>) 
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn own_transactions_in_no_commit_are_offered_again_certified_or_not_and_none_runs_twice() {
     let mut net = Net::new();
@@ -216,6 +217,7 @@ fn epochs_open_in_order_and_opening_again_changes_nothing() {
     assert_eq!(net.status(0).epoch, Epoch(1));
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn floors_go_with_their_epoch() {
     let mut net = Net::new();
@@ -237,6 +239,7 @@ fn floors_go_with_their_epoch() {
     assert_eq!(floors(&net), 0);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_restart_in_any_phase_goes_on_in_it() {
     // Before the fence is written, after it, once closed, and in the next epoch.
@@ -298,6 +301,7 @@ fn a_restart_in_any_phase_goes_on_in_it() {
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn the_last_batch_of_an_epoch_held_by_leavers_is_read_in_the_next_until_its_retention_ends() {
     let mut net = Net::new();

@@ -275,6 +275,7 @@ fn votes_that_do_not_come_and_a_slow_disk_raise_the_price_and_are_named() {
     assert_eq!(pressure(&net).levels.disk, 0);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck() {
     let mut config = SequencerConfig {

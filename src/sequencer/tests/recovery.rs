@@ -11,6 +11,7 @@ use crate::sequencer::{RecoverError, Sequencer, Setup};
 use crate::store::{Recovered, Store as _};
 use crate::types::*;
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn no_batch_id_is_ever_used_twice_whatever_was_written() {
     let mut net = Net::new();

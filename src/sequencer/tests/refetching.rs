@@ -50,6 +50,7 @@ fn what_a_proof_names_and_is_not_here_is_asked_of_who_signed_it_and_in_time() {
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn the_rate_is_kept_to_the_microsecond_and_every_deadline_brings_something() {
     let config = SequencerConfig {

@@ -67,6 +67,7 @@ fn what_is_pulled_is_batched_and_the_source_is_asked_again_when_it_is_ready() {
     assert_eq!(pulls(&mut net, 0), 1);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_source_with_more_is_asked_at_once_and_one_that_is_full_of_rubbish_is_not() {
     let mut net = with_source();

@@ -86,6 +86,7 @@ fn blocks(net: &mut Net, parent: &mut Digest, heights: std::ops::RangeInclusive<
     }
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn every_subset_of_subscribers_may_stop_at_any_point_and_ends_where_the_others_are() {
     const NAMES: [&str; 3] = ["executor", "indexer", "tracker"];
@@ -257,6 +258,7 @@ fn who_comes_back_late_is_given_time_to_catch_up() {
     assert!(net.nodes[0].ended.is_empty());
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn who_holds_too_many_bytes_is_detached_and_what_it_held_goes() {
     let mut net = Net::with(SequencerConfig {
@@ -290,6 +292,7 @@ fn who_holds_too_many_bytes_is_detached_and_what_it_held_goes() {
     assert!(net.nodes[0].store.reader().batch(&first).unwrap().is_none());
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn what_is_no_longer_kept_is_pruned_and_names_are_bounded() {
     let mut net = Net::new();
