@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::absences::{FIRST, attach, fetch, fetched, gone_everywhere, net};
-use super::net::*;
 use crate::sequencer::port::*;
 use crate::store::Store as _;
 use crate::types::*;
