@@ -78,7 +78,8 @@ fn the_rate_is_kept_to_the_microsecond_and_every_deadline_brings_something() {
         assert!(rate.is_some_and(|next| next > due), "what was due at {due:?} is done");
     }
     // A tenth of a second's worth at once, then a quarter of a second for each.
-    let gaps: Vec<Duration> = starts.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    let gaps: Vec<Duration> =
+        starts.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
     assert_eq!(starts[0], Duration::from_millis(10));
     let quarter = |gap: &Duration| gap.as_millis().abs_diff(250) <= 1;
     assert!(gaps[0] < Duration::from_millis(250) && gaps[1..].iter().all(quarter), "{gaps:?}");
