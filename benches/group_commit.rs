@@ -6,6 +6,9 @@
 //! replaced deletes nothing here, which is kind to it. Processor time and bytes written are those
 //! of the whole process, background threads included.
 //!
+//! Beside them, `bare` writes as many bytes past the page cache to a file that was written before, and
+//! syncs it: what the disk itself takes. The time of a group commit is that of the call alone.
+//!
 //! Closed loop: each of N clients waits for its acknowledgement before it sends the next batch.
 //! The ways run interleaved in one process, round after round on fresh directories, and the
 //! table at the end compares their medians. Each round warms up first (`WARM_MS`, default 2000), so
@@ -20,12 +23,16 @@
 )]
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use quorum_store::sequencer::port::{BatchRecord, Record};
@@ -35,7 +42,9 @@ use quorum_store::store::{Store, StoreIdentity};
 use quorum_store::types::{
     Author, BatchId, BatchInfo, ChainId, Digest, Epoch, Incarnation, Timestamp,
 };
+use rustix::fs::{Mode, OFlags};
 
+const BLOCK: usize = 4096;
 const SIZES: [(usize, &str); 3] = [(4 << 10, "4KB"), (100 << 10, "100KB"), (1 << 20, "1MB")];
 const CLIENTS: [usize; 3] = [1, 8, 32];
 /// A group takes what is queued, up to this much.
@@ -93,6 +102,8 @@ struct Measured {
     /// Of this process, after the warm-up.
     cpu: Duration,
     written: u64,
+    /// Half of the group commits took no longer.
+    commit: Duration,
 }
 
 /// Processor time and bytes written to storage, of this process since it began.
@@ -142,13 +153,49 @@ where
 fn journal(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
     let config = JournalConfig::default();
     let store = JournalStore::create(&directory.join("store"), identity(), &config).unwrap();
-    durable(store, noise, size, clients, d)
+    durable(committing(store), noise, size, clients, d)
+}
+
+/// What the disk takes: no store at all.
+fn bare(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
+    let path = directory.join("bare");
+    let mut blocks = AVec::<[u8; BLOCK], ConstAlign<BLOCK>>::new(BLOCK);
+    blocks.resize(GROUP_BYTES_MAX / BLOCK * 2, [7; BLOCK]);
+    let written = File::create(&path).unwrap();
+    for _ in 0..LIVE_BYTES / blocks.as_flattened().len() {
+        (&written).write_all(blocks.as_flattened()).unwrap();
+    }
+    written.sync_all().unwrap();
+    let flags = OFlags::RDWR | OFlags::DIRECT;
+    let file = File::from(rustix::fs::open(&path, flags, Mode::empty()).unwrap());
+    let mut offset = 0;
+    let commit = move |records: &[Record]| {
+        let bodies = records.iter().map(|record| match record {
+            Record::Batch(batch) => batch.body.len(),
+            _ => 0,
+        });
+        let bytes = bodies.sum::<usize>().next_multiple_of(BLOCK);
+        if offset + bytes > LIVE_BYTES {
+            offset = 0;
+        }
+        file.write_all_at(&blocks.as_flattened()[..bytes], offset as u64).unwrap();
+        file.sync_data().unwrap();
+        offset += bytes;
+    };
+    durable(commit, noise, size, clients, d)
+}
+
+fn committing(mut store: impl Store) -> impl FnMut(&[Record]) + Send + 'static {
+    store.recover().unwrap();
+    move |records| {
+        store.commit(records).unwrap();
+    }
 }
 
 fn rocks(directory: &Path, noise: &Bytes, size: usize, clients: usize, d: Duration) -> Measured {
     let config = RocksConfig { write_buffer_bytes: 256 << 20, ..RocksConfig::default() };
     let store = RocksStore::create(&directory.join("store"), identity(), &config).unwrap();
-    durable(store, noise, size, clients, d)
+    durable(committing(store), noise, size, clients, d)
 }
 
 /// Takes the oldest of what is live away, until it fits again.
@@ -166,16 +213,15 @@ fn age(live: &mut VecDeque<Record>, size: usize, records: &mut Vec<Record>) {
 
 /// This crate: clients hand batches to one writer, which commits whatever is queued.
 fn durable(
-    mut store: impl Store,
+    mut commit: impl FnMut(&[Record]) + Send + 'static,
     noise: &Bytes,
     size: usize,
     clients: usize,
     d: Duration,
 ) -> Measured {
-    store.recover().unwrap();
     let (sender, receiver) = mpsc::sync_channel::<Request>(clients);
     let writer = std::thread::spawn(move || {
-        let (mut groups, mut live) = (0, VecDeque::new());
+        let (mut took, mut live) = (Vec::new(), VecDeque::new());
         while let Ok(first) = receiver.recv() {
             let (mut records, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
@@ -186,13 +232,14 @@ fn durable(
                 next = (bytes < GROUP_BYTES_MAX).then(|| receiver.try_recv().ok()).flatten();
             }
             age(&mut live, size, &mut records);
-            store.commit(&records).unwrap();
-            groups += 1;
+            let began = Instant::now();
+            commit(&records);
+            took.push(began.elapsed());
             for done in waiting {
                 let _ = done.send(());
             }
         }
-        groups
+        took
     });
     let sender = Arc::new(sender);
     let mut measured = closed_loop(clients, d, |counter| {
@@ -203,7 +250,10 @@ fn durable(
         acknowledged.recv().unwrap();
     });
     drop(sender);
-    measured.groups = writer.join().unwrap();
+    let mut took = writer.join().unwrap();
+    took.sort_unstable();
+    measured.groups = took.len() as u64;
+    measured.commit = took.get(took.len() / 2).copied().unwrap_or_default();
     measured
 }
 
@@ -240,8 +290,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-const WAYS: [(&str, Way); 3] =
-    [("unsynced_default", unsynced), ("rocksdb", rocks), ("journal", journal)];
+const WAYS: [(&str, Way); 4] =
+    [("unsynced_default", unsynced), ("rocksdb", rocks), ("bare", bare), ("journal", journal)];
 
 /// Of one way, in the rounds of one cell.
 #[derive(Default)]
@@ -250,6 +300,7 @@ struct Cell {
     cpu: Vec<f64>,
     written: Vec<f64>,
     groups: Vec<f64>,
+    commits: Vec<f64>,
 }
 
 impl Cell {
@@ -260,6 +311,7 @@ impl Cell {
         self.cpu.push(measured.cpu.as_micros() as f64 / batches);
         self.written.push(measured.written as f64 / bytes);
         self.groups.push(measured.total as f64 / measured.groups.max(1) as f64);
+        self.commits.push(measured.commit.as_secs_f64() * 1e6);
     }
 }
 
@@ -269,14 +321,14 @@ fn table(noise: &Bytes) {
     let duration = Duration::from_millis(setting("ROUND_MS", 3000));
     println!(
         "\nsize    in flight  way                MB/s    ratio   us cpu/batch  written/byte  \
-         batches/group"
+         batches/group  us p50 of a group"
     );
     for (size, name) in SIZES {
         for clients in CLIENTS {
             if !picked("SIZE", name) || !picked("IN_FLIGHT", &clients.to_string()) {
                 continue;
             }
-            let mut cells: [Cell; 3] = Default::default();
+            let mut cells: [Cell; WAYS.len()] = Default::default();
             for _ in 0..rounds {
                 for (cell, (_, way)) in cells.iter_mut().zip(WAYS) {
                     cell.add(once(way, noise, size, clients, duration), size);
@@ -286,11 +338,12 @@ fn table(noise: &Bytes) {
             for (cell, (way, _)) in cells.into_iter().zip(WAYS) {
                 let rate = median(cell.rates);
                 println!(
-                    "{name:<8}{clients:<11}{way:<19}{rate:<8.0}{:<8.2}{:<14.0}{:<14.2}{:.1}",
+                    "{name:<8}{clients:<11}{way:<19}{rate:<8.0}{:<8.2}{:<14.0}{:<14.2}{:<15.1}{:.0}",
                     rate / theirs,
                     median(cell.cpu),
                     median(cell.written),
                     median(cell.groups),
+                    median(cell.commits),
                 );
             }
         }
