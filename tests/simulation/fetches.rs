@@ -8,7 +8,7 @@ use quorum_store::testkit::{self, Cluster, Lie, Options};
 /// is much to fetch, and answers to it get lost too.
 fn times(validators: usize, lie: Option<Lie>) -> Vec<Duration> {
     let mut times = Vec::new();
-    for seed in 0..16 {
+    for seed in 0..48 {
         let mut options = Options::calm(900 + seed, validators);
         options.duration = Duration::from_mins(1);
         options.quiet = Duration::from_secs(30);

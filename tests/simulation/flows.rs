@@ -115,16 +115,19 @@ fn a_crash_before_every_step_of_a_validator_that_leaves() {
 
 #[test]
 fn a_crash_before_every_step_with_optimistic_batches() {
-    let mut cluster = Cluster::new(optimistic_flow(STAYS));
-    cluster.run_until(EVENTFUL);
-    assert_eq!(cluster.checker().violation(), None);
-    let counts = cluster.trace().counts();
-    for kind in ["optimistic batches ordered", "a vote waited for optimistic batches"] {
-        assert!(counts.contains_key(kind), "{kind:?} is missing: {counts:#?}");
-    }
-    for step in 1..=cluster.steps(0) {
+    // The first one in which votes wait; which one that is changes with every message.
+    let eventful = (STAYS..STAYS + 100).find_map(|seed| {
+        let mut cluster = Cluster::new(optimistic_flow(seed));
+        cluster.run_until(EVENTFUL);
+        assert_eq!(cluster.checker().violation(), None);
+        let counts = cluster.trace().counts();
+        let all = ["optimistic batches ordered", "a vote waited for optimistic batches"];
+        all.iter().all(|kind| counts.contains_key(kind)).then(|| (seed, cluster.steps(0)))
+    });
+    let (seed, steps) = eventful.expect("one in a hundred runs has a vote that waits");
+    for step in 1..=steps {
         let tear = Tear::ALL[step as usize % 4];
-        let mut cluster = Cluster::new(optimistic_flow(STAYS));
+        let mut cluster = Cluster::new(optimistic_flow(seed));
         let points = vec![CrashPoint { node: 0, step, tear }];
         cluster.crash_at(points.clone());
         run(&mut cluster, &points);
