@@ -57,8 +57,7 @@ pub(super) fn contents(bytes: u64) -> Cache<Digest, Cached, ByBytes> {
     let entries = (bytes as usize / (32 << 10)).max(1024);
     let mut options = OptionsBuilder::new();
     options.weight_capacity(bytes).estimated_items_capacity(entries).hot_allocation(READ_OFTEN);
-    // Proof: both of what it has no default for are set.
-    let options = options.build().expect("a capacity in bytes and in items");
+    let Ok(options) = options.build() else { unreachable!("both capacities are set") };
     Cache::with_options(
         options,
         ByBytes,
