@@ -116,7 +116,7 @@ fn a_crash_before_every_step_of_a_validator_that_leaves() {
 #[test]
 fn a_crash_before_every_step_with_optimistic_batches() {
     // The first one in which votes wait; which one that is changes with every message.
-    let eventful = (STAYS..STAYS + 100).find_map(|seed| {
+    let eventful = (STAYS..=100).find_map(|seed| {
         let mut cluster = Cluster::new(optimistic_flow(seed));
         cluster.run_until(EVENTFUL);
         assert_eq!(cluster.checker().violation(), None);
