@@ -170,7 +170,7 @@ impl Mount {
     fn new() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mount = Self(directory);
-        let arguments = ["-t", "tmpfs", "-o", "size=16m", "tmpfs"];
+        let arguments = ["-t", "tmpfs", "-o", "size=192m", "tmpfs"];
         let mounted = Command::new("mount").args(arguments).arg(mount.path()).output();
         match mounted {
             Ok(output) if output.status.success() => Some(mount),
@@ -296,8 +296,8 @@ fn a_directory_of_a_newer_format_is_not_touched() {
     let chain = Chain::new();
     let format = chain.path("validator-0/store/FORMAT");
     let text = fs::read_to_string(&format).unwrap();
-    fs::write(&format, text.replacen("quorum-store 1\n", "quorum-store 2\n", 1)).unwrap();
-    let parts = ["format 2", "reads 1", "use a matching release"];
+    fs::write(&format, text.replacen("quorum-store 2\n", "quorum-store 3\n", 1)).unwrap();
+    let parts = ["format 3", "reads 2", "use a matching release"];
     chain.run_is_refused(USAGE, &parts);
     chain.check_is_refused(USAGE, &parts);
 }
@@ -330,17 +330,12 @@ fn what_exists_is_never_overwritten() {
 fn a_damaged_control_record_or_format_ends_the_start() {
     let chain = Chain::new();
     let database = chain.path("validator-0/store/database");
-    let tables = fs::read_dir(database).unwrap().map(|entry| entry.unwrap().path());
-    let tables = tables.filter(|path| path.extension().is_some_and(|ending| ending == "sst"));
-    let mut damaged = 0;
-    for table in tables {
-        let file = OpenOptions::new().read(true).write(true).open(table).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 8).unwrap();
-        file.write_all_at(&[!byte[0]], 8).unwrap();
-        damaged += 1;
-    }
-    assert!(damaged > 0);
+    // The first segment of the journal begins with the frame that created it.
+    let segment = format!("{database}/00000000", database = database.display());
+    let file = OpenOptions::new().read(true).write(true).open(segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 100).unwrap();
+    file.write_all_at(&[!byte[0]], 100).unwrap();
     chain.run_is_refused(DAMAGED, &["the store is damaged", "replace the store on purpose"]);
     chain.check_is_refused(UNSOUND, &["not sound", "keep a copy"]);
 
