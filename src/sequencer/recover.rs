@@ -286,7 +286,9 @@ impl Sequencer {
         let Setup { author, genesis, config, .. } = setup;
         let Membership { epoch, committee, former } = &*membership;
         let epoch = *epoch;
-        let mut windows = Windows::new(author, epoch, committee, genesis.parameters.grace());
+        let lifetime = genesis.parameters.batch_lifetime() + genesis.parameters.clock_allowance();
+        let times = (lifetime, genesis.parameters.grace());
+        let mut windows = Windows::new(author, epoch, committee, times);
         windows.on_epoch(epoch, committee, former.iter().map(|former| &former.committee));
         let parameters = genesis.parameters;
         let chain = genesis.chain_id();

@@ -34,8 +34,8 @@ struct Peer {
     sent: BTreeSet<(Timestamp, Digest, u64)>,
     /// Of those, batches of an earlier life: nobody knows whether the peer was sent them.
     uncertain: BTreeSet<Digest>,
-    /// Batches of an earlier life that the peer, being behind, may still count although they are
-    /// gone here: at most this, until its `released` covers the consensus time of our restart.
+    /// Batches of an earlier life that the peer counts although they are not here: at most this, until
+    /// its `released` says that they are gone there too.
     former: Option<(Usage, Timestamp)>,
     /// True once its link was up in this life.
     met: bool,
@@ -49,12 +49,20 @@ pub(super) struct Windows {
     peers: BTreeMap<Author, Peer>,
     own_power: u64,
     grace: Duration,
+    /// Content is gone so long after it was made.
+    kept: Duration,
 }
 
 impl Windows {
-    pub fn new(me: Author, epoch: Epoch, committee: &Committee, grace: Duration) -> Self {
-        let (peers, own_power) = (BTreeMap::new(), 0);
-        let mut windows = Self { me, epoch, peers, own_power, grace };
+    /// Batches expire a `lifetime` after they were made, and are kept for a `grace` beyond that.
+    pub fn new(
+        me: Author,
+        epoch: Epoch,
+        committee: &Committee,
+        (lifetime, grace): (Duration, Duration),
+    ) -> Self {
+        let (peers, own_power, kept) = (BTreeMap::new(), 0, lifetime + grace);
+        let mut windows = Self { me, epoch, peers, own_power, grace, kept };
         windows.on_epoch(epoch, committee, std::iter::empty());
         windows
     }
@@ -112,15 +120,20 @@ impl Windows {
     }
 
     /// A link is up. What this life sent is counted exactly; of what an earlier life sent, only
-    /// batches that are not deleted here are known, and a peer that is behind has deleted fewer:
-    /// what it holds counts until it has caught up.
+    /// batches that are durable here and not deleted are known. A peer that is behind has deleted
+    /// fewer: what it holds counts until it has caught up. One that is not, and holds more than is
+    /// known, was sent batches that the crash took: they leave the author while they are written.
     pub fn on_link_up(&mut self, author: Author, hello: &Hello, consensus: Timestamp) {
         if let Some(peer) = self.peers.get_mut(&author) {
             peer.linked = true;
             peer.epoch = Some(hello.epoch);
             let behind = hello.announcement.released < consensus;
+            let unknown = hello.holds.beyond(&peer.used);
             if !peer.met && behind && hello.holds != Usage::default() {
                 peer.former = Some((hello.holds, consensus));
+            } else if !peer.met && unknown != Usage::default() {
+                let now = consensus.max(hello.announcement.released);
+                peer.former = Some((unknown, now.saturating_add(self.kept)));
             }
             peer.met = true;
         }

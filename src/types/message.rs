@@ -53,6 +53,14 @@ impl Usage {
         self.batches += 1;
     }
 
+    /// What of this is more than the other.
+    pub fn beyond(&self, other: &Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(other.bytes),
+            batches: self.batches.saturating_sub(other.batches),
+        }
+    }
+
     /// Counts one batch of `charge` bytes no more.
     pub fn remove(&mut self, charge: u64) {
         assert!(self.bytes >= charge && self.batches > 0, "usage below zero: {self:?} - {charge}");

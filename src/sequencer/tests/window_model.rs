@@ -12,6 +12,7 @@ use crate::store::Store as _;
 use crate::types::*;
 
 const GRACE: Duration = Duration::from_secs(10);
+const TIMES: (Duration, Duration) = (Duration::from_secs(LIFETIME), GRACE);
 const LIFETIME: u64 = 30;
 const WINDOW: Usage = Usage { bytes: 60_000, batches: 12 };
 
@@ -96,7 +97,7 @@ impl World {
         let digest = net.batch(0, "one");
         let template = net.nodes[0].store.reader().batch(&digest).unwrap().unwrap().info;
         let committee = committee(0..4);
-        let windows = Windows::new(signer(0).author(), Epoch(0), &committee, GRACE);
+        let windows = Windows::new(signer(0).author(), Epoch(0), &committee, TIMES);
         let chain = Timestamp(1_000_000_000);
         let (held, counted) = (Batches::new(), Batches::new());
         let heard = Timestamp(0);
@@ -245,7 +246,7 @@ impl World {
             last.map(|digest| self.receiver.stored.remove(&digest));
             return;
         }
-        self.sender.windows = Windows::new(self.me, Epoch(0), &self.committee, GRACE);
+        self.sender.windows = Windows::new(self.me, Epoch(0), &self.committee, TIMES);
         for (digest, info) in &self.sender.held {
             self.sender.windows.on_recovered_batch(*digest, info);
         }
@@ -285,8 +286,10 @@ fn liars_among_the_granters_neither_stop_an_author_nor_free_what_others_count() 
     let mut net = Net::new();
     let digest = net.batch(0, "one");
     let info = net.nodes[0].store.reader().batch(&digest).unwrap().unwrap().info;
-    let mut windows = Windows::new(signer(0).author(), Epoch(0), &committee, GRACE);
+    let mut windows = Windows::new(signer(0).author(), Epoch(0), &committee, TIMES);
     let released = Timestamp(1);
+    // It harms nobody but itself: it is sent nothing.
+    let everything = Usage { bytes: u64::MAX, batches: u64::MAX };
     for peer in 1..4 {
         let announcement = Announcement { window: WINDOW, released };
         let hello = Hello {
@@ -294,7 +297,7 @@ fn liars_among_the_granters_neither_stop_an_author_nor_free_what_others_count() 
             epoch: Epoch(0),
             committee: committee.hash(),
             announcement,
-            holds: Usage { bytes: u64::MAX, batches: u64::MAX },
+            holds: if peer == 3 { everything } else { Usage::default() },
         };
         windows.on_link_up(signer(peer).author(), &hello, released);
     }

@@ -59,7 +59,8 @@ fn after_a_restart_what_a_peer_may_not_have_goes_to_it_only_if_everything_fits()
     let net = Net::new();
     let (me, peer) = (net.nodes[0].author, net.nodes[1].author);
     let chain = net.genesis.chain_id();
-    let mut windows = Windows::new(me, Epoch(0), &committee(0..4), Duration::from_secs(30));
+    let times = (Duration::from_mins(1), Duration::from_secs(30));
+    let mut windows = Windows::new(me, Epoch(0), &committee(0..4), times);
     // Three that may have been sent to a peer that has room for two.
     let lifetime = |index| Duration::from_secs(10 + index);
     let recovered: Vec<_> = (0..3)
@@ -85,4 +86,35 @@ fn after_a_restart_what_a_peer_may_not_have_goes_to_it_only_if_everything_fits()
     windows.on_announcement(peer, announcement);
     assert_eq!(grant(&mut windows), [peer], "both fit");
     assert_eq!(grant(&mut windows), [peer], "and it may be sent again");
+}
+
+/// Batches leave their author while they are written: a crash may take what others hold then.
+#[test]
+fn what_a_crash_took_counts_at_whoever_holds_it_until_it_must_be_gone() {
+    let net = Net::new();
+    let (me, peer) = (net.nodes[0].author, net.nodes[1].author);
+    let chain = net.genesis.chain_id();
+    let (lifetime, grace) = (Duration::from_mins(1), Duration::from_secs(30));
+    let mut windows = Windows::new(me, Epoch(0), &committee(0..4), (lifetime, grace));
+    let durable = net.forge(0, 0, "durable", lifetime).info;
+    windows.on_recovered_batch(durable.digest(&chain), &durable);
+    // Of two that the peer holds, one is known; it has room for one more.
+    let charge = durable.charge();
+    let holds = Usage { bytes: 2 * charge, batches: 2 };
+    let window = Usage { bytes: 1 << 20, batches: 3 };
+    let restart = Timestamp(1_000_000_000);
+    let mut announcement = Announcement { window, released: restart };
+    let epoch = Epoch(0);
+    let hello = Hello { chain, epoch, committee: committee(0..4).hash(), announcement, holds };
+    windows.on_link_up(peer, &hello, restart);
+    let grant = |windows: &mut Windows, index| {
+        let info = net.forge(0, index, "new", lifetime * 4).info;
+        windows.grant([peer].into_iter(), info.digest(&chain), &info)
+    };
+    assert_eq!(grant(&mut windows, 1), [peer], "two and one fit");
+    assert_eq!(grant(&mut windows, 2), [], "the peer would refuse a fourth");
+    // Whatever that was has expired, and its grace is over.
+    announcement.released = restart.saturating_add(lifetime + grace);
+    windows.on_announcement(peer, announcement);
+    assert_eq!(grant(&mut windows, 2), [peer]);
 }
