@@ -54,6 +54,7 @@ impl Usage {
     }
 
     /// What of this is more than the other.
+    #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {
         Self {
             bytes: self.bytes.saturating_sub(other.bytes),
