@@ -161,14 +161,20 @@ impl ProofManager {
         if self.open.contains_key(&payload) {
             return;
         }
+        // Whoever made the payload may have named a batch twice.
+        let mut named = Vec::with_capacity(batches.len());
         for digest in batches {
             let entry = self.entries.get_or_default(*digest);
+            if entry.names.contains(&payload) {
+                continue;
+            }
             if !entry.is_named() {
                 self.lines.leave(&entry.state);
             }
             entry.names.push(payload);
+            named.push(*digest);
         }
-        self.open.insert(payload, batches.to_vec());
+        self.open.insert(payload, named);
     }
 
     /// A payload was ordered, or can be no more: what is not ordered can be proposed again.

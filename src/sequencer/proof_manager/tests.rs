@@ -339,3 +339,13 @@ fn what_has_no_proof_comes_after_what_has_one_once_it_is_ripe_and_once_only() {
     assert_eq!(pulled(&manager, &[], &[]), (vec![], vec![]));
     assert_eq!((manager.ripe(), manager.take_expired().len()), (0, 1), "one proof was on record");
 }
+
+#[test]
+fn a_payload_that_names_a_batch_twice_names_it_once() {
+    let mut manager = ProofManager::new(0);
+    let (payload, batch) = (Digest([1; 32]), Digest([2; 32]));
+    manager.on_payload(payload, &[batch, Digest([3; 32]), batch]);
+    manager.on_payload_over(&payload);
+    assert!(!manager.knows(&batch));
+    assert_eq!(manager.entries.len(), 0);
+}
