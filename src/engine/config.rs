@@ -168,3 +168,30 @@ impl EngineConfig {
         within("event_queue", self.event_queue as u64, 16, 1 << 24)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Author, ChainParameters, Digest, Member};
+
+    #[test]
+    fn settings_that_do_not_fit_the_store_are_refused() {
+        let member = Member { author: Author([1; 32]), power: 1 };
+        let committee = Committee::new(vec![member]).unwrap();
+        let genesis = Genesis {
+            nonce: Digest([1; 32]),
+            parameters: ChainParameters::default(),
+            committee: committee.clone(),
+        };
+        let (sequencer, engine) = (SequencerConfig::default(), EngineConfig::default());
+        let group = sequencer.group_bytes_max.as_u64();
+        let reserve = engine.disk_reserve.as_u64();
+        let config = NodeConfig { genesis, epoch: Epoch(0), committee, sequencer, engine };
+        let told = |group_bytes_max, capacity_bytes| {
+            config.validate_for(&StoreLimits { group_bytes_max, capacity_bytes })
+        };
+        assert!(told(3 * group, 2 * reserve).is_ok());
+        assert_eq!(told(3 * group - 1, 2 * reserve).unwrap_err().setting, "group_bytes_max");
+        assert_eq!(told(3 * group, 2 * reserve - 1).unwrap_err().setting, "disk_reserve");
+    }
+}
