@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(feature = "quic")]
+use ed25519_dalek::SigningKey;
 use prometheus::Registry;
 use quorum_store::config::SequencerConfig;
 use quorum_store::crypto::Signer;
@@ -15,6 +17,8 @@ use quorum_store::engine::{EngineConfig, NodeConfig, QuorumStore};
 use quorum_store::store::journal::{JournalConfig, JournalStore};
 use quorum_store::store::{Durable, Store, StoreIdentity, StoredBatch};
 use quorum_store::transport::memory::{MemoryNetwork, MemoryTransport};
+#[cfg(feature = "quic")]
+use quorum_store::transport::quic::{QuicConfig, QuicTransport};
 use quorum_store::transport::{Handshake, LinkEvent, Peer, Refusal, Transport};
 use quorum_store::types::{
     AbsenceStatement, Announcement, Author, ChainParameters, Committee, Digest, Epoch, Genesis,
@@ -99,23 +103,62 @@ impl Chain {
     /// Starts the node.
     pub async fn start(&self, store: impl Store, sequencer: SequencerConfig) -> QuorumStore {
         let author = self.peers[0].key;
-        let config = NodeConfig {
-            genesis: self.genesis.clone(),
-            epoch: Epoch(0),
-            committee: self.genesis.committee.clone(),
-            sequencer,
-            engine: EngineConfig::default(),
-        };
         let start = |handshake, events| {
             let transport = self.network.join(author, handshake, &self.peers, events);
             Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
         };
         let (signer, registry) = (Arc::new(Trusting(author)), Registry::new());
+        let config = self.config(sequencer);
         QuorumStore::start(config, Box::new(store), signer, start, &registry).await.unwrap()
     }
 
-    /// Joins as a member, and returns once it is linked with the node.
-    pub async fn join(&self, author: Author) -> (Arc<MemoryTransport>, mpsc::Receiver<LinkEvent>) {
+    fn config(&self, sequencer: SequencerConfig) -> NodeConfig {
+        NodeConfig {
+            genesis: self.genesis.clone(),
+            epoch: Epoch(0),
+            committee: self.genesis.committee.clone(),
+            sequencer,
+            engine: EngineConfig::default(),
+        }
+    }
+
+    /// Starts the node on QUIC, linked with those who are bound. They learn where it is from what
+    /// is returned.
+    #[cfg(feature = "quic")]
+    pub async fn start_on_quic(
+        &self,
+        store: impl Store,
+        sequencer: SequencerConfig,
+        key: &SigningKey,
+        bound: &[Bound],
+    ) -> (QuorumStore, Peer) {
+        let author = self.peers[0].key;
+        let others = self.peers[1..].iter().zip(bound);
+        let peers: Vec<Peer> = others
+            .map(|(peer, (transport, _))| Peer { address: transport.local_address(), ..*peer })
+            .collect();
+        let mut address = None;
+        let start = |handshake, events| {
+            let transport = QuicTransport::start(quic(), key, &peers, handshake, events).unwrap();
+            address = Some(transport.local_address());
+            Ok::<_, std::convert::Infallible>(Arc::new(transport) as Arc<dyn Transport>)
+        };
+        let (signer, registry) = (Arc::new(Trusting(author)), Registry::new());
+        let config = self.config(sequencer);
+        let node = QuorumStore::start(config, Box::new(store), signer, start, &registry);
+        let node = node.await.unwrap();
+        (node, Peer { key: author, address: address.unwrap() })
+    }
+
+    /// A member on QUIC that knows nobody yet.
+    #[cfg(feature = "quic")]
+    pub fn bind(&self, key: &SigningKey) -> Bound {
+        let (sender, events) = mpsc::channel(4096);
+        let transport = QuicTransport::start(quic(), key, &[], self.greeting(), sender).unwrap();
+        (Arc::new(transport), events)
+    }
+
+    fn greeting(&self) -> Arc<Greeting> {
         let hello = Hello {
             chain: self.genesis.chain_id(),
             epoch: Epoch(0),
@@ -123,10 +166,29 @@ impl Chain {
             announcement: Announcement::default(),
             holds: Usage::default(),
         };
+        Arc::new(Greeting(hello.encode()))
+    }
+
+    /// Joins as a member, and returns once it is linked with the node.
+    pub async fn join(&self, author: Author) -> (Arc<MemoryTransport>, mpsc::Receiver<LinkEvent>) {
         let (sender, mut events) = mpsc::channel(4096);
-        let greeting = Arc::new(Greeting(hello.encode()));
-        let transport = self.network.join(author, greeting, &self.peers[..1], sender);
-        while !matches!(events.recv().await, Some(LinkEvent::Up { .. })) {}
+        let transport = self.network.join(author, self.greeting(), &self.peers[..1], sender);
+        linked(&mut events).await;
         (Arc::new(transport), events)
     }
+}
+
+/// Waits until a peer is linked.
+pub async fn linked(events: &mut mpsc::Receiver<LinkEvent>) {
+    while !matches!(events.recv().await.unwrap(), LinkEvent::Up { .. }) {}
+}
+
+/// A member on QUIC, and what it hears.
+#[cfg(feature = "quic")]
+pub type Bound = (Arc<QuicTransport>, mpsc::Receiver<LinkEvent>);
+
+#[cfg(feature = "quic")]
+fn quic() -> QuicConfig {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    QuicConfig { listen, loopback: true, ..QuicConfig::default() }
 }
