@@ -264,19 +264,28 @@ impl Executor {
         let mut outcome = BlockOutcome::default();
         let mut ids = ExecutedIds::new(now);
         let mut open = self.dedup.open(block.header.height.0);
+        let mut named = Vec::new();
         for batch in &block.batches {
             let Some(body) = &batch.body else {
                 outcome.skipped.push(batch.digest);
                 continue;
             };
-            for bytes in body.transactions() {
-                let Some(envelope) = transaction::unwrap(&bytes) else {
+            // All are named before the first is looked up: nearly every look is at memory that no
+            // cache holds, and the processor waits for several at once if nothing lies between.
+            named.clear();
+            for bytes in body.slices() {
+                let Some(envelope) = transaction::unwrap(bytes) else {
                     outcome.malformed += 1;
                     continue;
                 };
                 if envelope.expiration < now || envelope.expiration > latest {
                     outcome.expired.push(envelope.id);
-                } else if open.remember(&envelope.id) {
+                } else {
+                    named.push(envelope);
+                }
+            }
+            for envelope in &named {
+                if open.remember(&envelope.id) {
                     ids.push(&envelope.id, envelope.expiration);
                     outcome.executed.push(envelope.id);
                 } else {
