@@ -106,8 +106,8 @@ pub struct Block {
 /// What became of a block.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct BlockOutcome {
-    /// What was executed, in order.
-    pub executed: Vec<Envelope>,
+    /// Id and expiration of what was executed, in order.
+    pub executed: Vec<(TransactionId, Timestamp)>,
     /// Ids refused because of their expiration.
     pub expired: Vec<TransactionId>,
     /// How many were refused because they were executed before.
@@ -281,7 +281,7 @@ impl Executor {
                 for envelope in together {
                     if known.remember(&envelope.id) {
                         ids.push(&envelope.id, envelope.expiration);
-                        outcome.executed.push(*envelope);
+                        outcome.executed.push((envelope.id, envelope.expiration));
                     } else {
                         outcome.duplicates += 1;
                     }
@@ -345,8 +345,8 @@ impl Executor {
 }
 
 /// The ids of what was executed.
-fn ids(executed: &[Envelope]) -> impl Iterator<Item = TransactionId> {
-    executed.iter().map(|envelope| envelope.id)
+fn ids(executed: &[(TransactionId, Timestamp)]) -> impl Iterator<Item = TransactionId> {
+    executed.iter().map(|(id, _)| *id)
 }
 
 /// One link of the chain of state digests: ids have a fixed length, so nothing is ambiguous.

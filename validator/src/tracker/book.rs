@@ -287,17 +287,28 @@ impl Book {
         });
     }
 
-    pub(super) fn executed(&mut self, named: &Named, height: u64, now: u64, group: &mut Group) {
-        let (id, expiration) = named;
-        let Some(entries) = self.seconds.get_mut(&second_of(*expiration)) else { return };
-        let number = entries.number(&self.keys, id);
-        if let Some(entry) = number.and_then(|number| entries.get_mut(number))
-            && entry.stage < Stage::Executed
-        {
-            self.open_count -= usize::from(entry.stage < Stage::Expired);
-            entry.stage = Stage::Executed;
-            entry.height = height;
-            group.push(*id, entry.age(now));
+    /// A block executed these, which may be unknown here.
+    pub(super) fn executed(
+        &mut self,
+        executed: &[Named],
+        height: u64,
+        now: u64,
+        group: &mut Group,
+    ) {
+        for together in executed.chunk_by(|one, other| second_of(one.1) == second_of(other.1)) {
+            let second = second_of(together[0].1);
+            let Some(entries) = self.seconds.get_mut(&second) else { continue };
+            for (id, _) in together {
+                let number = entries.number(&self.keys, id);
+                if let Some(entry) = number.and_then(|number| entries.get_mut(number))
+                    && entry.stage < Stage::Executed
+                {
+                    self.open_count -= usize::from(entry.stage < Stage::Expired);
+                    entry.stage = Stage::Executed;
+                    entry.height = height;
+                    group.push(*id, entry.age(now));
+                }
+            }
         }
     }
 
@@ -309,7 +320,7 @@ impl Book {
         now: u64,
         group: &mut Group,
     ) {
-        self.executed(named, height, now, group);
+        self.executed(std::slice::from_ref(named), height, now, group);
         if let Some(entries) = self.seconds.get_mut(&second_of(named.1)) {
             entries.pending = entries.pending.saturating_sub(1);
         }

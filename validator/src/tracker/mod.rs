@@ -256,10 +256,7 @@ impl Tracker {
         let mut expired = Group::default();
         {
             let mut book = self.book();
-            for envelope in &outcome.executed {
-                let named = (envelope.id, envelope.expiration);
-                book.executed(&named, height, now, &mut executed);
-            }
+            book.executed(&outcome.executed, height, now, &mut executed);
             for batch in &outcome.skipped {
                 book.skipped(batch, height, now, &mut skipped);
             }
@@ -284,7 +281,7 @@ impl Tracker {
             let mut book = self.book();
             for (position, height) in found {
                 let group = executed.entry(height).or_default();
-                book.executed(&open[position], height, now, group);
+                book.executed(&open[position..=position], height, now, group);
             }
             book.on_time(block_timestamp, now, &mut expired);
         }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::transaction::Envelope;
 
 const SECOND: u64 = 1_000_000;
 const LIFE: Duration = Duration::from_secs(30);
@@ -24,14 +23,10 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp(seconds * SECOND)
 }
 
-fn envelope(id: TransactionId, expiration: Timestamp) -> Envelope {
-    Envelope { id, gas_unit_price: 1, expiration }
-}
-
 /// Of transactions that expire at second 100.
 fn outcome(executed: &[u8], skipped: &[u8]) -> BlockOutcome {
     BlockOutcome {
-        executed: executed.iter().map(|name| envelope(id(*name), at(100))).collect(),
+        executed: executed.iter().map(|name| (id(*name), at(100))).collect(),
         skipped: skipped.iter().map(|name| batch(*name)).collect(),
         ..BlockOutcome::default()
     }
@@ -215,7 +210,7 @@ fn there_is_room_again_once_what_is_open_has_ended() {
     assert!(tracker.has_room(), "refused");
     tracker.begin(&arriving[..1]);
     assert!(!tracker.has_room());
-    let executed = vec![envelope(ids[0], at(100))];
+    let executed = arriving[..1].to_vec();
     let executed = BlockOutcome { executed, ..BlockOutcome::default() };
     tracker.executed(1, at(80), &executed);
     assert!(tracker.has_room(), "executed");
