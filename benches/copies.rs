@@ -147,7 +147,9 @@ fn there_and_back(job: &Job) -> Vec<Step> {
     ];
     for counter in 0..WARM_UP + job.batches {
         if counter == WARM_UP {
-            steps.iter_mut().for_each(|step| step.counted = (0, 0));
+            for step in &mut steps {
+                step.counted = (0, 0);
+            }
         }
         let (digest, batch) = core.batch(peer(1), counter, job.shape, &job.noise);
         let frame = Message::Batch(batch).encode().to_bytes();

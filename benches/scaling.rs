@@ -92,8 +92,8 @@ impl PerBatch {
         Self {
             signed: counts.signed as f64 / certified,
             verified: counts.verified as f64 / certified,
-            proof_bytes: (sent("proofs").1 + sent("payload").1) as f64 / certified,
-            copies: sent("batch").0 as f64 / certified,
+            proof_bytes: (sent("proofs").1 + sent("payload").1) / certified,
+            copies: sent("batch").0 / certified,
         }
     }
 }
@@ -173,8 +173,8 @@ impl Costs {
         let digest = Digest([5; 32]);
         let message = scope.batch_stored_bytes(&digest);
         let signature = Signature::from_bytes(&key.sign(&message).to_bytes());
-        let signed = SignedBatchInfo { digest, signer: signer.author(), signature };
-        let verify = || assert!(signer.verify_batch(&scope, black_box(&signed)));
+        let vote = SignedBatchInfo { digest, signer: signer.author(), signature };
+        let verify = || assert!(signer.verify_batch(&scope, black_box(&vote)));
         let body = &noise[..100_000];
         let (small, large) = (stored(noise, 4000), stored(noise, 100_000));
         let store_byte = (large - small).max(0.0) / 96_000.0;

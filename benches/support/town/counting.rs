@@ -22,14 +22,20 @@ pub struct Counts {
     pub verified: u64,
     pub certified: u64,
     /// Messages and their bytes, by kind.
-    pub sent: BTreeMap<String, (u64, u64)>,
+    pub sent: BTreeMap<String, (f64, f64)>,
 }
 
 /// The signer of the validators: counts, and is real.
 pub struct Counting {
-    pub inner: Ed25519Signer,
+    inner: Ed25519Signer,
     pub signed: AtomicU64,
     pub verified: AtomicU64,
+}
+
+impl Counting {
+    pub fn new(inner: Ed25519Signer) -> Self {
+        Self { inner, signed: AtomicU64::new(0), verified: AtomicU64::new(0) }
+    }
 }
 
 impl Signer for Counting {

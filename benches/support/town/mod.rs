@@ -202,8 +202,7 @@ impl Town {
                 let transport = network.join(author, handshake, &peers, events);
                 Ok::<_, Infallible>(Arc::new(transport) as Arc<dyn Transport>)
             };
-            let (signed, verified) = (AtomicU64::new(0), AtomicU64::new(0));
-            let signer = Arc::new(Counting { inner: signer(index), signed, verified });
+            let signer = Arc::new(Counting::new(signer(index)));
             let registry = Registry::new();
             signers.push(Arc::clone(&signer));
             let node = QuorumStore::start(config, store, signer, start, &registry).await.unwrap();
@@ -288,7 +287,7 @@ impl Town {
             for metric in family.get_metric() {
                 let kind = metric.get_label()[0].value().to_owned();
                 let (messages, sent_bytes) = counts.sent.entry(kind).or_default();
-                let count = metric.get_counter().get_value() as u64;
+                let count = metric.get_counter().get_value();
                 *if bytes { sent_bytes } else { messages } += count;
             }
         }
