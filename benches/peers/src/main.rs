@@ -82,7 +82,7 @@ fn raft(job: &Job<'_>) -> Measured {
         let mut batch = LogBatch::default();
         batch.add_entries::<Entries>(region, &[entry]).unwrap();
         engine.write(&mut batch, true).unwrap();
-        if *last % DELETED_AT_ONCE == 0 && *last > live {
+        if last.is_multiple_of(DELETED_AT_ONCE) && *last > live {
             engine.compact_to(region, *last - live);
             if client == 0 {
                 engine.purge_expired_files().unwrap();
