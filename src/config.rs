@@ -47,7 +47,7 @@ pub struct SequencerConfig {
     pub pool_bytes_max: ByteSize,
     /// Transactions accepted and not batched yet: count. Default 131072; at least 1.
     pub pool_transactions_max: u64,
-    /// A batch is sealed at this size: body bytes. Default 256 KiB; at most the largest batch.
+    /// A batch is sealed at this size: body bytes. Default 1 MiB; at most the largest batch.
     pub batch_bytes_target: ByteSize,
     /// A batch is sealed when its oldest transaction has waited this long. Default 20 ms; 1 ms to
     /// 1 s.
@@ -145,7 +145,7 @@ impl Default for SequencerConfig {
             window_batches: 262_144,
             pool_bytes_max: ByteSize::mib(32),
             pool_transactions_max: 131_072,
-            batch_bytes_target: ByteSize::kib(256),
+            batch_bytes_target: ByteSize::mib(1),
             batch_age_max: Duration::from_millis(20),
             gas_bucket_starts: vec![0, 150, 300, 500, 1000, 3000, 5000, 10_000, 100_000, 1_000_000],
             outstanding_bytes_max: ByteSize::mib(64),

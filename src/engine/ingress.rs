@@ -315,7 +315,7 @@ impl Ingress {
             return true;
         }
         let keys = self.shared.hooks.source.as_ref().map(|_| {
-            let keys = batch.body.transactions().map(|bytes| TransactionKey::of(&bytes));
+            let keys = batch.body.slices().map(TransactionKey::of);
             keys.collect()
         });
         self.bulk(Input::Batch { from, digest, batch }, permit.clone());

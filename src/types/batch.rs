@@ -4,6 +4,8 @@
 //! transaction is a slice of the received buffer and nothing is copied. The digest covers the
 //! info, and through `root` the body; it names exactly one batch.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -200,17 +202,26 @@ impl BatchBody {
         if end == self.0.len() as u64 { Ok(()) } else { Err(InvalidBatch::LengthMismatch) }
     }
 
-    /// The transactions of a verified body, each a slice of it. A body that was not verified
-    /// yields as many as lie within it, and never panics.
+    /// The transactions of a verified body, each a part of it that keeps all of it. A body that
+    /// was not verified yields as many as lie within it, and never panics.
     pub fn transactions(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.ranges().map(|range| self.0.slice(range))
+    }
+
+    /// The same for whoever only looks at them: nothing is counted.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        // A range lies within the body.
+        self.ranges().map(|range| &self.0[range])
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         let empty = Layout { count: 0, lengths: 0, transactions: 0 };
         let layout = self.layout().unwrap_or(empty);
         let mut offset = layout.transactions;
         (0..layout.count).map_while(move |position| {
-            let end = offset.checked_add(self.length_at(&layout, position) as usize)?;
-            let transaction = (end <= self.0.len()).then(|| self.0.slice(offset..end));
-            offset = end;
-            transaction
+            let start = offset;
+            offset = start.checked_add(self.length_at(&layout, position) as usize)?;
+            (offset <= self.0.len()).then_some(start..offset)
         })
     }
 
@@ -350,6 +361,7 @@ mod tests {
                 expected.extend_from_slice(transaction);
             }
             assert_eq!(body.bytes(), &expected);
+            assert!(body.slices().eq(transactions.iter()));
             assert!(body.transactions().eq(transactions));
         }
     }

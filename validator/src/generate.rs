@@ -25,7 +25,7 @@ use crate::keys::{self, Seed};
 use crate::setup::DataDirectory;
 
 /// Whether validators that are generated propose batches before those have a proof.
-pub const OPTIMISTIC: bool = true;
+pub const OPTIMISTIC: bool = false;
 /// Least time between two blocks of validators that are generated. Shorter ones, say 30 ms, cost
 /// more processor time and bring transactions no sooner to their execution.
 pub const BLOCK_INTERVAL: Duration = Duration::from_millis(50);

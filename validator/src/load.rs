@@ -97,6 +97,7 @@ pub fn run(arguments: LoadArguments) -> Result<(), Failure> {
         warm_up: Duration::ZERO,
         duration: duration(arguments.duration, rate, &content),
         content,
+        disks_may_be_lost: false,
     };
     let result = runtime()?.block_on(drive(plan))?;
     let summary = Summary::new(&result);

@@ -18,7 +18,7 @@ mod exit;
 mod generate;
 mod headers;
 mod http;
-mod id_map;
+mod ids;
 mod init;
 mod keys;
 mod load;

@@ -62,7 +62,7 @@ impl BatchGenerator {
         let Some(set) = &mut self.pool.in_progress else { return };
         for (digest, batch) in self.outstanding.iter() {
             let body = BatchBody::new(batch.body.clone());
-            let keys = body.transactions().map(|bytes| TransactionKey::of(&bytes)).collect();
+            let keys = body.slices().map(TransactionKey::of).collect();
             set.hold(*digest, self.author, keys, batch.info.expiration, None);
         }
     }

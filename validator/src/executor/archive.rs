@@ -1,45 +1,127 @@
 //! What others may read while blocks are executed.
 
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use quorum_store::types::Epoch;
+use quorum_store::types::{Epoch, Timestamp};
 use rocksdb::DB;
 
 use super::schema::{self, BlockSummary, Boundary, ExecutorError};
-use crate::id_map::IdMap;
+use crate::ids::{IdKeys, IdSet, second_of};
 use crate::transaction::TransactionId;
 
 /// Ids executed and not expired, with the height of their block.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Dedup(Arc<RwLock<IdMap<u64>>>);
+pub(super) struct Dedup(Arc<RwLock<Seconds>>);
+
+/// By the second of their expiration.
+#[derive(Debug, Default)]
+pub(super) struct Seconds {
+    keys: IdKeys,
+    sets: BTreeMap<u64, Executed>,
+}
+
+/// What expires in one second.
+#[derive(Debug, Default)]
+struct Executed {
+    ids: IdSet,
+    /// The first number of each block, and its height, rising.
+    blocks: Vec<(u32, u64)>,
+}
+
+impl Executed {
+    fn height(&self, keys: &IdKeys, id: &TransactionId) -> Option<u64> {
+        let number = self.ids.number(keys, id)?;
+        let later = self.blocks.partition_point(|(first, _)| *first <= number);
+        self.blocks.get(later.checked_sub(1)?).map(|(_, height)| *height)
+    }
+
+    /// True if the id is new; from now on it is not.
+    fn remember(&mut self, keys: &IdKeys, height: u64, id: &TransactionId) -> bool {
+        let (number, is_new) = self.ids.insert(keys, id);
+        if is_new && self.blocks.last().is_none_or(|(_, last)| *last != height) {
+            self.blocks.push((number, height));
+        }
+        is_new
+    }
+}
+
+impl Seconds {
+    /// Adds what a block executed.
+    pub(super) fn remember(
+        &mut self,
+        height: u64,
+        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
+    ) {
+        let Self { keys, sets } = self;
+        for (id, expiration) in ids {
+            sets.entry(second_of(expiration)).or_default().remember(keys, height, &id);
+        }
+    }
+
+    /// Those of one second, at most.
+    fn height(&self, id: &TransactionId, expiration: Timestamp) -> Option<u64> {
+        self.sets.get(&second_of(expiration))?.height(&self.keys, id)
+    }
+
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> Vec<TransactionId> {
+        let ids = |set: &Executed| (0..set.ids.len() as u32).map(|n| *set.ids.id(n)).collect();
+        self.sets.values().flat_map(|set| -> Vec<TransactionId> { ids(set) }).collect()
+    }
+}
 
 impl Dedup {
     /// The ids; whoever holds this holds up the executor.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, IdMap<u64>> {
-        // A panic while it is held cannot leave a map of plain values half changed.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Seconds> {
+        // A panic while it is held cannot leave sets of plain values half changed.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Seconds> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For a block at this height.
     pub(super) fn open(&self, height: u64) -> OpenBlock<'_> {
-        OpenBlock { height, map: self.0.write().unwrap_or_else(PoisonError::into_inner) }
+        OpenBlock { height, seconds: self.write() }
+    }
+
+    /// Adds what a block executed.
+    pub(super) fn remember(
+        &self,
+        height: u64,
+        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
+    ) {
+        self.write().remember(height, ids);
     }
 
     /// Instead of everything before.
-    pub(super) fn replace(&self, map: IdMap<u64>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = map;
+    pub(super) fn replace(&self, ids: impl FnOnce(&mut Seconds)) {
+        let mut seconds = Seconds::default();
+        ids(&mut seconds);
+        // At once, so that nobody who asks finds a part of them.
+        *self.write() = seconds;
     }
 
-    pub(super) fn forget(&self, ids: impl Iterator<Item = TransactionId>) {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for id in ids {
-            map.remove(&id);
+    /// What has expired at `now` is refused for that: whether it was executed matters no more.
+    pub(super) fn forget_expired(&self, now: Timestamp) {
+        let mut seconds = self.write();
+        while let Some(first) = seconds.sets.first_entry()
+            && *first.key() < second_of(now)
+        {
+            first.remove();
         }
-        // After a burst the table would keep its largest size for ever.
-        if map.capacity() > 1 << 16 && map.len() < map.capacity() / 8 {
-            let keep = map.len() * 2;
-            map.shrink_to(keep);
+    }
+
+    /// The newest block is not executed after all.
+    pub(super) fn undo(&self, height: u64) {
+        let mut seconds = self.write();
+        let Seconds { keys, sets } = &mut *seconds;
+        for set in sets.values_mut() {
+            if let Some((first, _)) = set.blocks.pop_if(|(_, newest)| *newest == height) {
+                set.ids.truncate(keys, first);
+            }
         }
     }
 }
@@ -47,24 +129,33 @@ impl Dedup {
 /// A block whose transactions are being remembered. Readers wait until it is dropped.
 pub(super) struct OpenBlock<'a> {
     height: u64,
-    map: RwLockWriteGuard<'a, IdMap<u64>>,
+    seconds: RwLockWriteGuard<'a, Seconds>,
 }
 
 impl OpenBlock<'_> {
-    /// True if the id is new; from now on it is not.
-    pub(super) fn remember(&mut self, id: &TransactionId) -> bool {
-        match self.map.entry(*id) {
-            Entry::Vacant(free) => {
-                free.insert(self.height);
-                true
-            }
-            Entry::Occupied(_) => false,
-        }
+    /// What expires in one second.
+    pub(super) fn second(&mut self, second: u64) -> OpenSecond<'_> {
+        let Seconds { keys, sets } = &mut *self.seconds;
+        OpenSecond { height: self.height, keys, set: sets.entry(second).or_default() }
     }
 }
 
-/// Reads of executed blocks. All but [`Archive::height_of`] read the disk: call them where that
-/// may block.
+/// The part of an open block that expires in one second.
+pub(super) struct OpenSecond<'a> {
+    height: u64,
+    keys: &'a IdKeys,
+    set: &'a mut Executed,
+}
+
+impl OpenSecond<'_> {
+    /// True if the id is new; from now on it is not.
+    pub(super) fn remember(&mut self, id: &TransactionId) -> bool {
+        self.set.remember(self.keys, self.height, id)
+    }
+}
+
+/// Reads of executed blocks. All but `height_of` and `heights_of` read the disk: call them where
+/// that may block.
 #[derive(Clone, Debug)]
 pub struct Archive {
     pub(super) db: Arc<DB>,
@@ -76,18 +167,21 @@ impl Archive {
         Self { db, dedup }
     }
 
-    /// The block that executed a transaction, while the transaction has not expired.
+    /// The block that executed a transaction, while the transaction has not expired: looked for in
+    /// every second.
     pub fn height_of(&self, id: &TransactionId) -> Option<u64> {
-        self.dedup.read().get(id).copied()
+        let seconds = self.dedup.read();
+        seconds.sets.values().find_map(|set| set.height(&seconds.keys, id))
     }
 
     /// Which of these were executed, and where: position and height.
-    pub fn heights_of<'a>(
+    pub fn heights_of(
         &self,
-        ids: impl Iterator<Item = &'a TransactionId>,
+        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
     ) -> Vec<(usize, u64)> {
-        let known = self.dedup.read();
-        let found = |(position, id)| Some((position, *known.get(id)?));
+        let seconds = self.dedup.read();
+        let found =
+            |(position, (id, expiration))| Some((position, seconds.height(&id, expiration)?));
         ids.enumerate().filter_map(found).collect()
     }
 
@@ -100,7 +194,7 @@ impl Archive {
     /// executed nothing, is unknown, or whose transactions have all expired.
     pub fn transactions(&self, height: u64) -> Result<Option<Vec<u8>>, ExecutorError> {
         let ids = schema::read_ids(&self.db, height)?;
-        Ok(ids.map(|ids| ids.iter().flatten().collect()))
+        Ok(ids.map(|ids| ids.iter().flat_map(|(id, _)| id).collect()))
     }
 
     /// How an epoch ended, as far as that is known here.

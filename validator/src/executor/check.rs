@@ -59,7 +59,12 @@ pub fn check(path: &Path) -> Result<ExecutionReport, ExecutorError> {
             report.problems.push(format!("block {height} says it is block {}", summary.height));
         }
         let ids = schema::read_ids(&db, height)?;
-        check_link(&mut report, previous.as_ref(), &summary, ids.map(|ids| ids.iter().collect()));
+        check_link(
+            &mut report,
+            previous.as_ref(),
+            &summary,
+            ids.map(|ids| ids.iter().map(|(id, _)| id).collect()),
+        );
         previous = Some(summary);
     }
     check_head(&mut report, previous.as_ref(), &state);
@@ -103,7 +108,7 @@ fn check_link(
         None => return,
     };
     report.recomputed += 1;
-    if chain_digest(&below, &block.digest, &ids) != block.state_digest {
+    if chain_digest(&below, &block.digest, ids.into_iter()) != block.state_digest {
         report.problems.push(format!("block {height}: its ids do not give its state digest"));
     }
 }
@@ -140,7 +145,7 @@ fn check_ids(
         }
         time = ids.block_timestamp;
         all.reserve(ids.len());
-        all.extend(ids.iter());
+        all.extend(ids.iter().map(|(id, _)| id));
     }
     report.ids = all.len() as u64;
     all.sort_unstable();

@@ -16,8 +16,7 @@
 //! - **Gaps only as a whole.** The state of others ([`snapshot`]) is taken over in one write as
 //!   well, with the index it belongs to.
 //! - **Bounded memory.** An id is remembered until it has expired by consensus time; after that the
-//!   first rule refuses it. Ids of a block expire together at the latest one longest life after
-//!   the block, so they are dropped block by block, from the value that the store holds anyway.
+//!   first rule refuses it. Ids that expire in the same second are dropped together.
 //!
 //! A failed write is final: the caller ends the process, and the next start resumes here.
 
@@ -40,8 +39,8 @@ use rocksdb::{DB, WriteBatch};
 pub use archive::Archive;
 pub use schema::{BlockSummary, Boundary, Counters, ExecutorError};
 
-use crate::id_map::IdMap;
-use crate::transaction::{self, TransactionId};
+use crate::ids::second_of;
+use crate::transaction::{self, Envelope, TransactionId};
 use archive::Dedup;
 use schema::{ExecutedIds, StateRecord};
 
@@ -107,8 +106,8 @@ pub struct Block {
 /// What became of a block.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct BlockOutcome {
-    /// Ids executed, in order.
-    pub executed: Vec<TransactionId>,
+    /// Id and expiration of what was executed, in order.
+    pub executed: Vec<(TransactionId, Timestamp)>,
     /// Ids refused because of their expiration.
     pub expired: Vec<TransactionId>,
     /// How many were refused because they were executed before.
@@ -119,9 +118,9 @@ pub struct BlockOutcome {
     pub skipped: Vec<Digest>,
 }
 
-/// Ids of one block that are still remembered.
+/// A block whose ids are on disk.
 #[derive(Clone, Copy, Debug)]
-struct Remembered {
+struct Stored {
     height: u64,
     block_timestamp: Timestamp,
 }
@@ -133,10 +132,8 @@ pub struct Executor {
     rules: Rules,
     state: StateRecord,
     dedup: Dedup,
-    /// Blocks whose ids are in `dedup`, oldest first.
-    remembered: VecDeque<Remembered>,
     /// Blocks whose ids are on disk, oldest first.
-    stored: VecDeque<Remembered>,
+    stored: VecDeque<Stored>,
     /// Batches without content that this process executed around, by height.
     skipped: BTreeSet<(u64, Digest)>,
 }
@@ -178,7 +175,6 @@ impl Executor {
             rules,
             state,
             dedup: Dedup::default(),
-            remembered: VecDeque::new(),
             stored: VecDeque::new(),
             skipped: BTreeSet::new(),
         };
@@ -186,24 +182,22 @@ impl Executor {
         Ok(executor)
     }
 
-    /// Fills `dedup` from the ids of the blocks inside the window.
+    /// Fills `dedup` from the ids on disk.
     fn remember_again(&mut self) -> Result<(), ExecutorError> {
         let now = self.state.header.block_timestamp;
-        self.remembered.clear();
         self.stored.clear();
-        let mut map = IdMap::default();
+        let mut blocks = Vec::new();
         for entry in schema::executed_ids(&self.db) {
             let (height, ids) = entry?;
-            let block_timestamp = ids.block_timestamp;
-            self.stored.push_back(Remembered { height, block_timestamp });
-            if block_timestamp.saturating_add(self.rules.transaction_life_max) < now {
-                continue;
-            }
-            map.extend(ids.iter().map(|id| (id, height)));
-            self.remembered.push_back(Remembered { height, block_timestamp });
+            self.stored.push_back(Stored { height, block_timestamp: ids.block_timestamp });
+            blocks.push((height, ids));
         }
-        // At once, so that nobody who asks finds a part of them.
-        self.dedup.replace(map);
+        self.dedup.replace(|seconds| {
+            for (height, ids) in &blocks {
+                let needed = ids.iter().filter(|(_, at)| second_of(*at) >= second_of(now));
+                seconds.remember(*height, needed);
+            }
+        });
         Ok(())
     }
 
@@ -227,7 +221,7 @@ impl Executor {
         if block.header.block_timestamp < self.state.header.block_timestamp {
             return Err(ExecutorError::TimeWentBack(height));
         }
-        let forgotten = self.forgettable(block.header.block_timestamp)?;
+        self.dedup.forget_expired(block.header.block_timestamp);
         let (outcome, ids) = self.select(block);
         let state = self.after(block, &outcome);
         let summary = BlockSummary {
@@ -242,17 +236,14 @@ impl Executor {
         let deleted = self.deletable(block.header.block_timestamp);
         if let Err(error) = self.write(&state, &summary, &ids, deleted) {
             // Final, but until the process has ended nobody is to be told of what is not durable.
-            self.dedup.forget(ids.iter());
+            self.dedup.undo(height);
             return Err(error);
         }
         self.state = state;
         self.note_skipped(height, &outcome.skipped);
         self.stored.drain(..deleted);
-        self.forget(&forgotten);
         if !ids.is_empty() {
-            let block_timestamp = ids.block_timestamp;
-            self.remembered.push_back(Remembered { height, block_timestamp });
-            self.stored.push_back(Remembered { height, block_timestamp });
+            self.stored.push_back(Stored { height, block_timestamp: ids.block_timestamp });
         }
         Ok(outcome)
     }
@@ -264,23 +255,36 @@ impl Executor {
         let mut outcome = BlockOutcome::default();
         let mut ids = ExecutedIds::new(now);
         let mut open = self.dedup.open(block.header.height.0);
+        let mut named = Vec::new();
         for batch in &block.batches {
             let Some(body) = &batch.body else {
                 outcome.skipped.push(batch.digest);
                 continue;
             };
-            for bytes in body.transactions() {
-                let Some(envelope) = transaction::unwrap(&bytes) else {
+            // All are named before the first is looked up, so that the processor may look up
+            // several at once; and by the second of their expiration, as they are remembered.
+            named.clear();
+            for bytes in body.slices() {
+                let Some(envelope) = transaction::unwrap(bytes) else {
                     outcome.malformed += 1;
                     continue;
                 };
                 if envelope.expiration < now || envelope.expiration > latest {
                     outcome.expired.push(envelope.id);
-                } else if open.remember(&envelope.id) {
-                    ids.push(&envelope.id, envelope.expiration);
-                    outcome.executed.push(envelope.id);
                 } else {
-                    outcome.duplicates += 1;
+                    named.push(envelope);
+                }
+            }
+            let second = |envelope: &Envelope| second_of(envelope.expiration);
+            for together in named.chunk_by(|one, other| second(one) == second(other)) {
+                let mut known = open.second(second(&together[0]));
+                for envelope in together {
+                    if known.remember(&envelope.id) {
+                        ids.push(&envelope.id, envelope.expiration);
+                        outcome.executed.push((envelope.id, envelope.expiration));
+                    } else {
+                        outcome.duplicates += 1;
+                    }
                 }
             }
         }
@@ -299,39 +303,21 @@ impl Executor {
             next_index: self.state.next_index + 1,
             head: block.digest,
             header: block.header,
-            state_digest: chain_digest(&self.state.state_digest, &block.digest, &outcome.executed),
+            state_digest: chain_digest(
+                &self.state.state_digest,
+                &block.digest,
+                ids(&outcome.executed),
+            ),
             counters,
             ..self.state
-        }
-    }
-
-    /// Forgets the oldest blocks, whose ids these are.
-    fn forget(&mut self, forgotten: &[ExecutedIds]) {
-        for old in forgotten {
-            self.remembered.pop_front();
-            self.dedup.forget(old.iter());
         }
     }
 
     /// How many of the stored blocks nobody may ask for any more.
     fn deletable(&self, now: Timestamp) -> usize {
         let kept = self.rules.transaction_life_max + SERVED_SPAN;
-        let past = |block: &&Remembered| block.block_timestamp.saturating_add(kept) < now;
+        let past = |block: &&Stored| block.block_timestamp.saturating_add(kept) < now;
         self.stored.iter().take_while(past).count()
-    }
-
-    /// The ids of remembered blocks, all of which have expired at `now`.
-    fn forgettable(&self, now: Timestamp) -> Result<Vec<ExecutedIds>, ExecutorError> {
-        let life = self.rules.transaction_life_max;
-        let past = |block: &&Remembered| block.block_timestamp.saturating_add(life) < now;
-        let blocks = self.remembered.iter().take_while(past);
-        blocks
-            .map(|block| {
-                schema::read_ids(&self.db, block.height)?.ok_or_else(|| {
-                    ExecutorError::Damaged(format!("the ids of block {} are gone", block.height))
-                })
-            })
-            .collect()
     }
 
     /// The one synced write of a block.
@@ -358,14 +344,29 @@ impl Executor {
     }
 }
 
+/// The ids of what was executed.
+fn ids(executed: &[(TransactionId, Timestamp)]) -> impl Iterator<Item = TransactionId> {
+    executed.iter().map(|(id, _)| *id)
+}
+
 /// One link of the chain of state digests: ids have a fixed length, so nothing is ambiguous.
-fn chain_digest(previous: &Digest, block: &Digest, executed: &[TransactionId]) -> Digest {
+fn chain_digest(
+    previous: &Digest,
+    block: &Digest,
+    executed: impl Iterator<Item = TransactionId>,
+) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(DOMAIN);
     hasher.update(previous.as_bytes());
     hasher.update(block.as_bytes());
+    let mut together = Vec::new();
     for id in executed {
-        hasher.update(id);
+        together.extend_from_slice(&id);
+        if together.len() >= 16 << 10 {
+            hasher.update(&together);
+            together.clear();
+        }
     }
+    hasher.update(&together);
     Digest(*hasher.finalize().as_bytes())
 }

@@ -239,11 +239,14 @@ impl ExecutedIds {
         &self.bytes
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = TransactionId> + '_ {
-        self.bytes[TIMESTAMP_BYTES..].chunks_exact(ENTRY_BYTES).map(|entry| {
-            let mut id = [0; 32];
+    /// Id and expiration of each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TransactionId, Timestamp)> + '_ {
+        let (entries, _) = self.bytes[TIMESTAMP_BYTES..].as_chunks::<ENTRY_BYTES>();
+        entries.iter().map(|entry| {
+            let (mut id, mut expiration) = ([0; 32], [0; 8]);
             id.copy_from_slice(&entry[..32]);
-            id
+            expiration.copy_from_slice(&entry[32..]);
+            (id, Timestamp(u64::from_le_bytes(expiration)))
         })
     }
 

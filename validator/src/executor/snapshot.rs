@@ -13,7 +13,7 @@ use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
 use super::schema::{self, BlockSummary, ExecutedIds, ExecutorError, StateRecord};
-use super::{Archive, Executor, Remembered, Rules, SERVED_SPAN, chain_digest};
+use super::{Archive, Executor, Rules, SERVED_SPAN, Stored, chain_digest};
 
 /// A snapshot; never empty once it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +86,9 @@ fn check_link(
     block: &BlockSummary,
     ids: &ExecutedIds,
 ) -> Result<(), ExecutorError> {
-    let executed: Vec<_> = ids.iter().collect();
+    let executed = ids.iter().map(|(id, _)| id);
     let follows = below + 1 == block.height
-        && chain_digest(state, &block.digest, &executed) == block.state_digest;
+        && chain_digest(state, &block.digest, executed) == block.state_digest;
     if follows {
         Ok(())
     } else {
@@ -159,7 +159,6 @@ impl Executor {
         for old in self.stored.range(..deleted) {
             batch.delete(schema::ids_key(old.height));
         }
-        let forgotten = self.forgettable(time)?;
         let state = StateRecord {
             next_index: last.height + 1,
             head: last.digest,
@@ -177,7 +176,7 @@ impl Executor {
         }
         self.stored.drain(..deleted);
         self.remember(snapshot)?;
-        self.forget(&forgotten);
+        self.dedup.forget_expired(time);
         Ok(())
     }
 
@@ -189,12 +188,8 @@ impl Executor {
                 continue;
             }
             let (height, block_timestamp) = (summary.height, ids.block_timestamp);
-            let mut open = self.dedup.open(height);
-            for id in ids.iter() {
-                open.remember(&id);
-            }
-            self.remembered.push_back(Remembered { height, block_timestamp });
-            self.stored.push_back(Remembered { height, block_timestamp });
+            self.dedup.remember(height, ids.iter());
+            self.stored.push_back(Stored { height, block_timestamp });
         }
         Ok(())
     }

@@ -5,13 +5,12 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use quorum_store::sequencer::port::{self, BusyReason, SubmitError, UnderLease};
-use quorum_store::types::Timestamp;
 
 use super::Service;
 use super::answer::Answer;
 use super::ingress::{BUSY_RETRY, Terms};
 use crate::clock;
-use crate::tracker::Admission;
+use crate::tracker::{Admission, Named};
 use crate::transaction::{self, TransactionId, WRAPPER_BYTES_MAX};
 
 /// How long a transaction waits for the answer to an equal one.
@@ -21,15 +20,15 @@ const EQUAL_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Submission {
     /// One per entry; `None` until it is known.
     answers: Vec<Option<Answer>>,
-    /// Position and id of what the library is given.
-    submitted: Vec<(usize, TransactionId)>,
+    /// Position and name of what the library is given.
+    submitted: Vec<(usize, Named)>,
     transactions: Vec<port::Transaction>,
-    /// Position and id of what somebody else is submitting.
-    in_flight: Vec<(usize, TransactionId)>,
+    /// Position and name of what somebody else is submitting.
+    in_flight: Vec<(usize, Named)>,
 }
 
 /// Decides which transactions are new, by their ids and expirations.
-type Admit = fn(&Service, &[(TransactionId, Timestamp)]) -> Vec<Admission>;
+type Admit = fn(&Service, &[Named]) -> Vec<Admission>;
 
 /// A transaction that may be taken.
 pub(super) struct Arriving {
@@ -97,7 +96,7 @@ impl Submission {
                 Err(answer) => answers.push(Some(answer)),
             }
         }
-        let names: Vec<(TransactionId, Timestamp)> =
+        let names: Vec<Named> =
             valid.iter().map(|(_, new)| (new.id, new.transaction.expiration)).collect();
         let admissions = admit(service, &names);
         let mut submitted = Vec::new();
@@ -108,10 +107,10 @@ impl Submission {
         {
             match admission {
                 Admission::New => {
-                    submitted.push((position, id));
+                    submitted.push((position, (id, transaction.expiration)));
                     transactions.push(transaction);
                 }
-                Admission::InFlight => in_flight.push((position, id)),
+                Admission::InFlight => in_flight.push((position, (id, transaction.expiration))),
                 Admission::Accepted => {
                     service.metrics.known.inc();
                     answers[position] = Some(Answer::Accepted(id));
@@ -134,10 +133,10 @@ impl Submission {
             };
             match results {
                 Ok(results) => {
-                    for ((position, id), result) in self.submitted.iter().zip(results) {
-                        answered.push((*id, result.ok()));
+                    for ((position, named), result) in self.submitted.iter().zip(results) {
+                        answered.push((*named, result.ok()));
                         self.answers[*position] = Some(match result {
-                            Ok(_) => Answer::Accepted(*id),
+                            Ok(_) => Answer::Accepted(named.0),
                             Err(error) => refusal(&error),
                         });
                     }
@@ -146,20 +145,20 @@ impl Submission {
             }
         }
         // Whatever the library left without an answer is forgotten, so that it may come again.
-        let left = self.submitted.iter().skip(answered.len()).map(|(_, id)| (*id, None));
+        let left = self.submitted.iter().skip(answered.len()).map(|(_, named)| (*named, None));
         answered.extend(left.collect::<Vec<_>>());
         service.tracker.answered(&answered);
         if let Some(cause) = stopped {
             tracing::debug!(%cause, "a submission met a stopped store");
             return Vec::new();
         }
-        for (position, id) in &self.in_flight {
-            let accepted = service.tracker.accepted(id, EQUAL_PATIENCE).await;
+        for (position, named) in &self.in_flight {
+            let accepted = service.tracker.accepted(named, EQUAL_PATIENCE).await;
             if accepted {
                 service.metrics.known.inc();
             }
             let busy = Answer::busy("equal transaction refused", BUSY_RETRY);
-            self.answers[*position] = Some(if accepted { Answer::Accepted(*id) } else { busy });
+            self.answers[*position] = Some(if accepted { Answer::Accepted(named.0) } else { busy });
         }
         let unanswered = Answer::refused(StatusCode::SERVICE_UNAVAILABLE, "not serving");
         self.answers.into_iter().map(|a| a.unwrap_or_else(|| unanswered.clone())).collect()
@@ -168,14 +167,14 @@ impl Submission {
 
 /// Asks which are new. What a block has executed already is not batched again: it would be refused
 /// there as a duplicate, and its client would only hear that it expired.
-fn admit(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
+fn admit(service: &Service, arriving: &[Named]) -> Vec<Admission> {
     let mut admissions = service.tracker.begin(arriving);
     // Looked up only after they are followed: a block in between is seen here or by the tracker.
     let mut executed = Vec::new();
-    for (position, height) in service.archive.heights_of(arriving.iter().map(|(id, _)| id)) {
+    for (position, height) in service.archive.heights_of(arriving.iter().copied()) {
         if admissions[position] == Admission::New {
             admissions[position] = Admission::Accepted;
-            executed.push((arriving[position].0, height));
+            executed.push((arriving[position], height));
         }
     }
     service.tracker.executed_before(&executed);
@@ -183,12 +182,14 @@ fn admit(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admi
 }
 
 /// The same, of transactions that somebody else follows: none of our clients waits for them.
-fn admit_untracked(service: &Service, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
-    let known = |id: &TransactionId| {
-        service.tracker.lookup(id).is_some() || service.archive.height_of(id).is_some()
-    };
-    let admission = |known| if known { Admission::Accepted } else { Admission::New };
-    arriving.iter().map(|(id, _)| admission(known(id))).collect()
+fn admit_untracked(service: &Service, arriving: &[Named]) -> Vec<Admission> {
+    let known = |named: &Named| service.tracker.knows(named);
+    let admission = |named| if known(named) { Admission::Accepted } else { Admission::New };
+    let mut admissions: Vec<Admission> = arriving.iter().map(admission).collect();
+    for (position, _) in service.archive.heights_of(arriving.iter().copied()) {
+        admissions[position] = Admission::Accepted;
+    }
+    admissions
 }
 
 /// What can be said of an entry by its length.

@@ -46,6 +46,8 @@ pub struct LoadPlan {
     pub duration: Duration,
     /// What to send.
     pub content: Content,
+    /// Targets may lose their disks while it runs.
+    pub disks_may_be_lost: bool,
 }
 
 /// How a load stands.
@@ -116,7 +118,8 @@ pub fn start(plan: LoadPlan) -> LoadHandle {
     let aside = Arc::default();
     for (index, target) in (0..).zip(plan.targets) {
         let client = Client::new(target, load.drivers.clone(), load.stop.clone());
-        let target = Arc::new(TargetState::new(client, Tracker::new(window)));
+        let tracker = Tracker::new(window, plan.disks_may_be_lost);
+        let target = Arc::new(TargetState::new(client, tracker));
         let schedule = Schedule { rate: plan.rate, targets, index, start, end: window_end };
         let source = Source::new(plan.content.clone(), index);
         let stop_sending = load.stop_sending.clone();

@@ -19,6 +19,7 @@ fn plan(fakes: &[FakeValidator], rate: u32) -> LoadPlan {
         warm_up: Duration::ZERO,
         duration: Duration::from_millis(300),
         content: Content::Random { transaction_bytes: 64, seed: 1 },
+        disks_may_be_lost: false,
     }
 }
 

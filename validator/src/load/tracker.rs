@@ -188,6 +188,8 @@ struct Entry {
 /// The books.
 pub struct Tracker {
     window: Window,
+    /// The target may lose its disk, and what a quorum had by then is owed all the same.
+    follows_certificates: bool,
     open: HashMap<Key, Entry, BuildHasherDefault<KeyHasher>>,
     /// Found executed by asking, by the second of their expiration: the stream may say so as well.
     asked: HashMap<Key, u64, BuildHasherDefault<KeyHasher>>,
@@ -197,9 +199,10 @@ pub struct Tracker {
 
 impl Tracker {
     /// Empty books; latencies are those of transactions sent inside the window.
-    pub fn new(window: Window) -> Self {
+    pub fn new(window: Window, follows_certificates: bool) -> Self {
         Self {
             window,
+            follows_certificates,
             open: HashMap::default(),
             asked: HashMap::default(),
             counts: Counts::default(),
@@ -282,11 +285,17 @@ impl Tracker {
         match outcome.state {
             State::Gap => self.counts.outcomes_lost += outcome.lost,
             State::Accepted | State::Certified => {
+                // Looking each of them up would cost more than everything else done with them.
                 for (key, latency_micros) in outcome.transactions() {
-                    let Some(entry) = self.open.get_mut(&key) else { continue };
-                    entry.certified |= outcome.state == State::Certified;
-                    if entry.measured {
+                    let arrival = outcome.time_micros.saturating_sub(latency_micros);
+                    if self.window.contains(arrival) {
                         self.latencies.record(outcome.state, latency_micros);
+                    }
+                    if self.follows_certificates
+                        && outcome.state == State::Certified
+                        && let Some(entry) = self.open.get_mut(&key)
+                    {
+                        entry.certified = true;
                     }
                 }
             }

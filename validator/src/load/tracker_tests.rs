@@ -19,7 +19,7 @@ fn outcome(tracker: &mut Tracker, state: &str, keys: &[Key], time_micros: u64) {
         "state": state,
         "time_micros": time_micros,
         "ids": ids,
-        "latency_micros": vec![70_000; keys.len()],
+        "latency_micros": vec![70; keys.len()],
     });
     tracker.on_outcome(&Outcome::read(line.to_string().as_bytes()).expect("well formed"));
 }
@@ -30,7 +30,7 @@ fn accept(tracker: &mut Tracker, keys: &[Key]) {
 
 #[test]
 fn an_executed_transaction_leaves_the_books_with_its_latencies() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(3));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     accept(&mut tracker, &keys);
     assert_eq!(tracker.counts().unresolved, 3);
@@ -43,13 +43,13 @@ fn an_executed_transaction_leaves_the_books_with_its_latencies() {
     assert!(tracker.open.is_empty());
     let quantiles = tracker.latencies().quantiles();
     for found in [quantiles.accepted, quantiles.certified, quantiles.executed] {
-        assert!(found.is_some_and(|found| (found.max - 70.0).abs() < f64::EPSILON));
+        assert!(found.is_some_and(|found| (found.max - 0.07).abs() < f64::EPSILON));
     }
 }
 
 #[test]
 fn an_outcome_that_overtakes_its_answer_resolves_it() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(2));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys, 1_600);
     accept(&mut tracker, &keys);
@@ -60,7 +60,7 @@ fn an_outcome_that_overtakes_its_answer_resolves_it() {
 
 #[test]
 fn the_warm_up_and_the_drain_do_not_count_as_throughput() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(3));
     tracker.on_sent(&keys[..1], 999, EXPIRATION);
     tracker.on_sent(&keys[1..], 1_999, EXPIRATION);
     accept(&mut tracker, &keys);
@@ -73,7 +73,7 @@ fn the_warm_up_and_the_drain_do_not_count_as_throughput() {
 
 #[test]
 fn a_warm_up_transaction_has_no_latency_and_a_late_one_has() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(2));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(2));
     tracker.on_sent(&keys[..1], 999, EXPIRATION);
     outcome(&mut tracker, "executed", &keys[..1], 1_500);
     assert_eq!(tracker.latencies().quantiles().executed, None);
@@ -84,7 +84,7 @@ fn a_warm_up_transaction_has_no_latency_and_a_late_one_has() {
 
 #[test]
 fn refusals_are_counted_by_status_and_are_not_accepted() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(6));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     tracker.on_answer(&keys, [202, 400, 413, 429, 503, 418].into_iter());
     let counts = tracker.counts();
@@ -96,7 +96,7 @@ fn refusals_are_counted_by_status_and_are_not_accepted() {
 
 #[test]
 fn an_accepted_transaction_without_an_outcome_stays_unresolved() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(3));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     accept(&mut tracker, &keys);
     outcome(&mut tracker, "expired", &keys[..1], 1_600);
@@ -107,7 +107,7 @@ fn an_accepted_transaction_without_an_outcome_stays_unresolved() {
 
 #[test]
 fn an_unanswered_transaction_is_not_lost_but_may_be_executed() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(3));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(3));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys[..1], 1_600);
     tracker.on_unanswered(&keys);
@@ -119,7 +119,7 @@ fn an_unanswered_transaction_is_not_lost_but_may_be_executed() {
 
 #[test]
 fn a_second_execution_is_noticed() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(1));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(1));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     outcome(&mut tracker, "executed", &keys, 1_600);
     outcome(&mut tracker, "executed", &keys, 1_600);
@@ -131,7 +131,7 @@ fn a_second_execution_is_noticed() {
 
 #[test]
 fn outcomes_of_others_are_not_ours() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(1));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(1));
     outcome(&mut tracker, "accepted", &keys, 1_600);
     outcome(&mut tracker, "expired", &keys, 1_600);
     assert_eq!(tracker.counts(), Counts::default());
@@ -140,7 +140,7 @@ fn outcomes_of_others_are_not_ours() {
 
 #[test]
 fn a_gap_counts_what_is_lost() {
-    let mut tracker = Tracker::new(WINDOW);
+    let mut tracker = Tracker::new(WINDOW, true);
     let gap = Outcome::read(br#"{"seq":9,"state":"gap","lost":4}"#).expect("well formed");
     tracker.on_outcome(&gap);
     assert_eq!(tracker.counts().outcomes_lost, 4);
@@ -176,7 +176,7 @@ fn counts_of_targets_add_up_in_every_field() {
 
 #[test]
 fn what_a_target_forgot_is_resolved_by_asking() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(6));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(6));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     assert!(tracker.open_before(2_000).is_empty(), "not answered yet");
     accept(&mut tracker, &keys[..5]);
@@ -207,7 +207,7 @@ fn what_a_target_forgot_is_resolved_by_asking() {
 
 #[test]
 fn what_a_destroyed_disk_had_and_no_quorum_is_counted_apart_unless_it_is_executed() {
-    let (mut tracker, keys) = (Tracker::new(WINDOW), keys(5));
+    let (mut tracker, keys) = (Tracker::new(WINDOW, true), keys(5));
     tracker.on_sent(&keys, 1_500, EXPIRATION);
     accept(&mut tracker, &keys[..4]);
     outcome(&mut tracker, "certified", &keys[..1], 1_600);

@@ -177,6 +177,7 @@ impl Session {
             warm_up: WARM_UP,
             duration: self.duration,
             content: self.content.clone(),
+            disks_may_be_lost: self.disaster.is_some(),
         }
     }
 }

@@ -1,4 +1,6 @@
 //! The tracker's book: entries, and where to find them. Pure: time is an argument.
+//!
+//! Entries lie by the second of their expiration: they end together, and go together.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -7,8 +9,9 @@ use quorum_store::sequencer::port::Accepted;
 use quorum_store::types::{Digest, Timestamp};
 use slab::Slab;
 
-use super::{Admission, Stage, Tracked};
-use crate::id_map::IdMap;
+use super::second::{Entry, Second};
+use super::{Admission, Named, Stage, Tracked};
+use crate::ids::{IdKeys, second_of};
 use crate::outcomes::Group;
 use crate::transaction::TransactionId;
 
@@ -25,42 +28,35 @@ pub(super) struct Book {
     entries_max: usize,
     /// How long an entry is kept after its expiration, in consensus time.
     retention: Duration,
-    entries: Slab<Entry>,
-    by_id: IdMap<u32>,
+    keys: IdKeys,
+    seconds: BTreeMap<u64, Second>,
+    count: usize,
     /// Entries that are not final.
     open_count: usize,
-    batches: HashMap<Digest, Members>,
+    batches: Slab<Members>,
+    handles: HashMap<Digest, u32>,
     early: EarlyCertificates,
-    /// Keys of answered entries that may still change, by the second of their expiration.
-    open: BTreeMap<u64, Vec<u32>>,
-    /// Keys of entries that are final, likewise.
-    ended: BTreeMap<u64, Vec<u32>>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    id: TransactionId,
-    arrival_micros: u64,
-    /// The second of its expiration.
-    second: u64,
-    height: u64,
-    place: Option<Accepted>,
-    stage: Stage,
-}
-
-impl Entry {
-    fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.arrival_micros)
-    }
+    /// Answered only after their second was over: second and number.
+    late: Vec<(u64, u32)>,
 }
 
 /// The transactions of one batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Members {
-    /// Position in the batch, and key. A key whose entry names another batch is stale.
-    keys: Vec<(u32, u32)>,
+    digest: Digest,
+    /// One whose entry names another batch is stale.
+    members: Vec<Member>,
     /// How many are not stale.
     live: u32,
+}
+
+/// A transaction in a batch.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    /// Of its expiration: in 32 bits, which last until 2106.
+    second: u32,
+    number: u32,
+    position: u32,
 }
 
 /// Batches whose certificate came before the answer to their submission.
@@ -86,21 +82,21 @@ impl EarlyCertificates {
 impl Book {
     pub(super) fn new(entries_max: usize, retention: Duration) -> Self {
         Self {
-            // Keys have 32 bits.
-            entries_max: entries_max.min(u32::MAX as usize),
+            entries_max,
             retention,
-            entries: Slab::new(),
-            by_id: IdMap::default(),
+            keys: IdKeys::default(),
+            seconds: BTreeMap::new(),
+            count: 0,
             open_count: 0,
-            batches: HashMap::new(),
+            batches: Slab::new(),
+            handles: HashMap::new(),
             early: EarlyCertificates::default(),
-            open: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            late: Vec::new(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.count
     }
 
     /// Entries that are not final.
@@ -108,61 +104,81 @@ impl Book {
         self.open_count
     }
 
-    /// Ids of entries that are not final.
-    pub(super) fn open_ids(&self) -> Vec<TransactionId> {
-        let open = self.entries.iter().filter(|(_, entry)| entry.stage < Stage::Expired);
-        open.map(|(_, entry)| entry.id).collect()
+    /// Entries that are not final, each with a time in the second of its expiration.
+    pub(super) fn open(&self) -> Vec<Named> {
+        let mut open = Vec::new();
+        for (second, entries) in &self.seconds {
+            let found = entries.entries().filter(|(_, entry)| entry.is_open());
+            let time = Timestamp(second * SECOND);
+            open.extend(found.map(|(number, _)| (*entries.id(number), time)));
+        }
+        open
     }
 
+    /// Looks in every second.
     pub(super) fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
-        let entry = self.entries.get(*self.by_id.get(id)? as usize)?;
-        let height = (entry.height > 0).then_some(entry.height);
-        Some(Tracked { stage: entry.stage, place: entry.place, height })
+        let entry = self.seconds.values().find_map(|second| second.get(&self.keys, id))?;
+        Some(self.tracked(entry))
     }
 
-    pub(super) fn begin(
-        &mut self,
-        id: TransactionId,
-        expiration: Timestamp,
-        now: u64,
-    ) -> Admission {
-        if let Some(entry) = self.by_id.get(&id).and_then(|key| self.entries.get(*key as usize)) {
+    /// Looks where it has to be.
+    pub(super) fn lookup_named(&self, (id, expiration): &Named) -> Option<Tracked> {
+        let entry = self.seconds.get(&second_of(*expiration))?.get(&self.keys, id)?;
+        Some(self.tracked(entry))
+    }
+
+    fn tracked(&self, entry: &Entry) -> Tracked {
+        let place = entry.place().and_then(|(handle, position)| {
+            let batch = self.batches.get(handle as usize)?.digest;
+            Some(Accepted { batch, position })
+        });
+        let height = (entry.height > 0).then_some(entry.height);
+        Tracked { stage: entry.stage, place, height }
+    }
+
+    pub(super) fn begin(&mut self, (id, expiration): &Named, now: u64) -> Admission {
+        let second = second_of(*expiration);
+        if let Some(entry) = self.seconds.get(&second).and_then(|s| s.get(&self.keys, id)) {
             let pending = entry.stage == Stage::Pending;
             return if pending { Admission::InFlight } else { Admission::Accepted };
         }
-        while self.entries.len() >= self.entries_max {
-            let Some((_, keys)) = self.ended.pop_first() else { return Admission::Full };
-            self.drop_entries(&keys);
+        while self.count >= self.entries_max {
+            if !self.drop_oldest(u64::MAX) {
+                return Admission::Full;
+            }
         }
-        let second = expiration.0 / SECOND;
-        let stage = Stage::Pending;
-        let entry = Entry { id, arrival_micros: now, second, height: 0, place: None, stage };
-        let key = self.entries.insert(entry) as u32;
-        self.by_id.insert(id, key);
+        self.seconds.entry(second).or_default().insert(&self.keys, id, now);
+        self.count += 1;
         self.open_count += 1;
         Admission::New
     }
 
     pub(super) fn answered(
         &mut self,
-        id: &TransactionId,
+        (id, expiration): &Named,
         place: Option<Accepted>,
         now: u64,
         accepted: &mut Group,
         certified: &mut Group,
     ) {
-        let Some(key) = self.by_id.get(id).copied() else { return };
-        let Some(entry) = self.entries.get_mut(key as usize) else { return };
-        if place.is_none() && entry.stage == Stage::Pending {
-            self.remove(key);
-            self.open_count -= 1;
+        let second = second_of(*expiration);
+        let number = self.seconds.get(&second).and_then(|entries| entries.number(&self.keys, id));
+        let Some(number) = number else { return };
+        let handle = place.map(|place| self.handle(&place.batch));
+        let Some(entries) = self.seconds.get_mut(&second) else { return };
+        let is_over = entries.is_over;
+        entries.pending = entries.pending.saturating_sub(1);
+        let Some(entry) = entries.get_mut(number) else { return };
+        let (Some(place), Some(handle)) = (place, handle) else {
+            if entry.stage == Stage::Pending {
+                entries.remove(&self.keys, number);
+                self.count -= 1;
+                self.open_count -= 1;
+            }
             return;
-        }
-        // From here on time ends it. Before its answer nothing may: its key would be used again.
-        self.open.entry(entry.second).or_default().push(key);
-        let Some(place) = place else { return };
+        };
         accepted.push(*id, entry.age(now));
-        entry.place = Some(place);
+        entry.put((handle, place.position));
         // A block may have executed it before its answer came this far.
         if entry.stage == Stage::Pending {
             entry.stage = Stage::Batched;
@@ -170,33 +186,56 @@ impl Book {
                 entry.stage = Stage::Certified;
                 certified.push(*id, entry.age(now));
             }
-        }
-        self.join(place, key);
-    }
-
-    fn join(&mut self, place: Accepted, key: u32) {
-        let members = self.batches.entry(place.batch).or_default();
-        members.keys.push((place.position, key));
-        members.live += 1;
-    }
-
-    fn leave(&mut self, batch: &Digest) {
-        if let Some(members) = self.batches.get_mut(batch) {
-            members.live = members.live.saturating_sub(1);
-            if members.live == 0 {
-                self.batches.remove(batch);
+            if is_over {
+                self.late.push((second, number));
             }
+        }
+        self.join(handle, Member { second: second as u32, number, position: place.position });
+    }
+
+    /// The handle of a batch, which is new or not.
+    fn handle(&mut self, digest: &Digest) -> u32 {
+        let Self { batches, handles, .. } = self;
+        *handles.entry(*digest).or_insert_with(|| {
+            let members = Members { digest: *digest, members: Vec::new(), live: 0 };
+            // Proof of the cast: there are fewer batches than entries, and those are in memory.
+            batches.insert(members) as u32
+        })
+    }
+
+    fn join(&mut self, handle: u32, member: Member) {
+        if let Some(batch) = self.batches.get_mut(handle as usize) {
+            batch.members.push(member);
+            batch.live += 1;
+        }
+    }
+
+    fn leave(&mut self, handle: u32) {
+        let Some(batch) = self.batches.get_mut(handle as usize) else { return };
+        batch.live = batch.live.saturating_sub(1);
+        if batch.live == 0 {
+            let gone = self.batches.remove(handle as usize);
+            self.handles.remove(&gone.digest);
         }
     }
 
     /// Applies a change to every entry that is in a batch now.
-    fn for_each_member(&mut self, batch: &Digest, mut change: impl FnMut(&mut Entry)) {
-        let Some(members) = self.batches.get(batch) else { return };
-        for (_, key) in &members.keys {
-            if let Some(entry) = self.entries.get_mut(*key as usize)
-                && entry.place.is_some_and(|place| place.batch == *batch)
-            {
-                change(entry);
+    fn for_each_member(
+        &mut self,
+        batch: &Digest,
+        mut change: impl FnMut(&TransactionId, &mut Entry),
+    ) {
+        let Some(handle) = self.handles.get(batch).copied() else { return };
+        let Some(batch) = self.batches.get(handle as usize) else { return };
+        for together in batch.members.chunk_by(|one, other| one.second == other.second) {
+            let second = u64::from(together[0].second);
+            let Some(entries) = self.seconds.get_mut(&second) else { continue };
+            for member in together {
+                if let Some((id, entry)) = entries.named_mut(member.number)
+                    && entry.place() == Some((handle, member.position))
+                {
+                    change(id, entry);
+                }
             }
         }
     }
@@ -205,34 +244,42 @@ impl Book {
         let mut group = Group::default();
         // Also when the batch is known: more of its transactions may be answered later.
         self.early.insert(*batch);
-        self.for_each_member(batch, |entry| {
+        self.for_each_member(batch, |id, entry| {
             if entry.stage < Stage::Certified {
                 entry.stage = Stage::Certified;
-                group.push(entry.id, entry.age(now));
+                group.push(*id, entry.age(now));
             }
         });
         group
     }
 
     pub(super) fn rebatched(&mut self, from: &Digest, moved: &[(u32, Accepted)]) {
-        let Some(members) = self.batches.get(from) else { return };
+        let Some(handle) = self.handles.get(from).copied() else { return };
+        let Some(batch) = self.batches.get(handle as usize) else { return };
         let targets: HashMap<u32, Accepted> = moved.iter().copied().collect();
-        let target = |(position, key): &(u32, u32)| Some((*key, *targets.get(position)?));
-        let moving: Vec<(u32, Accepted)> = members.keys.iter().filter_map(target).collect();
-        for (key, target) in moving {
-            let Some(entry) = self.entries.get_mut(key as usize) else { continue };
-            let here = entry.place.is_some_and(|place| place.batch == *from);
+        let target = |member: &Member| Some((*member, *targets.get(&member.position)?));
+        let moving: Vec<(Member, Accepted)> = batch.members.iter().filter_map(target).collect();
+        for (member, target) in moving {
+            let Some(entries) = self.seconds.get_mut(&u64::from(member.second)) else { continue };
+            let Some(entry) = entries.get_mut(member.number) else { continue };
+            let here = entry.place() == Some((handle, member.position));
             if here && entry.stage < Stage::Ordered {
-                entry.place = Some(target);
                 entry.stage = Stage::Batched;
-                self.join(target, key);
-                self.leave(from);
+                let position = target.position;
+                let to = self.handle(&target.batch);
+                if let Some(entries) = self.seconds.get_mut(&u64::from(member.second))
+                    && let Some(entry) = entries.get_mut(member.number)
+                {
+                    entry.put((to, position));
+                }
+                self.join(to, Member { position, ..member });
+                self.leave(handle);
             }
         }
     }
 
     pub(super) fn ordered(&mut self, batch: &Digest, height: u64) {
-        self.for_each_member(batch, |entry| {
+        self.for_each_member(batch, |_, entry| {
             if entry.stage < Stage::Ordered {
                 entry.stage = Stage::Ordered;
                 entry.height = height;
@@ -240,47 +287,53 @@ impl Book {
         });
     }
 
+    /// A block executed these, which may be unknown here.
     pub(super) fn executed(
         &mut self,
-        id: &TransactionId,
+        executed: &[Named],
         height: u64,
         now: u64,
         group: &mut Group,
     ) {
-        let Some(key) = self.by_id.get(id) else { return };
-        if let Some(entry) = self.entries.get_mut(*key as usize)
-            && entry.stage < Stage::Executed
-        {
-            self.open_count -= usize::from(entry.stage < Stage::Expired);
-            entry.stage = Stage::Executed;
-            entry.height = height;
-            group.push(*id, entry.age(now));
+        for together in executed.chunk_by(|one, other| second_of(one.1) == second_of(other.1)) {
+            let second = second_of(together[0].1);
+            let Some(entries) = self.seconds.get_mut(&second) else { continue };
+            for (id, _) in together {
+                let number = entries.number(&self.keys, id);
+                if let Some(entry) = number.and_then(|number| entries.get_mut(number))
+                    && entry.stage < Stage::Executed
+                {
+                    self.open_count -= usize::from(entry.stage < Stage::Expired);
+                    entry.stage = Stage::Executed;
+                    entry.height = height;
+                    group.push(*id, entry.age(now));
+                }
+            }
         }
     }
 
-    /// It was executed before it arrived here. Time ends its entry as that of any other.
+    /// It was executed before it arrived here, and nobody will be asked for an answer.
     pub(super) fn executed_before(
         &mut self,
-        id: &TransactionId,
+        named: &Named,
         height: u64,
         now: u64,
         group: &mut Group,
     ) {
-        self.executed(id, height, now, group);
-        let Some(key) = self.by_id.get(id).copied() else { return };
-        if let Some(entry) = self.entries.get(key as usize) {
-            self.open.entry(entry.second).or_default().push(key);
+        self.executed(std::slice::from_ref(named), height, now, group);
+        if let Some(entries) = self.seconds.get_mut(&second_of(named.1)) {
+            entries.pending = entries.pending.saturating_sub(1);
         }
     }
 
     pub(super) fn skipped(&mut self, batch: &Digest, height: u64, now: u64, group: &mut Group) {
         let mut ended = 0;
-        self.for_each_member(batch, |entry| {
+        self.for_each_member(batch, |id, entry| {
             if entry.stage < Stage::Skipped {
                 ended += usize::from(entry.stage < Stage::Expired);
                 entry.stage = Stage::Skipped;
                 entry.height = height;
-                group.push(entry.id, entry.age(now));
+                group.push(*id, entry.age(now));
             }
         });
         self.open_count -= ended;
@@ -288,47 +341,51 @@ impl Book {
 
     /// Consensus time is `time` now.
     pub(super) fn on_time(&mut self, time: Timestamp, now: u64, expired: &mut Group) {
-        // A second has passed as a whole once its last microsecond lies below the time.
-        let passed = time.0 / SECOND;
-        while let Some((second, keys)) = pop_below(&mut self.open, passed) {
-            for key in &keys {
-                if let Some(entry) = self.entries.get_mut(*key as usize)
-                    && entry.stage < Stage::Expired
-                {
-                    self.open_count -= 1;
-                    entry.stage = Stage::Expired;
-                    expired.push(entry.id, entry.age(now));
-                }
+        for (second, number) in std::mem::take(&mut self.late) {
+            if let Some(entries) = self.seconds.get_mut(&second) {
+                self.open_count -= usize::from(expire(entries, number, now, expired));
             }
-            self.ended.entry(second).or_default().extend(keys);
         }
-        let kept_from = time.saturating_sub(self.retention).0 / SECOND;
-        while let Some((_, keys)) = pop_below(&mut self.ended, kept_from) {
-            self.drop_entries(&keys);
+        // A second has passed as a whole once its last microsecond lies below the time.
+        let passed = second_of(time);
+        for entries in self.seconds.range_mut(..passed).map(|(_, entries)| entries) {
+            if entries.is_over {
+                continue;
+            }
+            entries.is_over = true;
+            // What has no answer yet ends after it.
+            let answered = |(_, entry): &(u32, &Entry)| entry.stage > Stage::Pending;
+            let open = entries.entries().filter(answered).filter(|(_, entry)| entry.is_open());
+            for number in open.map(|(number, _)| number).collect::<Vec<_>>() {
+                self.open_count -= usize::from(expire(entries, number, now, expired));
+            }
         }
+        let kept_from = second_of(time.saturating_sub(self.retention));
+        while self.drop_oldest(kept_from) {}
     }
 
-    fn drop_entries(&mut self, keys: &[u32]) {
-        for key in keys {
-            self.remove(*key);
+    /// Drops the oldest second that is over, below a bound. False if there is none.
+    fn drop_oldest(&mut self, below: u64) -> bool {
+        // What waits for its answer is waited for.
+        let droppable = |(_, entries): &(&u64, &Second)| entries.is_over && entries.pending == 0;
+        let Some(second) = self.seconds.range(..below).find(droppable).map(|(s, _)| *s) else {
+            return false;
+        };
+        let Some(entries) = self.seconds.remove(&second) else { return false };
+        self.count -= entries.len();
+        self.open_count -= entries.entries().filter(|(_, entry)| entry.is_open()).count();
+        for (handle, _) in entries.entries().filter_map(|(_, entry)| entry.place()) {
+            self.leave(handle);
         }
-        if self.by_id.capacity() > 1 << 16 && self.by_id.len() < self.by_id.capacity() / 8 {
-            self.by_id.shrink_to(self.by_id.len() * 2);
-            self.entries.shrink_to_fit();
-        }
-    }
-
-    fn remove(&mut self, key: u32) {
-        let Some(entry) = self.entries.try_remove(key as usize) else { return };
-        self.by_id.remove(&entry.id);
-        if let Some(place) = entry.place {
-            self.leave(&place.batch);
-        }
+        true
     }
 }
 
-/// Takes the first entry whose key lies below a bound.
-fn pop_below(map: &mut BTreeMap<u64, Vec<u32>>, bound: u64) -> Option<(u64, Vec<u32>)> {
-    let first = map.first_entry()?;
-    (*first.key() < bound).then(|| first.remove_entry())
+/// It can never be executed any more. False if it had ended already.
+fn expire(entries: &mut Second, number: u32, now: u64, expired: &mut Group) -> bool {
+    let found = entries.named_mut(number).filter(|(_, entry)| entry.is_open());
+    let Some((id, entry)) = found else { return false };
+    entry.stage = Stage::Expired;
+    expired.push(*id, entry.age(now));
+    true
 }

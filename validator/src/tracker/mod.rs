@@ -12,13 +12,14 @@
 //! - **Executed blocks decide the end.** A transaction is `expired` when a block with a later
 //!   timestamp than its expiration was executed without it: no later block can execute it.
 //! - **Events of the library** only add the milestones between, and may be lost without harm.
-//! - **Bounded**: entries are grouped by the second of their expiration and dropped one longest
-//!   life after it in consensus time, or earlier if room is needed; when there is none left, new
+//! - **Bounded**: entries lie by the second of their expiration and are dropped one longest life
+//!   after it in consensus time, or earlier if room is needed; when there is none left, new
 //!   transactions are refused.
 
 mod admission;
 mod book;
 pub mod follow;
+mod second;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +97,9 @@ pub struct Tracked {
     pub height: Option<u64>,
 }
 
+/// What names a transaction here: its id, and when it expires.
+pub type Named = (TransactionId, Timestamp);
+
 /// What to do with a transaction that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -150,15 +154,15 @@ impl Tracker {
     }
 
     /// Transactions arrive. Whoever gets [`Admission::New`] owes [`Tracker::answered`].
-    pub fn begin(&self, arriving: &[(TransactionId, Timestamp)]) -> Vec<Admission> {
+    pub fn begin(&self, arriving: &[Named]) -> Vec<Admission> {
         let now = self.clock.micros();
         let mut book = self.book();
-        arriving.iter().map(|(id, expiration)| book.begin(*id, *expiration, now)).collect()
+        arriving.iter().map(|named| book.begin(named, now)).collect()
     }
 
     /// These arrived as new, but a block had executed them already: for another validator, or in a
     /// former life. They end here, and nothing is owed for them.
-    pub fn executed_before(&self, found: &[(TransactionId, u64)]) {
+    pub fn executed_before(&self, found: &[(Named, u64)]) {
         if found.is_empty() {
             return;
         }
@@ -166,8 +170,8 @@ impl Tracker {
         let mut group = Group::default();
         {
             let mut book = self.book();
-            for (id, height) in found {
-                book.executed_before(id, *height, now, &mut group);
+            for (named, height) in found {
+                book.executed_before(named, *height, now, &mut group);
             }
         }
         self.outcomes.publish(Milestone::Executed, None, &group);
@@ -176,14 +180,14 @@ impl Tracker {
 
     /// The library answered a submission: with a place, or with a refusal, which is forgotten so
     /// that the client may try again.
-    pub fn answered(&self, answers: &[(TransactionId, Option<Accepted>)]) {
+    pub fn answered(&self, answers: &[(Named, Option<Accepted>)]) {
         let now = self.clock.micros();
         let mut accepted = Group::default();
         let mut certified = Group::default();
         {
             let mut book = self.book();
-            for (id, place) in answers {
-                book.answered(id, *place, now, &mut accepted, &mut certified);
+            for (named, place) in answers {
+                book.answered(named, *place, now, &mut accepted, &mut certified);
             }
         }
         self.outcomes.publish(Milestone::Accepted, None, &accepted);
@@ -193,11 +197,11 @@ impl Tracker {
 
     /// Waits until the submission of an equal transaction was answered. True if it was accepted;
     /// false if it was refused, or the wait took too long.
-    pub async fn accepted(&self, id: &TransactionId, patience: Duration) -> bool {
+    pub async fn accepted(&self, named: &Named, patience: Duration) -> bool {
         let mut answers = self.answers.subscribe();
         let settled = async {
             loop {
-                match self.lookup(id) {
+                match self.book().lookup_named(named) {
                     None => return false,
                     Some(tracked) if tracked.stage > Stage::Pending => return true,
                     Some(_) => {}
@@ -213,6 +217,11 @@ impl Tracker {
     /// Where a transaction stands, if it came to this validator in this life and is recent.
     pub fn lookup(&self, id: &TransactionId) -> Option<Tracked> {
         self.book().lookup(id)
+    }
+
+    /// The same, for whoever knows when it expires.
+    pub fn knows(&self, named: &Named) -> bool {
+        self.book().lookup_named(named).is_some()
     }
 
     /// The library tells of batches of ours.
@@ -247,9 +256,7 @@ impl Tracker {
         let mut expired = Group::default();
         {
             let mut book = self.book();
-            for id in &outcome.executed {
-                book.executed(id, height, now, &mut executed);
-            }
+            book.executed(&outcome.executed, height, now, &mut executed);
             for batch in &outcome.skipped {
                 book.skipped(batch, height, now, &mut skipped);
             }
@@ -268,13 +275,13 @@ impl Tracker {
         let now = self.clock.micros();
         let mut executed: BTreeMap<u64, Group> = BTreeMap::new();
         let mut expired = Group::default();
-        let open = self.book().open_ids();
-        let found = archive.heights_of(open.iter());
+        let open = self.book().open();
+        let found = archive.heights_of(open.iter().copied());
         {
             let mut book = self.book();
             for (position, height) in found {
                 let group = executed.entry(height).or_default();
-                book.executed(&open[position], height, now, group);
+                book.executed(&open[position..=position], height, now, group);
             }
             book.on_time(block_timestamp, now, &mut expired);
         }

@@ -23,9 +23,10 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp(seconds * SECOND)
 }
 
+/// Of transactions that expire at second 100.
 fn outcome(executed: &[u8], skipped: &[u8]) -> BlockOutcome {
     BlockOutcome {
-        executed: executed.iter().map(|name| id(*name)).collect(),
+        executed: executed.iter().map(|name| (id(*name), at(100))).collect(),
         skipped: skipped.iter().map(|name| batch(*name)).collect(),
         ..BlockOutcome::default()
     }
@@ -48,7 +49,7 @@ fn lines(tracker: &Tracker) -> Vec<(String, usize)> {
 
 fn accept(tracker: &Tracker, name: u8, expiration: Timestamp, place: Accepted) {
     assert_eq!(tracker.begin(&[(id(name), expiration)]), [Admission::New]);
-    tracker.answered(&[(id(name), Some(place))]);
+    tracker.answered(&[((id(name), expiration), Some(place))]);
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn a_transaction_is_followed_to_its_execution_and_forgotten_after_its_life() {
     let tracker = tracker(10);
     assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::New]);
     assert_eq!(stage(&tracker, 1), Some(Stage::Pending));
-    tracker.answered(&[(id(1), Some(place(7, 0)))]);
+    tracker.answered(&[((id(1), at(100)), Some(place(7, 0)))]);
     assert_eq!(stage(&tracker, 1), Some(Stage::Batched));
     tracker.on_event(&Event::Certified { digest: batch(7) });
     assert_eq!(stage(&tracker, 1), Some(Stage::Certified));
@@ -82,7 +83,8 @@ fn answers_certificates_and_blocks_may_come_in_any_order() {
     tracker.begin(&[(id(1), at(100)), (id(2), at(100))]);
     tracker.on_event(&Event::Certified { digest: batch(7) });
     tracker.executed(3, at(70), &outcome(&[2], &[]));
-    tracker.answered(&[(id(1), Some(place(7, 0))), (id(2), Some(place(7, 1)))]);
+    let named = |name| (id(name), at(100));
+    tracker.answered(&[(named(1), Some(place(7, 0))), (named(2), Some(place(7, 1)))]);
     assert_eq!(stage(&tracker, 1), Some(Stage::Certified));
     assert_eq!(stage(&tracker, 2), Some(Stage::Executed));
     let expected = [("executed", 1), ("accepted", 2), ("certified", 1)];
@@ -118,7 +120,7 @@ fn a_transaction_in_a_skipped_batch_is_skipped_unless_another_copy_is_executed()
 fn a_refused_transaction_may_come_again_and_its_key_is_not_mistaken_for_another() {
     let tracker = tracker(10);
     tracker.begin(&[(id(1), at(50))]);
-    tracker.answered(&[(id(1), None)]);
+    tracker.answered(&[((id(1), at(50)), None)]);
     assert_eq!(stage(&tracker, 1), None);
     // It takes the place of the refused one, and must not inherit its expiration.
     accept(&tracker, 2, at(100), place(7, 0));
@@ -165,11 +167,12 @@ async fn an_equal_transaction_waits_for_the_answer_to_the_first() {
     assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::InFlight]);
     let wait = |name| {
         let tracker = tracker.clone();
-        tokio::spawn(async move { tracker.accepted(&id(name), LIFE).await })
+        tokio::spawn(async move { tracker.accepted(&(id(name), at(100)), LIFE).await })
     };
     let (first, second) = (wait(1), wait(2));
     tokio::task::yield_now().await;
-    tracker.answered(&[(id(1), Some(place(7, 0))), (id(2), None)]);
+    let named = |name| (id(name), at(100));
+    tracker.answered(&[(named(1), Some(place(7, 0))), (named(2), None)]);
     assert!(first.await.unwrap());
     assert!(!second.await.unwrap());
     assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::Accepted]);
@@ -179,7 +182,7 @@ async fn an_equal_transaction_waits_for_the_answer_to_the_first() {
 fn what_was_executed_before_it_arrived_is_said_once_and_ends_with_its_time() {
     let tracker = tracker(10);
     assert_eq!(tracker.begin(&[(id(1), at(100))]), [Admission::New]);
-    tracker.executed_before(&[(id(1), 3)]);
+    tracker.executed_before(&[((id(1), at(100)), 3)]);
     assert_eq!(stage(&tracker, 1), Some(Stage::Executed));
     // The block may be told of as well, if it came in between.
     tracker.executed(4, at(80), &outcome(&[1], &[]));
@@ -203,14 +206,16 @@ fn there_is_room_again_once_what_is_open_has_ended() {
     assert!(tracker.has_room());
     tracker.begin(&arriving[..1]);
     assert!(!tracker.has_room());
-    tracker.answered(&[(ids[0], None)]);
+    tracker.answered(&[(arriving[0], None)]);
     assert!(tracker.has_room(), "refused");
     tracker.begin(&arriving[..1]);
     assert!(!tracker.has_room());
-    let executed = BlockOutcome { executed: ids[..1].to_vec(), ..BlockOutcome::default() };
+    let executed = arriving[..1].to_vec();
+    let executed = BlockOutcome { executed, ..BlockOutcome::default() };
     tracker.executed(1, at(80), &executed);
     assert!(tracker.has_room(), "executed");
-    tracker.answered(&ids[1..].iter().map(|id| (*id, Some(place(7, 0)))).collect::<Vec<_>>());
+    let answers = arriving[1..].iter().map(|named| (*named, Some(place(7, 0))));
+    tracker.answered(&answers.collect::<Vec<_>>());
     tracker.executed(2, at(101), &outcome(&[], &[]));
     assert_eq!(tracker.book().open_count(), 0, "expired");
 }

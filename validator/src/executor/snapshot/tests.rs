@@ -54,7 +54,7 @@ fn snapshot(executor: &Executor, height: u64, above: u64) -> Snapshot {
 }
 
 fn remembered(executor: &Executor) -> Vec<[u8; 32]> {
-    let mut ids: Vec<_> = executor.dedup.read().keys().copied().collect();
+    let mut ids = executor.dedup.read().ids();
     ids.sort_unstable();
     ids
 }

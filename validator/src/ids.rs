@@ -1,0 +1,171 @@
+//! Sets of transaction ids, by the second in which they expire.
+//!
+//! An id covers the transaction's expiration, so equal ids expire together: a set for each second
+//! answers for all of them. Ids that arrive together are in few of these sets, which are small
+//! enough for the processor's caches, and a second that is over goes as a whole. One large table
+//! would miss the caches at every look, and be copied whenever it grows.
+//!
+//! Ids are hashes already, so hashing them again in full is waste. But clients can choose among
+//! ids, so which ones share a bucket must depend on a secret: two words of the id are folded with
+//! two random keys.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use hashbrown::HashTable;
+use quorum_store::types::Timestamp;
+
+use crate::transaction::TransactionId;
+
+/// Microseconds.
+const SECOND: u64 = 1_000_000;
+
+/// The second in which something expires. A second is over once its last microsecond is.
+pub const fn second_of(expiration: Timestamp) -> u64 {
+    expiration.0 / SECOND
+}
+
+/// The keys of the sets that belong together.
+#[derive(Clone, Copy, Debug)]
+pub struct IdKeys([u64; 2]);
+
+impl Default for IdKeys {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self([random.hash_one(0_u8), random.hash_one(1_u8)])
+    }
+}
+
+impl IdKeys {
+    /// The first half of an id is random enough; more would only cost time.
+    fn hash(&self, id: &TransactionId) -> u64 {
+        let mut words = [0; 16];
+        words.copy_from_slice(&id[..16]);
+        let words = u128::from_le_bytes(words);
+        let low = u128::from(words as u64 ^ self.0[0]);
+        let product = low * u128::from((words >> 64) as u64 ^ self.0[1]);
+        product as u64 ^ (product >> 64) as u64
+    }
+}
+
+/// Ids with a number each, from 0 on in the order of their arrival.
+#[derive(Debug, Default)]
+pub struct IdSet {
+    ids: Vec<TransactionId>,
+    numbers: HashTable<u32>,
+}
+
+impl IdSet {
+    /// Its number.
+    pub fn number(&self, keys: &IdKeys, id: &TransactionId) -> Option<u32> {
+        self.numbers.find(keys.hash(id), |number| self.ids[*number as usize] == *id).copied()
+    }
+
+    /// Adds an id: its number, and whether it is new.
+    pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId) -> (u32, bool) {
+        let Self { ids, numbers } = self;
+        let equal = |number: &u32| ids[*number as usize] == *id;
+        let rehash = |number: &u32| keys.hash(&ids[*number as usize]);
+        match numbers.entry(keys.hash(id), equal, rehash) {
+            hashbrown::hash_table::Entry::Occupied(found) => (*found.get(), false),
+            hashbrown::hash_table::Entry::Vacant(free) => {
+                // Proof of the cast: a set has the ids of one second, far fewer than 2^32.
+                let number = ids.len() as u32;
+                free.insert(number);
+                ids.push(*id);
+                (number, true)
+            }
+        }
+    }
+
+    /// Puts another id in the place of one that is not needed any more. The new one is not in yet.
+    pub fn replace(&mut self, keys: &IdKeys, number: u32, id: &TransactionId) {
+        self.hide(keys, number);
+        let Self { ids, numbers } = self;
+        ids[number as usize] = *id;
+        numbers.insert_unique(keys.hash(id), number, |number| keys.hash(&ids[*number as usize]));
+    }
+
+    /// An id is not found any more; its number stays taken.
+    pub fn hide(&mut self, keys: &IdKeys, number: u32) {
+        let hash = keys.hash(&self.ids[number as usize]);
+        if let Ok(found) = self.numbers.find_entry(hash, |other| *other == number) {
+            found.remove();
+        }
+    }
+
+    /// Forgets every id from a number on.
+    pub fn truncate(&mut self, keys: &IdKeys, number: u32) {
+        for gone in number..self.ids.len() as u32 {
+            self.hide(keys, gone);
+        }
+        self.ids.truncate(number as usize);
+    }
+
+    /// The id with this number.
+    pub fn id(&self, number: u32) -> &TransactionId {
+        &self.ids[number as usize]
+    }
+
+    /// Ids by number, hidden ones included.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn id(number: u64) -> TransactionId {
+        *blake3::hash(&number.to_le_bytes()).as_bytes()
+    }
+
+    #[test]
+    fn ids_are_numbered_found_and_told_apart() {
+        let (keys, mut set) = (IdKeys::default(), IdSet::default());
+        for number in 0..10_000 {
+            assert_eq!(set.insert(&keys, &id(number)), (number as u32, true));
+        }
+        for number in 0..10_000 {
+            assert_eq!(set.insert(&keys, &id(number)), (number as u32, false));
+            assert_eq!(*set.id(number as u32), id(number));
+        }
+        assert_eq!((set.number(&keys, &id(10_000)), set.len()), (None, 10_000));
+    }
+
+    #[test]
+    fn what_is_hidden_replaced_or_cut_off_is_not_found() {
+        let (keys, mut set) = (IdKeys::default(), IdSet::default());
+        (0..100).for_each(|number| _ = set.insert(&keys, &id(number)));
+        set.hide(&keys, 3);
+        assert_eq!((set.number(&keys, &id(3)), set.len()), (None, 100));
+        set.replace(&keys, 3, &id(200));
+        assert_eq!(set.number(&keys, &id(200)), Some(3));
+        set.replace(&keys, 4, &id(201));
+        assert_eq!((set.number(&keys, &id(4)), set.number(&keys, &id(201))), (None, Some(4)));
+        set.truncate(&keys, 50);
+        assert_eq!((set.number(&keys, &id(49)), set.number(&keys, &id(50))), (Some(49), None));
+        assert_eq!(set.insert(&keys, &id(50)), (50, true));
+    }
+
+    #[test]
+    fn hashes_spread_and_depend_on_the_keys() {
+        let (one, other) = (IdKeys::default(), IdKeys::default());
+        let hashes: HashSet<u64> = (0..10_000).map(|number| one.hash(&id(number))).collect();
+        assert_eq!(hashes.len(), 10_000);
+        for shift in [0, 54] {
+            let buckets: HashSet<u64> = hashes.iter().map(|hash| (hash >> shift) % 1024).collect();
+            assert_eq!(buckets.len(), 1024, "bits from {shift}");
+        }
+        assert!((0..100).all(|number| one.hash(&id(number)) != other.hash(&id(number))));
+    }
+
+    #[test]
+    fn a_second_is_over_after_its_last_microsecond() {
+        assert_eq!(second_of(Timestamp(1_999_999)), 1);
+        assert_eq!(second_of(Timestamp(2_000_000)), 2);
+    }
+}

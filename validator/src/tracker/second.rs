@@ -1,0 +1,129 @@
+//! What the tracker follows of one second of expirations.
+
+use crate::ids::{IdKeys, IdSet};
+use crate::transaction::TransactionId;
+
+use super::Stage;
+
+/// In no batch.
+const NOWHERE: u32 = u32::MAX;
+
+/// A transaction. There are millions: 24 bytes beside its id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// The block that ordered or executed it; 0 if none has.
+    pub height: u64,
+    /// The low bits of the clock: nothing is followed for the hour that they last.
+    arrival_micros: u32,
+    /// The handle of its batch.
+    batch: u32,
+    /// Its position there.
+    position: u32,
+    pub stage: Stage,
+    /// It was refused: another one may take its number.
+    is_vacant: bool,
+}
+
+impl Entry {
+    fn arriving(now: u64) -> Self {
+        Self {
+            height: 0,
+            arrival_micros: now as u32,
+            batch: NOWHERE,
+            position: 0,
+            stage: Stage::Pending,
+            is_vacant: false,
+        }
+    }
+
+    /// Microseconds since it arrived.
+    pub fn age(&self, now: u64) -> u64 {
+        let age = (now as u32).wrapping_sub(self.arrival_micros);
+        // A clock that was set back.
+        if age > u32::MAX / 2 { 0 } else { u64::from(age) }
+    }
+
+    /// Handle of its batch, and its position there.
+    pub fn place(&self) -> Option<(u32, u32)> {
+        (self.batch != NOWHERE).then_some((self.batch, self.position))
+    }
+
+    pub fn put(&mut self, (batch, position): (u32, u32)) {
+        (self.batch, self.position) = (batch, position);
+    }
+
+    /// Nothing that is final.
+    pub fn is_open(&self) -> bool {
+        !self.is_vacant && self.stage < Stage::Expired
+    }
+}
+
+/// See the module docs. An entry has the number of its id.
+#[derive(Debug, Default)]
+pub(super) struct Second {
+    ids: IdSet,
+    entries: Vec<Entry>,
+    vacant: Vec<u32>,
+    /// Entries that wait for their answer.
+    pub pending: usize,
+    /// Consensus time has passed it.
+    pub is_over: bool,
+}
+
+impl Second {
+    pub fn number(&self, keys: &IdKeys, id: &TransactionId) -> Option<u32> {
+        self.ids.number(keys, id)
+    }
+
+    pub fn get(&self, keys: &IdKeys, id: &TransactionId) -> Option<&Entry> {
+        self.entries.get(self.ids.number(keys, id)? as usize)
+    }
+
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(number as usize)
+    }
+
+    /// An entry that there may be, and its id.
+    pub fn named_mut(&mut self, number: u32) -> Option<(&TransactionId, &mut Entry)> {
+        let entry = self.entries.get_mut(number as usize)?;
+        Some((self.ids.id(number), entry))
+    }
+
+    pub fn id(&self, number: u32) -> &TransactionId {
+        self.ids.id(number)
+    }
+
+    /// A transaction that is not known arrives.
+    pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId, now: u64) {
+        let entry = Entry::arriving(now);
+        self.pending += 1;
+        match self.vacant.pop() {
+            Some(number) => {
+                self.ids.replace(keys, number, id);
+                self.entries[number as usize] = entry;
+            }
+            None => {
+                let (number, _) = self.ids.insert(keys, id);
+                assert_eq!(number as usize, self.entries.len(), "an id without an entry");
+                self.entries.push(entry);
+            }
+        }
+    }
+
+    /// It was refused.
+    pub fn remove(&mut self, keys: &IdKeys, number: u32) {
+        self.ids.hide(keys, number);
+        self.entries[number as usize].is_vacant = true;
+        self.vacant.push(number);
+    }
+
+    /// Every entry, with its number.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        (0..).zip(&self.entries).filter(|(_, entry)| !entry.is_vacant)
+    }
+
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.vacant.len()
+    }
+}
