@@ -14,7 +14,10 @@
 //! `transaction` is the time of a single transaction in an idle network. The table at the end has what
 //! is sustained under load: transactions executed by everybody, processor time over all N validators
 //! and the clients, and latencies from submission. Everything is on one machine, so N validators share
-//! its processors and its disk: throughput falls as N grows, and `N x us cpu` says what one would use.
+//! its processors and its disk: throughput falls as N grows, and `us cpu/tx, each` says what one would
+//! use. Bytes written are those of all N, twice as many while the rings of the journals still grow, because
+//! a segment is written through before its first use. The store in memory keeps every body, in new pages,
+//! so it can be slower than the journal.
 //!
 //! It fails if a transaction that was accepted does not come back in time, comes back twice, or if two
 //! validators executed different batches or another order.
