@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench optimistic rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
+.PHONY: testnet embed test check bench compare optimistic rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
@@ -43,8 +43,10 @@ test: rocksdb
 check: rocksdb
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path benches/peers/Cargo.toml --check
 	cargo clippy $(SEL) -- -D warnings
 	cargo clippy --release --locked $(FUZZ_CRATE) --all-targets -- -D warnings
+	cargo clippy --release --locked $(PEERS_CRATE) -- -D warnings
 	cargo check --release --locked --lib --no-default-features
 	cargo check --release --locked --lib --no-default-features --features testkit,storage
 	cargo clippy --release --locked --no-default-features --features testkit --lib \
@@ -54,6 +56,14 @@ check: rocksdb
 # BENCH=name runs one of them.
 bench: rocksdb
 	cargo bench --locked -p quorum-store --features rocksdb $(if $(BENCH),--bench $(BENCH),--benches)
+
+# A workspace of its own: the job of group_commit, done by the logs and stores of others as well.
+PEERS_CRATE := --manifest-path benches/peers/Cargo.toml --target-dir target/peers
+
+# One table of all of them, and whether the journal keeps what it promises: BOUND=1 fails if not.
+compare: rocksdb
+	cargo build --release --locked $(PEERS_CRATE) --features rocksdb
+	benches/table target/peers/release/quorum-store-peers
 
 # Latency to execution with and without proofs, in turn: ROUNDS=n, RATE=r, DURATION=d, BOUND=percent.
 optimistic: rocksdb
