@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::egress::{self, Sender};
@@ -200,18 +200,10 @@ impl Driver {
         while let Some(effect) = self.sequencer.poll_effect() {
             self.carry_out(effect);
         }
-        let proposable = self.sequencer.proposable();
-        self.shared.proposable.send_if_modified(|current| {
-            let changed = *current != proposable;
-            *current = proposable;
-            changed
-        });
-        let pressure = self.sequencer.pressure();
-        self.shared.pressure.send_if_modified(|current| {
-            let changed = *current != pressure;
-            *current = pressure;
-            changed
-        });
+        // The bytes first: whoever wakes for the count looks at them.
+        show(&self.shared.proposable_bytes, self.sequencer.proposable_bytes());
+        show(&self.shared.proposable, self.sequencer.proposable());
+        show(&self.shared.pressure, self.sequencer.pressure());
         self.observe();
     }
 
@@ -339,4 +331,13 @@ impl Driver {
         metrics.links.observe_windows(&status.windows);
         metrics.links.observe_links(&self.sender.transport.links());
     }
+}
+
+/// Wakes whoever follows a value, if it has changed.
+fn show<T: PartialEq>(seen: &watch::Sender<T>, value: T) {
+    seen.send_if_modified(|current| {
+        let changed = *current != value;
+        *current = value;
+        changed
+    });
 }

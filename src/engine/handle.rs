@@ -335,9 +335,15 @@ impl QuorumStore {
         self.inner.shared.events.subscribe()
     }
 
-    /// How many proofs could be proposed, as it changes.
+    /// How many batches could be proposed, as it changes; those that unfinalised ancestors order
+    /// already are among them.
     pub fn proposable(&self) -> watch::Receiver<u64> {
         self.inner.shared.proposable.subscribe()
+    }
+
+    /// Bytes of the same: whether a block would be small.
+    pub fn proposable_bytes(&self) -> watch::Receiver<u64> {
+        self.inner.shared.proposable_bytes.subscribe()
     }
 
     /// A snapshot of the sequencer.
@@ -531,6 +537,7 @@ fn shared(
         subscriptions: Subscriptions::default(),
         events: broadcast::channel(config.engine.event_queue).0,
         proposable: watch::channel(0).0,
+        proposable_bytes: watch::channel(0).0,
         pressure: watch::channel(Pressure::default()).0,
         stop: watch::channel(None).0,
         metrics: Metrics::new(registry, peers)?,

@@ -100,6 +100,7 @@ pub(super) struct Shared {
     pub subscriptions: Subscriptions,
     pub events: broadcast::Sender<Event>,
     pub proposable: watch::Sender<u64>,
+    pub proposable_bytes: watch::Sender<u64>,
     pub pressure: watch::Sender<Pressure>,
     pub stop: watch::Sender<Option<StopCause>>,
     pub metrics: Metrics,

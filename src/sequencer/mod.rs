@@ -216,9 +216,18 @@ impl Sequencer {
 
     /// How many batches could be proposed, with a proof or without one.
     pub fn proposable(&self) -> u64 {
+        self.manager.totals().proofs + self.ripe().0
+    }
+
+    /// Bytes of those.
+    pub fn proposable_bytes(&self) -> u64 {
+        self.manager.totals().bytes + self.ripe().1
+    }
+
+    /// Batches that could be proposed without a proof, and their bytes.
+    fn ripe(&self) -> (u64, u64) {
         let height = self.commits.applied().0.next();
-        let unproven = if self.may_be_optimistic(height) { self.manager.ripe() } else { 0 };
-        self.manager.totals().proofs + unproven
+        if self.may_be_optimistic(height) { self.manager.ripe() } else { (0, 0) }
     }
 
     /// What is skipped because committed evidence says that it is gone.
@@ -254,7 +263,7 @@ impl Sequencer {
             outstanding_batches,
             outstanding_bytes,
             proofs: self.manager.totals().proofs,
-            unproven: self.manager.ripe(),
+            unproven: self.manager.ripe().0,
             ballots: self.ballots.len() as u64,
             optimistic_pause: self.optimism.pause_left(self.commits.applied().0),
             optimistic_blamed: self.optimism.blamed_len(),

@@ -71,8 +71,8 @@ pub(super) struct ProofManager {
     lines: Lines,
     /// Unproven ones that are not ripe, by when they arrived; with some that have left since.
     unripe: VecDeque<(Duration, Digest)>,
-    /// How many are ripe, named or not.
-    ripe_count: u64,
+    /// How many are ripe, named or not, and their bytes.
+    ripe: (u64, u64),
     /// Stored payloads that no commit has ordered or passed by, with their batches.
     open: BTreeMap<Digest, Vec<Digest>>,
     expirations: BTreeSet<(Timestamp, Digest)>,
@@ -266,7 +266,10 @@ impl ProofManager {
                 self.totals.transactions -= u64::from(info.count);
                 self.totals.bytes -= u64::from(info.bytes);
             }
-            State::Unproven { ripe: true, .. } => self.ripe_count -= 1,
+            State::Unproven { ripe: true, .. } => {
+                self.ripe.0 -= 1;
+                self.ripe.1 -= u64::from(info.bytes);
+            }
             _ => {}
         }
         let Some(left) = self.backlog.get_mut(&info.author) else {

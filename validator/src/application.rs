@@ -39,6 +39,10 @@ const RECENT_PAYLOADS: usize = 8;
 /// Least time between two tries for one proposal: what is tried is stored, even if it is empty.
 const PULL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// With fewer bytes to order, the next block comes after the shorter interval. A block costs what it
+/// costs, however little is in it: many small ones would take the time that many bytes need.
+const EARLY_BYTES_MAX: u64 = 512 << 10;
+
 /// What the newest finalised block is, as far as this validator knows.
 pub type Newest = Option<Arc<Finalized>>;
 
@@ -134,12 +138,11 @@ impl Inner {
         let Ok(header) = self.parts.headers.header(parent, &[]).await else {
             return std::future::pending().await;
         };
-        let interval = self.parts.proposal.block_interval;
         if self.is_last(&header) {
-            sleep(interval).await;
+            sleep(self.parts.proposal.block_interval).await;
             return Some(parent.0);
         }
-        sleep(pause(interval, header.block_timestamp, clock::wall())).await;
+        self.pace(&header).await;
         let payload = self.payload(parent, &header, deadline).await?;
         let digest = payload.digest(&self.parts.chain);
         self.parts.headers.remember(digest, payload.header);
@@ -149,6 +152,16 @@ impl Inner {
             recent.pop_front();
         }
         Some(digest.0)
+    }
+
+    /// Waits until a block may follow its parent.
+    async fn pace(&self, parent: &PayloadHeader) {
+        let ProposalConfig { block_interval, block_interval_min, .. } = self.parts.proposal;
+        sleep(pause(block_interval_min, parent.block_timestamp, clock::wall())).await;
+        let waiting = *self.parts.store.proposable_bytes().borrow();
+        if waiting > EARLY_BYTES_MAX {
+            sleep(pause(block_interval, parent.block_timestamp, clock::wall())).await;
+        }
     }
 
     /// True for the last block of the epoch that is served.

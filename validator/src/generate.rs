@@ -26,9 +26,11 @@ use crate::setup::DataDirectory;
 
 /// Whether validators that are generated propose batches before those have a proof.
 pub const OPTIMISTIC: bool = false;
-/// Least time between two blocks of validators that are generated. Shorter ones, say 30 ms, cost
-/// more processor time and bring transactions no sooner to their execution.
+/// Least time between two blocks of validators that are generated, while much waits to be ordered.
 pub const BLOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The same while little does.
+const BLOCK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// How old a batch is that is proposed without a proof, between machines.
 const AGE_MIN: Duration = Duration::from_millis(50);
@@ -194,6 +196,8 @@ struct ConfigFile<'a> {
 struct ProposalSection {
     #[serde(with = "humantime_serde")]
     block_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    block_interval_min: Duration,
     /// A block of this size is executed within the interval of a block.
     batch_bytes_max: &'static str,
     transactions_max: u64,
@@ -258,6 +262,7 @@ impl Plan {
             },
             proposal: ProposalSection {
                 block_interval: options.block_interval,
+                block_interval_min: options.block_interval.min(BLOCK_INTERVAL_MIN),
                 batch_bytes_max: "8MiB",
                 transactions_max: 16_384,
             },

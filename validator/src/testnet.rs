@@ -101,7 +101,7 @@ pub struct TestnetArguments {
     /// Orders batches before they have a proof.
     #[arg(long, value_name = "on/off", value_enum, default_value_t = Switch::of(OPTIMISTIC))]
     pub optimistic: Switch,
-    /// Least time between two blocks.
+    /// Least time between two blocks while much waits to be ordered; 10 ms at most while little does.
     #[arg(
         long,
         value_name = "D",

@@ -32,11 +32,12 @@ impl ProofManager {
     pub fn ripen(&mut self, until: Duration) {
         while let Some((_, digest)) = self.unripe.pop_front_if(|(since, _)| *since <= until) {
             let Some(entry) = self.entries.get_mut(&digest) else { continue };
-            let State::Unproven { ripe, .. } = &mut entry.state else { continue };
+            let State::Unproven { ripe, info, .. } = &mut entry.state else { continue };
             if std::mem::replace(ripe, true) {
                 continue;
             }
-            self.ripe_count += 1;
+            self.ripe.0 += 1;
+            self.ripe.1 += u64::from(info.bytes);
             if !entry.is_named() {
                 self.lines.enter(digest, &entry.state);
             }
@@ -45,8 +46,9 @@ impl ProofManager {
 
     /// It gets a proof: it is unproven no more, and still waits.
     pub(super) fn forget_unproven(&mut self, state: &State, is_named: bool) {
-        if matches!(state, State::Unproven { ripe: true, .. }) {
-            self.ripe_count -= 1;
+        if let State::Unproven { ripe: true, info, .. } = state {
+            self.ripe.0 -= 1;
+            self.ripe.1 -= u64::from(info.bytes);
             if !is_named {
                 self.lines.leave(state);
             }
@@ -58,9 +60,9 @@ impl ProofManager {
         self.unripe.front().map(|(since, _)| *since)
     }
 
-    /// How many may be proposed without a proof.
-    pub fn ripe(&self) -> u64 {
-        self.ripe_count
+    /// How many may be proposed without a proof, and their bytes.
+    pub fn ripe(&self) -> (u64, u64) {
+        self.ripe
     }
 
     /// True if it is held in its slot, is not ordered, and has no proof.

@@ -117,9 +117,13 @@ pub struct PeerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProposalConfig {
-    /// Least time between two blocks.
+    /// Least time between two blocks while much waits to be ordered.
     #[serde(with = "humantime_serde")]
     pub block_interval: Duration,
+    /// The same while little does: few bytes mean that there is time for more blocks, and whoever
+    /// sent them has the outcome sooner.
+    #[serde(with = "humantime_serde")]
+    pub block_interval_min: Duration,
     /// With nothing to order, an empty block is proposed after this long.
     #[serde(with = "humantime_serde")]
     pub empty_block_interval: Duration,
@@ -135,6 +139,7 @@ impl Default for ProposalConfig {
     fn default() -> Self {
         Self {
             block_interval: Duration::from_millis(50),
+            block_interval_min: Duration::from_millis(10),
             empty_block_interval: Duration::from_millis(500),
             transactions_max: 65_536,
             batch_bytes_max: Size::mib(32),
@@ -298,6 +303,12 @@ impl ValidatorConfig {
         }
         let proposal = &self.proposal;
         lasts("proposal.block_interval", proposal.block_interval, 1, 10_000)?;
+        lasts("proposal.block_interval_min", proposal.block_interval_min, 1, 10_000)?;
+        if proposal.block_interval_min > proposal.block_interval {
+            return Err(Failure::usage(
+                "proposal.block_interval_min must not be above proposal.block_interval",
+            ));
+        }
         if proposal.empty_block_interval < proposal.block_interval {
             return Err(Failure::usage(
                 "proposal.empty_block_interval must not be below proposal.block_interval",

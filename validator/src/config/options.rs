@@ -47,7 +47,8 @@ pub const OPTIONS: &[OptionRow] = rows![
     "peers[].transport" "address" "" "" "its links of the quorum store";
     "peers[].ordering" "address" "" "" "its ordering engine";
     "peers[].sync" "address" "" "" "its state, for other validators: its network.sync_listen, or else its http_listen";
-    "proposal.block_interval" "duration" "50ms" "1ms to 10s" "least time between two blocks";
+    "proposal.block_interval" "duration" "50ms" "1ms to 10s" "least time between two blocks while much waits to be ordered";
+    "proposal.block_interval_min" "duration" "10ms" "1ms to block_interval" "the same while little does (below 512 KiB)";
     "proposal.empty_block_interval" "duration" "500ms" "from block_interval to 200ms below ordering.leader_timeout" "an idle leader proposes an empty block after this long";
     "proposal.transactions_max" "transactions" "65536" "at least one full batch" "most transactions of a block";
     "proposal.batch_bytes_max" "size" "32MiB" "at least one full batch" "most bytes of batches that a block orders";

@@ -130,6 +130,10 @@ fn each_bound_and_relation_is_checked_and_names_its_option() {
     assert!(wrong(|c| c.worker_threads = 0).starts_with("worker_threads"));
     assert!(wrong(|c| c.proposal.block_interval = Duration::ZERO).contains("block_interval"));
     assert!(
+        wrong(|c| c.proposal.block_interval_min = Duration::from_millis(51))
+            .contains("block_interval_min must not be above")
+    );
+    assert!(
         wrong(|c| c.proposal.empty_block_interval = Duration::from_millis(900))
             .contains("leader_timeout")
     );
