@@ -82,6 +82,7 @@ pub mod directory;
 mod entries;
 mod error;
 mod group;
+mod hash;
 mod index;
 #[cfg(feature = "storage")]
 pub mod journal;

@@ -49,7 +49,9 @@ impl Shared {
 
 impl Entries for Shared {
     fn scan_control(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        self.tables(|tables| tables.entries().try_for_each(|(key, value)| visit(key, value)))
+        self.tables(|tables| {
+            tables.entries().into_iter().try_for_each(|(key, value)| visit(key, value))
+        })
     }
 
     fn control(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
