@@ -117,6 +117,10 @@ impl StoreReader for JournalReader {
         entries::located(find, |located| entries::batch(&*self.0, chain, digest, located))
     }
 
+    fn may_hold(&self, digest: &Digest) -> bool {
+        self.0.index(|index| index.content(digest, ContentKind::Batch)).is_some()
+    }
+
     fn payload(&self, digest: &Digest) -> Result<Option<Payload>, StoreError> {
         let chain = &self.0.meta.identity.chain;
         let find = || self.0.index(|index| index.content(digest, ContentKind::Payload));
