@@ -287,7 +287,7 @@ fn number(name: &str, default: u64) -> u64 {
 async fn link(world: &mut World, batches: u64, bytes: usize, store: Option<JournalStore>) -> f64 {
     let parameters = ChainParameters { batch_bytes_max: 4 << 20, ..ChainParameters::default() };
     let chain = Chain::new(&authors(), parameters);
-    let (receiver, received) = chain.bind(&KEYS[0]);
+    let (receiver, arriving) = chain.bind(&KEYS[0]);
     let peer = Peer { key: author(0), address: receiver.local_address() };
     let mut senders: Vec<_> = KEYS[1..].iter().map(|key| chain.bind(key)).collect();
     let address = |(index, bound): (usize, &Bound)| Peer {
@@ -315,7 +315,7 @@ async fn link(world: &mut World, batches: u64, bytes: usize, store: Option<Journ
             }
         });
     }
-    let taken = tokio::task::spawn_blocking(move || take(received, batches, store));
+    let taken = tokio::task::spawn_blocking(move || take(arriving, batches, store));
     let rate = taken.await.unwrap() as f64 / began.elapsed().as_secs_f64();
     for transport in senders.iter().map(|(transport, _)| transport).chain([&receiver]) {
         transport.shutdown().await;
