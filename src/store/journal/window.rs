@@ -86,3 +86,118 @@ impl<'a> Window<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::frame::Frame;
+    use super::*;
+
+    const SECRET: Secret = [3; 32];
+    const FRAMES: u64 = 400;
+
+    /// One segment, of which what lies behind `end` cannot be read.
+    #[derive(Debug)]
+    struct Segment {
+        bytes: Vec<u8>,
+        end: usize,
+        reads: AtomicUsize,
+    }
+
+    impl Volume for Segment {
+        fn count(&self) -> u32 {
+            1
+        }
+
+        fn segment_bytes(&self) -> u64 {
+            self.bytes.len() as u64
+        }
+
+        fn add(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn read(&self, _: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let (offset, end) = (offset as usize, offset as usize + buffer.len());
+            if end > self.end {
+                return Err(io::ErrorKind::Other.into());
+            }
+            buffer.copy_from_slice(&self.bytes[offset..end]);
+            Ok(())
+        }
+
+        fn write(&self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync(&self, _: u32) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn free_bytes(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+    }
+
+    /// Frames of one block, and in the middle one whose changes alone are longer than a stride.
+    fn segment() -> (Segment, Vec<(u64, Header)>) {
+        let (mut bytes, mut frames) = (Vec::new(), Vec::new());
+        for sequence in 1..=FRAMES {
+            let mut frame = Frame::default();
+            frame.entry(&sequence.to_le_bytes(), b"small");
+            if sequence == FRAMES / 2 {
+                frame.entry(b"large", &vec![7; STRIDE + 5]);
+            }
+            let header = frame.measured(Header {
+                base: 1,
+                life: 1,
+                sequence,
+                durable: sequence - 1,
+                needed: 1,
+                closing: false,
+                change_bytes: 0,
+                content_bytes: 0,
+            });
+            let offset = bytes.len();
+            bytes.resize(offset + frame.bytes() as usize, 0);
+            frame.lay_out(&header, &SECRET, &mut bytes[offset..]);
+            frames.push((offset as u64, header));
+        }
+        let end = bytes.len();
+        bytes.resize(end + 8 * BLOCK, 0);
+        let length = bytes.len();
+        (Segment { bytes, end: length, reads: AtomicUsize::new(0) }, frames)
+    }
+
+    #[test]
+    fn short_frames_share_reads_and_long_ones_are_read_whole() {
+        let (segment, frames) = segment();
+        let mut window = Window::new(&segment, &SECRET);
+        for (offset, header) in &frames {
+            let read = window.frame(0, *offset).unwrap().unwrap();
+            assert_eq!((read.header, read.at.offset), (*header, *offset));
+            assert_eq!(read.changes.len(), header.change_bytes as usize);
+        }
+        let after = frames.last().unwrap().0 + BLOCK as u64;
+        assert!(window.frame(0, after).unwrap().is_none(), "zeros are no frame");
+        assert!(window.frame(0, segment.segment_bytes()).unwrap().is_none(), "no room");
+        let reads = segment.reads.into_inner();
+        assert!(reads < 10, "{FRAMES} frames took {reads} reads");
+    }
+
+    #[test]
+    fn blocks_that_cannot_be_read_matter_only_to_whoever_asks_for_them() {
+        let (mut segment, frames) = segment();
+        segment.end = frames[9].0 as usize;
+        let mut window = Window::new(&segment, &SECRET);
+        for (offset, header) in &frames[..9] {
+            assert_eq!(window.frame(0, *offset).unwrap().unwrap().header, *header);
+        }
+        for _ in 0..2 {
+            assert!(window.frame(0, frames[9].0).is_err());
+        }
+        assert_eq!(window.frame(0, 0).unwrap().unwrap().header, frames[0].1);
+    }
+}
