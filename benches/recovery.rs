@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use quorum_store::config::SequencerConfig;
 use quorum_store::sequencer::port::{BatchRecord, Record};
 use quorum_store::store::Store as _;
@@ -66,6 +67,8 @@ struct Case<'a> {
     config: &'a JournalConfig,
     path: &'a Path,
     expiration: Timestamp,
+    /// Of all authors.
+    live_bytes: u64,
 }
 
 impl Case<'_> {
@@ -93,7 +96,10 @@ impl Case<'_> {
     async fn first_signature(&self) -> (Duration, Duration) {
         let began = Instant::now();
         let store = JournalStore::open(self.path, self.chain.identity(), self.config).unwrap();
-        let node = self.chain.start(store, SequencerConfig::default()).await;
+        // What is live counts against its authors' windows, and the new batch must fit in one too.
+        let window_bytes = ByteSize::gib(1) + ByteSize::b(self.live_bytes / 3);
+        let sequencer = SequencerConfig { window_bytes, ..SequencerConfig::default() };
+        let node = self.chain.start(store, sequencer).await;
         let started = began.elapsed();
         let (peer, mut events) = self.chain.join(AUTHORS[1]).await;
         // Expirations of an author never fall.
@@ -132,7 +138,8 @@ fn run(runtime: &Runtime, config: &JournalConfig, batches: u64, bytes: usize) ->
     let chain = Chain::new(&AUTHORS, parameters);
     let expiration = now().saturating_add(Duration::from_mins(50));
     let path = directory.path().join("store");
-    let case = Case { chain: &chain, config, path: &path, expiration };
+    let live_bytes = batches * bytes as u64;
+    let case = Case { chain: &chain, config, path: &path, expiration, live_bytes };
     case.fill(batches, bytes);
     let before = resident();
     let (started, signed) = runtime.block_on(case.first_signature());

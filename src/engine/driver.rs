@@ -26,7 +26,8 @@ use crate::sequencer::Sequencer;
 use crate::sequencer::port::{Effect, Input, Refusal};
 use crate::store::Group;
 use crate::transport::{Peer, Refusal as LinkRefusal};
-use crate::types::{Author, Hello, Message};
+use crate::types::message::FETCH_DIGESTS_MAX;
+use crate::types::{Author, Digest, Hello, Message};
 
 /// Inputs taken between two looks at the writer.
 const INPUTS_PER_TURN: usize = 64;
@@ -197,14 +198,39 @@ impl Driver {
         }
         self.follow_epoch();
         self.follow_evidence();
+        let mut wanted = BTreeMap::new();
         while let Some(effect) = self.sequencer.poll_effect() {
-            self.carry_out(effect);
+            match effect {
+                Effect::Send { to, message: Message::FetchRequest(digests) } => {
+                    self.request(to, digests, &mut wanted);
+                }
+                other => self.carry_out(other),
+            }
+        }
+        for (to, digests) in wanted {
+            self.sender.send([to], &Message::FetchRequest(digests));
         }
         // The bytes first: whoever wakes for the count looks at them.
         show(&self.shared.proposable_bytes, self.sequencer.proposable_bytes());
         show(&self.shared.proposable, self.sequencer.proposable());
         show(&self.shared.pressure, self.sequencer.pressure());
         self.observe();
+    }
+
+    /// Asks a peer for content, together with what the other steps of this turn ask it for.
+    fn request(
+        &self,
+        to: Author,
+        digests: Vec<Digest>,
+        wanted: &mut BTreeMap<Author, Vec<Digest>>,
+    ) {
+        self.shared.metrics.fetching.requests.inc_by(digests.len() as u64);
+        let together = wanted.entry(to).or_default();
+        if together.len() + digests.len() > FETCH_DIGESTS_MAX {
+            let full = std::mem::take(together);
+            self.sender.send([to], &Message::FetchRequest(full));
+        }
+        together.extend(digests);
     }
 
     /// Shows what is skipped from now on to whoever executes, before any answer of the step that
@@ -253,7 +279,6 @@ impl Driver {
         match effect {
             Effect::Send { to, message } => {
                 let asked = match &message {
-                    Message::FetchRequest(digests) => digests.len(),
                     Message::ChunkRequest(chunks) => chunks.len(),
                     _ => 0,
                 };

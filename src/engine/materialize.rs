@@ -288,6 +288,9 @@ async fn find_batch(
     let shared = Arc::clone(store.shared());
     let local = if let Some(batch) = shared.cached_batch(&digest) {
         Some(batch)
+    } else if !shared.reader.may_hold(&digest) {
+        // A node that catches up misses thousands: no thread is woken for each of them.
+        None
     } else {
         let read = move || serve::find_batch(&shared, &digest).ok().flatten();
         let read = tokio::task::spawn_blocking(read).await;

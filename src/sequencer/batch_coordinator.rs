@@ -110,16 +110,35 @@ impl BatchCoordinator {
         *self = Self { stored, admits: self.admits, ..next };
     }
 
-    /// A slot that an earlier life claimed. False if another batch claimed it too.
-    pub fn on_recovered_claim(&mut self, digest: Digest, info: &BatchInfo) -> bool {
-        self.stored.entry(info.author).or_default().add(info.charge());
-        if info.epoch != self.epoch {
-            return true;
+    /// Slots that an earlier life claimed, all of them. Fails with one that two batches claimed.
+    ///
+    /// They come in no order of theirs: each author's are sorted before its tree is made, because a
+    /// million of them put in one by one are a million walks through cold memory.
+    pub fn on_recovered_claims<'a>(
+        &mut self,
+        claims: impl Iterator<Item = (&'a Digest, &'a BatchInfo)>,
+    ) -> Result<(), Slot> {
+        let mut slots: BTreeMap<Author, Vec<(BatchId, Claim)>> = BTreeMap::new();
+        for (digest, info) in claims {
+            self.stored.entry(info.author).or_default().add(info.charge());
+            if info.epoch == self.epoch {
+                let claim = Claim { digest: *digest, expiration: info.expiration };
+                slots.entry(info.author).or_default().push((info.batch_id, claim));
+            }
         }
-        let Some(author) = self.authors.get_mut(&info.author) else { return true };
-        author.incarnations.entry(info.batch_id.incarnation).or_default();
-        let claim = Claim { digest, expiration: info.expiration };
-        author.slots.insert(info.batch_id, claim).is_none()
+        for (author, mut claims) in slots {
+            let Some(state) = self.authors.get_mut(&author) else { continue };
+            claims.sort_unstable_by_key(|(batch_id, _)| *batch_id);
+            let twice = claims.array_windows().find(|[(one, _), (next, _)]| one == next);
+            if let Some([(batch_id, _), _]) = twice {
+                return Err(Slot { epoch: self.epoch, author, batch_id: *batch_id });
+            }
+            for batches in claims.chunk_by(|(a, _), (b, _)| a.incarnation == b.incarnation) {
+                state.incarnations.entry(batches[0].0.incarnation).or_default();
+            }
+            state.slots = claims.into_iter().collect();
+        }
+        Ok(())
     }
 
     /// A floor that an earlier life raised.

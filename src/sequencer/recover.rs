@@ -91,12 +91,35 @@ const NUMBER_MAX: u64 = u64::MAX / 2;
 /// What was said to be absent: in which commit, and for a batch its slot and expiration.
 type Said = (CommitIndex, Digest, Option<(Slot, Timestamp)>);
 
+/// Batches in the order of digests. A million of them are sorted in one piece, and not put into a
+/// tree one by one.
+#[derive(Default)]
+struct Batches(Vec<BatchRecord>);
+
+impl Batches {
+    /// Called once, when all are there.
+    fn sort(&mut self) -> Result<(), RecoverError> {
+        self.0.sort_unstable_by_key(|batch| batch.digest);
+        let twice = self.0.array_windows().find(|[one, next]| one.digest == next.digest);
+        twice.map_or(Ok(()), |[batch, _]| Err(RecoverError::Twice(batch.digest)))
+    }
+
+    fn get_mut(&mut self, digest: &Digest) -> Option<&mut BatchRecord> {
+        let at = self.0.binary_search_by_key(digest, |batch| batch.digest).ok()?;
+        Some(&mut self.0[at])
+    }
+
+    fn iter(&self) -> std::slice::Iter<'_, BatchRecord> {
+        self.0.iter()
+    }
+}
+
 /// Records by kind.
 #[derive(Default)]
 struct Sorted {
     reserved: u64,
     floors: Vec<Slot>,
-    batches: BTreeMap<Digest, BatchRecord>,
+    batches: Batches,
     claims: Vec<(Digest, Slot)>,
     proofs: BTreeMap<Digest, Arc<ProofOfStore>>,
     payloads: Vec<(Digest, Arc<Payload>, Vec<Digest>, Timestamp)>,
@@ -119,12 +142,7 @@ impl Sorted {
         let mut sorted = Self::default();
         for record in records {
             match record {
-                Record::Batch(batch) => {
-                    let digest = batch.digest;
-                    if sorted.batches.insert(digest, batch).is_some() {
-                        return Err(RecoverError::Twice(digest));
-                    }
-                }
+                Record::Batch(batch) => sorted.batches.0.push(batch),
                 Record::Claim { digest, slot } => sorted.claims.push((digest, slot)),
                 Record::Proof { digest, proof } => {
                     sorted.proofs.insert(digest, proof);
@@ -194,6 +212,7 @@ impl Sorted {
                 | Record::DropCommits { .. } => {}
             }
         }
+        sorted.batches.sort()?;
         sorted.commits.sort_unstable_by_key(|commit| commit.index);
         sorted.receipts.sort_unstable_by_key(|receipt| receipt.index);
         Ok(sorted)
@@ -201,7 +220,7 @@ impl Sorted {
 
     /// Every counter of ours that was used lies below what is reserved.
     fn check_own_slots(&self, me: &Author, own: Incarnation) -> Result<(), RecoverError> {
-        let slots = self.batches.values().map(|batch| batch.info.slot());
+        let slots = self.batches.iter().map(|batch| batch.info.slot());
         let mut used = slots.chain(self.floors.iter().copied());
         let beyond = used.find(|slot| {
             let BatchId { incarnation, counter } = slot.batch_id;
@@ -421,20 +440,22 @@ impl Sequencer {
                 None => return Err(RecoverError::Claim(*slot)),
             }
         }
-        for (digest, batch) in &sorted.batches {
-            let held = Held::Batch { info: batch.info, in_slot: batch.claims_slot };
-            self.retention.insert(*digest, held, 0);
-            if batch.claims_slot && !self.coordinator.on_recovered_claim(*digest, &batch.info) {
-                return Err(RecoverError::Slot(batch.info.slot()));
-            }
-            let enabled = self.optimism.is_enabled();
-            if enabled && batch.claims_slot && batch.info.epoch == self.epoch() {
+        let held = sorted.batches.iter().map(|batch| {
+            (batch.digest, Held::Batch { info: batch.info, in_slot: batch.claims_slot })
+        });
+        self.retention.on_recovered(held);
+        let claims = sorted.batches.iter().filter(|batch| batch.claims_slot);
+        let claims = claims.map(|batch| (&batch.digest, &batch.info));
+        self.coordinator.on_recovered_claims(claims).map_err(RecoverError::Slot)?;
+        let enabled = self.optimism.is_enabled();
+        for BatchRecord { digest, info, claims_slot, .. } in sorted.batches.iter() {
+            if enabled && *claims_slot && info.epoch == self.epoch() {
                 let (now, consensus) = (self.stepped, self.commits.consensus_time());
-                self.manager.on_batch(*digest, &batch.info, now, consensus);
+                self.manager.on_batch(*digest, info, now, consensus);
             }
-            if batch.info.author == self.author {
-                self.windows.on_recovered_batch(*digest, &batch.info);
-                self.generator.on_recovered_own(&batch.info);
+            if info.author == self.author {
+                self.windows.on_recovered_batch(*digest, info);
+                self.generator.on_recovered_own(info);
             }
         }
         Ok(())
@@ -506,7 +527,7 @@ impl Sequencer {
                 self.outbox.record(Record::DropProof { digest: *digest, expiration });
             }
         }
-        let mut own: Vec<_> = sorted.batches.values().filter(|b| b.own.is_some()).collect();
+        let mut own: Vec<_> = sorted.batches.iter().filter(|b| b.own.is_some()).collect();
         own.sort_unstable_by_key(|batch| batch.info.batch_id);
         for batch in own {
             let BatchRecord { digest, info, body, own: Some(metas), .. } = batch else { continue };

@@ -119,6 +119,11 @@ impl Retention {
 
     /// Holds content that the group with this sequence makes durable.
     pub fn insert(&mut self, digest: Digest, held: Held, group: u64) {
+        self.insert_unordered(digest, held, group);
+        self.order.insert((held.expiration(), digest));
+    }
+
+    fn insert_unordered(&mut self, digest: Digest, held: Held, group: u64) {
         if let Held::Batch { info, in_slot: false } = held {
             self.recovered_bytes += info.charge();
         }
@@ -129,7 +134,18 @@ impl Retention {
         }
         let known = self.contents.insert(digest, Entry { held, group, ordered, counted: true });
         assert!(known.is_none(), "content {digest:?} is held already");
-        self.order.insert((held.expiration(), digest));
+    }
+
+    /// Batches that an earlier life held, in the order of digests. What is pinned is known, and none
+    /// of them is held yet.
+    pub fn on_recovered(&mut self, batches: impl Iterator<Item = (Digest, Held)>) {
+        // In one go: put in one by one they are as many walks through a large tree.
+        let mut order = Vec::new();
+        for (digest, held) in batches {
+            order.push((held.expiration(), digest));
+            self.insert_unordered(digest, held, 0);
+        }
+        self.order.append(&mut order.into_iter().collect());
     }
 
     /// A held batch now sits in its author's slot.

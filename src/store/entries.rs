@@ -15,8 +15,23 @@ use crate::types::{
 /// Receives a key and its value.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
+/// Makes a checked entry of a key and its value, on any thread.
+pub(crate) type Decode<'a> = dyn Fn(&[u8], &[u8]) -> Result<Entry, StoreError> + Sync + 'a;
+
+/// Takes decoded entries.
+pub(crate) type Take<'a> = dyn FnMut(Entry) + 'a;
+
 /// The entries of a store.
 pub(crate) trait Entries {
+    /// Decodes every control entry and hands it on, in the order of keys. A store that has many in
+    /// memory does so on several threads.
+    fn decode_control(&self, decode: &Decode<'_>, take: &mut Take<'_>) -> Result<(), StoreError> {
+        self.scan_control(&mut |key, value| {
+            take(decode(key, value)?);
+            Ok(())
+        })
+    }
+
     /// Every control entry in the order of keys.
     fn scan_control(&self, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::hash::Seeded;
 use super::schema::{ContentKind, Table, Value, Write};
 use crate::sequencer::port::Record;
 use crate::types::{CommitIndex, Digest, Timestamp};
@@ -52,14 +53,24 @@ impl Tally {
 /// Content, proofs and commits in force.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    contents: HashMap<Digest, Located>,
+    contents: HashMap<Digest, Located, Seeded>,
     /// Proofs may be here without their batch.
-    proofs: HashMap<Digest, Timestamp>,
+    proofs: HashMap<Digest, Timestamp, Seeded>,
     commits: BTreeSet<CommitIndex>,
     content_bytes: u64,
 }
 
 impl Index {
+    /// Room for so many contents and proofs.
+    pub(crate) fn with_capacity(contents: usize, proofs: usize) -> Self {
+        let seed = Seeded::default();
+        Self {
+            contents: HashMap::with_capacity_and_hasher(contents, seed.clone()),
+            proofs: HashMap::with_capacity_and_hasher(proofs, seed),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn content(&self, digest: &Digest, kind: ContentKind) -> Option<Located> {
         self.contents.get(digest).copied().filter(|located| located.kind == kind)
     }

@@ -82,6 +82,7 @@ pub mod directory;
 mod entries;
 mod error;
 mod group;
+mod hash;
 mod index;
 #[cfg(feature = "storage")]
 pub mod journal;
@@ -155,6 +156,11 @@ pub trait Store: sealed::Sealed + Send + 'static {
 pub trait StoreReader: Send + Sync + 'static {
     /// A batch; its body is checked against its digest before it is returned.
     fn batch(&self, digest: &Digest) -> Result<Option<Batch>, StoreError>;
+
+    /// False if a batch is certainly not here, as far as memory knows: nobody need look on the disk.
+    fn may_hold(&self, _digest: &Digest) -> bool {
+        true
+    }
 
     /// A payload; checked against its digest before it is returned.
     fn payload(&self, digest: &Digest) -> Result<Option<Payload>, StoreError>;

@@ -25,12 +25,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::entries::{Entries, checked_batch, checked_payload, damaged_entry};
+use super::hash::Seeded;
 use super::index::{Index, Located};
-use super::schema::{self, BatchEntry, ContentKind, Entry, Meta, StoreIdentity, Table, Write};
+use super::schema::{self, BatchEntry, ContentKind, Entry, Meta, Table, Write};
 use super::{Recovered, StoreError};
 use crate::sequencer::port::{BatchRecord, Record};
 use crate::types::{
-    BatchInfo, ChainId, Commit, CommitIndex, CommitReceipt, Digest, ProofOfStore, Slot, Timestamp,
+    ChainId, Commit, CommitIndex, CommitReceipt, Digest, ProofOfStore, Slot, Timestamp,
 };
 
 /// What was found.
@@ -47,16 +48,29 @@ pub(crate) struct Image {
 /// Reads everything that is in force.
 pub(crate) fn recover(entries: &dyn Entries, meta: &Meta) -> Result<Image, StoreError> {
     let mut found = Found::default();
-    entries.scan_control(&mut |key, value| {
+    let decode = |key: &[u8], value: &[u8]| {
         let entry = Entry::decode(key, value).map_err(|error| damaged_entry(key, &error))?;
-        found.add(&meta.identity, key, entry)
-    })?;
+        check(&meta.identity.chain, key, &entry)?;
+        Ok(entry)
+    };
+    entries.decode_control(&decode, &mut |entry| found.add(entry))?;
     if found.meta != Some(*meta) {
         return Err(StoreError::Damaged {
             what: "the database is not the one that this directory was created with".into(),
         });
     }
     found.into_image(entries, meta)
+}
+
+/// What is stored under a digest is what has that digest.
+fn check(chain: &ChainId, key: &[u8], entry: &Entry) -> Result<(), StoreError> {
+    let (info, digest) = match entry {
+        Entry::Batch { digest, entry } => (&entry.info, digest),
+        Entry::Proof { digest, proof } => (&proof.info, digest),
+        _ => return Ok(()),
+    };
+    let same = info.digest(chain) == *digest;
+    if same { Ok(()) } else { Err(damaged_entry(key, &"differs from its digest")) }
 }
 
 /// Control entries, sorted by kind.
@@ -69,7 +83,7 @@ struct Found {
     /// The epoch, a fence, a receipt: as they are returned.
     epochs: Vec<Record>,
     batches: Vec<(Digest, BatchEntry)>,
-    claims: HashMap<Digest, Slot>,
+    claims: HashMap<Digest, Slot, Seeded>,
     proofs: Vec<(Digest, Arc<ProofOfStore>)>,
     payloads: Vec<(Digest, Timestamp, Vec<Digest>)>,
     commits: Vec<Commit>,
@@ -79,11 +93,7 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, own: &StoreIdentity, key: &[u8], entry: Entry) -> Result<(), StoreError> {
-        let named = |info: &BatchInfo, digest: &Digest| {
-            let same = info.digest(&own.chain) == *digest;
-            if same { Ok(()) } else { Err(damaged_entry(key, &"differs from its digest")) }
-        };
+    fn add(&mut self, entry: Entry) {
         match entry {
             Entry::Meta(meta) => self.meta = Some(meta),
             Entry::Life(life) => self.life = life,
@@ -94,15 +104,9 @@ impl Found {
                 self.epochs.push(Record::Fence { epoch, final_index });
             }
             Entry::Closed(receipt) => self.epochs.push(Record::Closed(receipt)),
-            Entry::Batch { digest, entry } => {
-                named(&entry.info, &digest)?;
-                self.batches.push((digest, entry));
-            }
+            Entry::Batch { digest, entry } => self.batches.push((digest, entry)),
             Entry::Claim { digest, slot } => drop(self.claims.insert(digest, slot)),
-            Entry::Proof { digest, proof } => {
-                named(&proof.info, &digest)?;
-                self.proofs.push((digest, proof));
-            }
+            Entry::Proof { digest, proof } => self.proofs.push((digest, proof)),
             Entry::Payload { digest, expiration, batches } => {
                 self.payloads.push((digest, expiration, batches));
             }
@@ -122,27 +126,29 @@ impl Found {
             Entry::Rewritten { by, proof } => self.rest.push(Record::Rewritten { by, proof }),
             Entry::Silence(until) => self.epochs.push(Record::Silence { until: Some(until) }),
         }
-        Ok(())
     }
 
     fn into_image(mut self, entries: &dyn Entries, meta: &Meta) -> Result<Image, StoreError> {
         let ordered = self.ordered(&meta.identity.chain);
+        let contents = self.batches.len() + self.payloads.len();
+        let count = contents + self.proofs.len() + self.commits.len() + self.applied.len();
         let mut stage = Stage {
             entries,
             chain: meta.identity.chain,
-            records: Vec::new(),
-            index: Index::default(),
+            records: Vec::with_capacity(count),
+            index: Index::with_capacity(contents, self.proofs.len()),
             repairs: Vec::new(),
         };
         stage.records.extend(self.reserved.map(|until| Record::Reserved { until }));
         stage.records.extend(self.floors.into_iter().map(|slot| Record::Floor { slot }));
         stage.records.extend(self.epochs);
         for (digest, entry) in self.batches {
-            if self.claims.get(&digest).is_some_and(|slot| *slot != entry.info.slot()) {
+            let claim = self.claims.remove(&digest);
+            if claim.is_some_and(|slot| slot != entry.info.slot()) {
                 let what = format!("batch {digest} claims the slot of another batch");
                 return Err(StoreError::Damaged { what });
             }
-            let claims_slot = self.claims.remove(&digest).is_some();
+            let claims_slot = claim.is_some();
             let at = ordered.get(&digest);
             let is_ordered = at.is_some_and(|at| *at <= entry.info.expiration);
             stage.batch(digest, entry, claims_slot, is_ordered)?;

@@ -105,6 +105,11 @@ impl Header {
         (is_known && header.frame_bytes() <= room).then_some(header)
     }
 
+    /// The checksum in the first block of a frame.
+    pub fn sum(block: &[u8]) -> &[u8] {
+        &block[SUMMED..HEADER_BYTES]
+    }
+
     /// True if the header and the changes are what was written.
     pub fn verify(&self, secret: &Secret, checksum: &[u8], changes: &[u8]) -> bool {
         // Of public bytes: no need to compare in constant time.

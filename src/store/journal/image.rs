@@ -33,7 +33,7 @@ impl Image {
 
 impl Entries for Image {
     fn scan_control(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        self.tables.entries().try_for_each(|(key, value)| visit(key, value))
+        self.tables.entries().into_iter().try_for_each(|(key, value)| visit(key, value))
     }
 
     fn control(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

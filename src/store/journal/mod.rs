@@ -39,6 +39,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod window;
 mod writer;
 
 use std::path::Path;

@@ -6,15 +6,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::super::directory::DataDirectory;
-use super::super::entries::{self, Entries, Visit};
+use super::super::entries::{self, Decode, Entries, Take, Visit};
 use super::super::index::Index;
-use super::super::schema::{ContentKind, Meta};
+use super::super::schema::{ContentKind, Entry, Meta};
 use super::super::{Space, StoreError, StoreReader};
 use super::frame::Secret;
 use super::scan::read_bytes;
 use super::tables::Tables;
 use super::volume::Volume;
 use crate::types::{Batch, CommitIndex, CommitReceipt, Digest, Payload, ProofOfStore};
+
+/// Entries that are decoded before they are handed on.
+const DECODED_AT_ONCE: usize = 1 << 15;
+/// Opening says how far it has come each time that it has decoded so many: whole runs.
+const PROGRESS_ENTRIES: usize = DECODED_AT_ONCE * 8;
 
 /// What the writer and its readers hold together.
 #[derive(Debug)]
@@ -47,9 +52,44 @@ impl Shared {
     }
 }
 
+/// Decodes runs of entries, the two halves of each at once.
+fn decoded(
+    entries: &[(&[u8], &[u8])],
+    decode: &Decode<'_>,
+    take: &mut Take<'_>,
+) -> Result<(), StoreError> {
+    let decoded = |half: &[(&[u8], &[u8])]| -> Result<Vec<Entry>, StoreError> {
+        half.iter().map(|(key, value)| decode(key, value)).collect()
+    };
+    for (at, run) in entries.chunks(DECODED_AT_ONCE).enumerate() {
+        let (first, second) = run.split_at(run.len() / 2);
+        let (first, second) = if run.len() < DECODED_AT_ONCE {
+            (decoded(first), decoded(second))
+        } else {
+            std::thread::scope(|scope| {
+                let second = scope.spawn(|| decoded(second));
+                let first = decoded(first);
+                (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })
+        };
+        first?.into_iter().chain(second?).for_each(&mut *take);
+        let done = at * DECODED_AT_ONCE + run.len();
+        if done.is_multiple_of(PROGRESS_ENTRIES) {
+            tracing::info!(entries = done, of = entries.len(), "decoding the journal");
+        }
+    }
+    Ok(())
+}
+
 impl Entries for Shared {
     fn scan_control(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        self.tables(|tables| tables.entries().try_for_each(|(key, value)| visit(key, value)))
+        self.tables(|tables| {
+            tables.entries().into_iter().try_for_each(|(key, value)| visit(key, value))
+        })
+    }
+
+    fn decode_control(&self, decode: &Decode<'_>, take: &mut Take<'_>) -> Result<(), StoreError> {
+        self.tables(|tables| decoded(&tables.entries(), decode, take))
     }
 
     fn control(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -75,6 +115,10 @@ impl StoreReader for JournalReader {
         let chain = &self.0.meta.identity.chain;
         let find = || self.0.index(|index| index.content(digest, ContentKind::Batch));
         entries::located(find, |located| entries::batch(&*self.0, chain, digest, located))
+    }
+
+    fn may_hold(&self, digest: &Digest) -> bool {
+        self.0.index(|index| index.content(digest, ContentKind::Batch)).is_some()
     }
 
     fn payload(&self, digest: &Digest) -> Result<Option<Payload>, StoreError> {

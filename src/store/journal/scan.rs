@@ -12,17 +12,21 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::mpsc;
 
 use super::super::StoreError;
-use super::frame::{Change, HEADER_BYTES, Header, Secret, changes};
+use super::frame::{Change, Header, Secret, changes};
 use super::ring::{Ring, Use};
-use super::tables::{FrameAt, Tables};
+use super::tables::{ContentTable, EntryTable, FrameAt, Tables};
 use super::volume::{BLOCK, Volume, buffer};
-use crate::types::Digest;
+use super::window::Window;
 
 const DOING: &str = "reading the journal";
 /// Opening says how far it has come each time that it has gone through so much.
-const PROGRESS_BYTES: u64 = 1 << 30;
+const PROGRESS_BYTES: u64 = 1 << 28;
+/// Frames that are read before the small entries of those before are in their table: both tables are
+/// filled at once, each by its own thread.
+const FRAMES_AHEAD: usize = 16;
 /// Read at once in search of frames behind the end.
 const STRIDE: usize = 1 << 20;
 
@@ -55,27 +59,7 @@ pub(super) fn read_frame(
     segment: u32,
     offset: u64,
 ) -> io::Result<Option<Read>> {
-    let room = volume.segment_bytes() - offset;
-    if room < BLOCK as u64 {
-        return Ok(None);
-    }
-    let mut head = buffer(BLOCK);
-    volume.read(segment, offset, &mut head)?;
-    let Some(header) = Header::decode(&head, room) else { return Ok(None) };
-    let end = HEADER_BYTES + header.change_bytes as usize;
-    let changes = if end <= BLOCK {
-        head[HEADER_BYTES..end].to_vec()
-    } else {
-        // Within the segment: `decode` has checked the length against its room.
-        let mut whole = buffer(end.next_multiple_of(BLOCK));
-        volume.read(segment, offset, &mut whole)?;
-        whole[HEADER_BYTES..end].to_vec()
-    };
-    let sum = &head[HEADER_BYTES - size_of::<Digest>()..HEADER_BYTES];
-    if !header.verify(secret, sum, &changes) {
-        return Ok(None);
-    }
-    Ok(Some(Read { header, at: FrameAt::new(segment, offset, &header), changes }))
+    Window::new(volume, secret).frame(segment, offset)
 }
 
 /// Reads bytes that begin and end anywhere.
@@ -146,10 +130,11 @@ impl Scanner<'_> {
         let mut torn = None;
         while let Some((base, segment)) = firsts.last().copied() {
             let mut before = None;
-            let mut last = self.next(segment, base, 0, base)?;
+            let mut frames = Frames::of(self, segment, base);
+            let mut last = frames.at(0, base)?;
             while let Some(read) = &last {
                 let (next, sequence) = (end(read), read.header.sequence + 1);
-                let Some(found) = self.next(segment, base, next, sequence)? else { break };
+                let Some(found) = frames.at(next, sequence)? else { break };
                 before = last.replace(found);
             }
             // A good header, torn or not, says that the frame before it was durable.
@@ -169,19 +154,6 @@ impl Scanner<'_> {
             unused.push_front(segment);
         }
         Ok((None, torn))
-    }
-
-    /// The frame that follows in one use of a segment.
-    fn next(
-        &self,
-        segment: u32,
-        base: u64,
-        offset: u64,
-        sequence: u64,
-    ) -> Result<Option<Read>, StoreError> {
-        let read = self.frame(segment, offset)?;
-        let follows = |read: &Read| read.header.base == base && read.header.sequence == sequence;
-        Ok(read.filter(follows))
     }
 
     fn frame(&self, segment: u32, offset: u64) -> Result<Option<Read>, StoreError> {
@@ -239,13 +211,46 @@ impl Scanner<'_> {
         held: &[(u64, u32)],
         last: &Read,
     ) -> Result<(Tables, VecDeque<Use>), StoreError> {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel::<(FrameAt, Vec<u8>)>(FRAMES_AHEAD);
+            let fill = move || {
+                let mut entries = EntryTable::default();
+                for (at, changes) in receiver {
+                    entries.apply(&at, &changes);
+                }
+                entries
+            };
+            let filler = std::thread::Builder::new().name("journal-entries".into());
+            let filler = filler.spawn_scoped(scope, fill);
+            let filler = filler.map_err(|error| StoreError::io(DOING, &error))?;
+            let mut contents = ContentTable::default();
+            let apply = |read: Read| {
+                let is_lawful = contents.apply(&read.at, &read.changes);
+                // Gone only if it panicked, which is passed on below.
+                let _ = sender.send((read.at, read.changes));
+                is_lawful
+            };
+            let uses = self.replayed(held, last, apply);
+            drop(sender);
+            let entries = filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((Tables { entries, contents }, uses?))
+        })
+    }
+
+    /// Hands each of those frames on; `apply` says whether it holds what a frame holds.
+    fn replayed(
+        &self,
+        held: &[(u64, u32)],
+        last: &Read,
+        mut apply: impl FnMut(Read) -> bool,
+    ) -> Result<VecDeque<Use>, StoreError> {
         let damaged = |sequence: u64| StoreError::Damaged {
             what: format!(
                 "frame {sequence} of the journal is missing or damaged; {} to {} are needed",
                 last.header.needed, last.header.sequence
             ),
         };
-        let (mut tables, mut uses) = (Tables::default(), VecDeque::new());
+        let mut uses = VecDeque::new();
         let mut sequence = last.header.needed;
         let (mut life, mut seen) = (0, 0);
         for (base, segment) in held {
@@ -253,29 +258,49 @@ impl Scanner<'_> {
                 return Err(damaged(sequence));
             }
             let mut offset = 0;
+            let mut frames = Frames::of(self, *segment, *base);
             while sequence <= last.header.sequence {
-                let Some(read) = self.next(*segment, *base, offset, sequence)? else { break };
-                let is_lawful = read.header.life >= life && read.header.durable < sequence;
-                if !is_lawful || !tables.apply(&read.at, &read.changes) {
+                let Some(read) = frames.at(offset, sequence)? else { break };
+                let header = read.header;
+                let is_lawful = header.life >= life && header.durable < sequence;
+                if !is_lawful || !apply(read) {
                     return Err(damaged(sequence));
                 }
-                life = read.header.life;
+                life = header.life;
                 let before = (seen + offset) / PROGRESS_BYTES;
-                offset += read.header.frame_bytes();
+                offset += header.frame_bytes();
                 if (seen + offset) / PROGRESS_BYTES > before {
-                    let gigabytes = (seen + offset) / PROGRESS_BYTES;
-                    tracing::info!(gigabytes, "reading the journal");
+                    let megabytes = (seen + offset) >> 20;
+                    tracing::info!(megabytes, "reading the journal");
                 }
                 sequence += 1;
             }
             seen += offset;
             uses.push_back(Use { segment: *segment, base: *base, last: sequence - 1 });
         }
-        if sequence == last.header.sequence + 1 {
-            Ok((tables, uses))
-        } else {
-            Err(damaged(sequence))
-        }
+        if sequence == last.header.sequence + 1 { Ok(uses) } else { Err(damaged(sequence)) }
+    }
+}
+
+/// The frames of one use of a segment.
+struct Frames<'a> {
+    window: Window<'a>,
+    segment: u32,
+    base: u64,
+}
+
+impl<'a> Frames<'a> {
+    fn of(scanner: &Scanner<'a>, segment: u32, base: u64) -> Self {
+        Self { window: Window::new(scanner.volume, scanner.secret), segment, base }
+    }
+
+    /// The one with this sequence, if it lies there.
+    fn at(&mut self, offset: u64, sequence: u64) -> Result<Option<Read>, StoreError> {
+        let read = self.window.frame(self.segment, offset);
+        let read = read.map_err(|error| StoreError::io(DOING, &error))?;
+        let base = self.base;
+        let follows = |read: &Read| read.header.base == base && read.header.sequence == sequence;
+        Ok(read.filter(follows))
     }
 }
 

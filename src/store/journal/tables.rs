@@ -1,10 +1,59 @@
 //! What is in force, and where: derived from frames alone, by the same steps at opening and at
 //! every group.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
+use super::super::hash::Seeded;
 use super::frame::{Change, HEADER_BYTES, Header, changes};
 use crate::types::Digest;
+
+/// Keys up to this length lie in the table itself: all but names of subscribers are shorter.
+const INLINE: usize = 46;
+
+/// A key, where the table looks for it: not behind a pointer.
+#[derive(Clone, Debug)]
+enum Key {
+    Inline { length: u8, bytes: [u8; INLINE] },
+    Boxed(Box<[u8]>),
+}
+
+impl From<&[u8]> for Key {
+    fn from(key: &[u8]) -> Self {
+        if key.len() > INLINE {
+            return Self::Boxed(key.into());
+        }
+        let mut bytes = [0; INLINE];
+        bytes[..key.len()].copy_from_slice(key);
+        Self::Inline { length: key.len() as u8, bytes }
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        match self {
+            Self::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Boxed(bytes) => bytes,
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let key: &[u8] = self.borrow();
+        key.hash(hasher);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, other): (&[u8], &[u8]) = (self.borrow(), other.borrow());
+        one == other
+    }
+}
+
+impl Eq for Key {}
 
 /// Where a content lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +74,30 @@ struct Entry {
     segment: u32,
 }
 
-/// See the module docs.
-#[derive(Debug, Default)]
-pub(super) struct Tables {
-    /// By key: most hold a digest, so that the order of a tree would cost a walk through cold memory
-    /// for each group, and is wanted only at opening.
-    entries: HashMap<Box<[u8]>, Entry>,
-    contents: HashMap<Box<[u8]>, Location>,
-    /// What is in force, by segment.
-    live: Vec<Live>,
+/// Something in force that lies in a segment.
+trait Placed {
+    fn segment(&self) -> u32;
+    fn bytes(&self) -> u64;
+}
+
+impl Placed for Entry {
+    fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    fn bytes(&self) -> u64 {
+        self.value.len() as u64
+    }
+}
+
+impl Placed for Location {
+    fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
+    }
 }
 
 /// How much of something is in force.
@@ -43,6 +107,101 @@ pub(super) struct Live {
     pub count: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+}
+
+/// By key: most hold a digest, so that the order of a tree would cost a walk through cold memory
+/// for each group, and is wanted only at opening.
+#[derive(Debug)]
+struct Table<V> {
+    map: HashMap<Key, V, Seeded>,
+    /// What is in force, by segment.
+    live: Vec<Live>,
+}
+
+impl<V> Default for Table<V> {
+    fn default() -> Self {
+        Self { map: HashMap::default(), live: Vec::new() }
+    }
+}
+
+impl<V: Placed> Table<V> {
+    fn insert(&mut self, key: &[u8], value: V) {
+        let segment = value.segment() as usize;
+        if self.live.len() <= segment {
+            self.live.resize(segment + 1, Live::default());
+        }
+        self.live[segment].count += 1;
+        self.live[segment].bytes += key.len() as u64 + value.bytes();
+        let old = self.map.insert(key.into(), value);
+        self.removed(key, old);
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        let old = self.map.remove(key);
+        self.removed(key, old);
+    }
+
+    fn removed(&mut self, key: &[u8], old: Option<V>) {
+        if let Some(old) = old {
+            let live = &mut self.live[old.segment() as usize];
+            live.count -= 1;
+            live.bytes -= key.len() as u64 + old.bytes();
+        }
+    }
+
+    fn live(&self, segment: u32) -> Live {
+        self.live.get(segment as usize).copied().unwrap_or_default()
+    }
+}
+
+/// The small entries.
+#[derive(Debug, Default)]
+pub(super) struct EntryTable(Table<Entry>);
+
+impl EntryTable {
+    /// Carries out what a frame says of small entries.
+    pub fn apply(&mut self, at: &FrameAt, bytes: &[u8]) {
+        changes(bytes).flatten().for_each(|change| self.change(at, change));
+    }
+
+    fn change(&mut self, at: &FrameAt, change: Change<'_>) {
+        match change {
+            Change::Entry { key, value } => {
+                self.0.insert(key, Entry { value: value.into(), segment: at.segment });
+            }
+            Change::EntryGone { key } => self.0.remove(key),
+            Change::Content { .. } | Change::ContentGone { .. } => {}
+        }
+    }
+}
+
+/// Where contents lie.
+#[derive(Debug, Default)]
+pub(super) struct ContentTable(Table<Location>);
+
+impl ContentTable {
+    /// Carries out what a frame says of contents. False if its changes are not what a frame holds.
+    #[must_use]
+    pub fn apply(&mut self, at: &FrameAt, bytes: &[u8]) -> bool {
+        changes(bytes).all(|change| change.map(|change| self.change(at, change)).is_some())
+    }
+
+    fn change(&mut self, at: &FrameAt, change: Change<'_>) {
+        match change {
+            Change::Content { key, skip, bytes, root } => {
+                self.0.insert(key, at.location(skip, bytes, root));
+            }
+            Change::ContentGone { key } => self.0.remove(key),
+            Change::Entry { .. } | Change::EntryGone { .. } => {}
+        }
+    }
+}
+
+/// See the module docs.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub entries: EntryTable,
+    pub contents: ContentTable,
 }
 
 /// Where a frame lies.
@@ -72,99 +231,62 @@ impl Tables {
     pub fn apply(&mut self, at: &FrameAt, bytes: &[u8]) -> bool {
         changes(bytes).all(|change| {
             let Some(change) = change else { return false };
-            match change {
-                Change::Entry { key, value } => {
-                    let weight = (key.len() + value.len()) as u64;
-                    let (value, segment) = (value.into(), at.segment);
-                    let old = self.entries.insert(key.into(), Entry { value, segment });
-                    self.add(segment, weight);
-                    self.remove_entry(key, old);
-                }
-                Change::EntryGone { key } => {
-                    let old = self.entries.remove(key);
-                    self.remove_entry(key, old);
-                }
-                Change::Content { key, skip, bytes, root } => {
-                    let location = at.location(skip, bytes, root);
-                    let old = self.contents.insert(key.into(), location);
-                    self.add(at.segment, key.len() as u64 + u64::from(bytes));
-                    self.remove_content(key, old);
-                }
-                Change::ContentGone { key } => {
-                    let old = self.contents.remove(key);
-                    self.remove_content(key, old);
-                }
-            }
+            self.entries.change(at, change);
+            self.contents.change(at, change);
             true
         })
     }
 
-    fn add(&mut self, segment: u32, bytes: u64) {
-        let segment = segment as usize;
-        if self.live.len() <= segment {
-            self.live.resize(segment + 1, Live::default());
-        }
-        self.live[segment].count += 1;
-        self.live[segment].bytes += bytes;
-    }
-
-    fn remove_entry(&mut self, key: &[u8], old: Option<Entry>) {
-        if let Some(old) = old {
-            self.remove(old.segment, (key.len() + old.value.len()) as u64);
-        }
-    }
-
-    fn remove_content(&mut self, key: &[u8], old: Option<Location>) {
-        if let Some(old) = old {
-            self.remove(old.segment, key.len() as u64 + u64::from(old.bytes));
-        }
-    }
-
-    fn remove(&mut self, segment: u32, bytes: u64) {
-        let live = &mut self.live[segment as usize];
-        live.count -= 1;
-        live.bytes -= bytes;
-    }
-
     /// How much of a segment is in force.
     pub fn live(&self, segment: u32) -> Live {
-        self.live.get(segment as usize).copied().unwrap_or_default()
+        let (entries, contents) = (self.entries.0.live(segment), self.contents.0.live(segment));
+        Live { count: entries.count + contents.count, bytes: entries.bytes + contents.bytes }
     }
 
     pub fn entry(&self, key: &[u8]) -> Option<&[u8]> {
-        self.entries.get(key).map(|entry| &*entry.value)
+        self.entries.0.map.get(key).map(|entry| &*entry.value)
     }
 
     /// The entry, if its newest frame lies in this segment.
     pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&[u8]> {
-        let entry = self.entries.get(key).filter(|entry| entry.segment == segment);
+        let entry = self.entries.0.map.get(key).filter(|entry| entry.segment == segment);
         entry.map(|entry| &*entry.value)
     }
 
     pub fn content(&self, key: &[u8]) -> Option<Location> {
-        self.contents.get(key).copied()
+        self.contents.0.map.get(key).copied()
     }
 
     /// Every content, in any order.
     pub fn contents(&self) -> impl Iterator<Item = (&[u8], Location)> {
-        self.contents.iter().map(|(key, at)| (&**key, *at))
+        self.contents.0.map.iter().map(|(key, at)| (key.borrow(), *at))
+    }
+
+    /// Small entries and contents in force.
+    pub fn count(&self) -> (usize, usize) {
+        (self.entries.0.map.len(), self.contents.0.map.len())
     }
 
     /// Every small entry in the order of keys.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let prefixed = self.entries.iter().map(|(key, entry)| (prefix(key), &**key, &*entry.value));
-        let mut sorted: Vec<_> = prefixed.collect();
-        sorted.sort_unstable_by(|(a, key_a, _), (b, key_b, _)| a.cmp(b).then(key_a.cmp(key_b)));
-        sorted.into_iter().map(|(_, key, value)| (key, value))
+    pub fn entries(&self) -> Vec<(&[u8], &[u8])> {
+        let entries = self.entries.0.map.iter();
+        let mut sorted: Vec<(u128, &Key, &Entry)> =
+            entries.map(|(key, entry)| (prefix(key.borrow()), key, entry)).collect();
+        sorted.sort_unstable_by(|(a, key_a, _), (b, key_b, _)| {
+            let keys = || Borrow::<[u8]>::borrow(*key_a).cmp((*key_b).borrow());
+            a.cmp(b).then_with(keys)
+        });
+        sorted.into_iter().map(|(_, key, entry)| (key.borrow(), &*entry.value)).collect()
     }
 }
 
-/// What of a key nearly always decides, at hand while keys are sorted.
-fn prefix(key: &[u8]) -> [u8; 24] {
-    let mut prefix = [0; 24];
+/// What of a key nearly always decides, at hand while keys are sorted: a shorter one, filled up with
+/// zeros, never sorts behind one that it begins.
+fn prefix(key: &[u8]) -> u128 {
+    let mut prefix = [0; 16];
     let length = key.len().min(prefix.len());
     prefix[..length].copy_from_slice(&key[..length]);
-    prefix
+    u128::from_be_bytes(prefix)
 }
 
 #[cfg(test)]
@@ -186,8 +308,11 @@ mod tests {
         assert!(tables.apply(&at, frame.changes()));
         keys.sort();
         keys.dedup();
-        let found: Vec<_> =
-            tables.entries().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        let found: Vec<_> = tables
+            .entries()
+            .into_iter()
+            .map(|(key, value)| (key.to_vec(), value.to_vec()))
+            .collect();
         let expected: Vec<_> = keys.into_iter().map(|key| (key.clone(), key)).collect();
         assert_eq!(found, expected);
     }
