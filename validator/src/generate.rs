@@ -32,6 +32,9 @@ pub const BLOCK_INTERVAL: Duration = Duration::from_millis(50);
 /// The same while little does.
 const BLOCK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
+/// Segments of 32 MiB.
+const SEGMENTS_MAX: u32 = 512;
+
 /// How old a batch is that is proposed without a proof, between machines.
 const AGE_MIN: Duration = Duration::from_millis(50);
 /// Most validators that are generated at once.
@@ -187,6 +190,7 @@ struct ConfigFile<'a> {
     proposal: ProposalSection,
     sequencer: SequencerSection,
     http: HttpSection,
+    storage: StorageSection,
     peers: Vec<&'a PeerConfig>,
 }
 
@@ -209,6 +213,9 @@ struct SequencerSection {
     pool_bytes_max: &'static str,
     /// Batches that wait to be ordered: about ten times what the three rounds of a block need.
     outstanding_bytes_max: &'static str,
+    /// What an author may have stored: a minute of the most that it sends, as far as the journal
+    /// holds that of all.
+    window_bytes: String,
     optimistic: bool,
     /// On one machine a batch is everywhere before a proposal that names it.
     #[serde(with = "humantime_serde")]
@@ -219,6 +226,14 @@ struct SequencerSection {
 struct HttpSection {
     /// Bodies of requests that wait for their answers.
     ingress_bytes_max: &'static str,
+    /// Outcomes for streams that read late: three seconds of the most there are.
+    outcomes_bytes_max: &'static str,
+}
+
+#[derive(Serialize)]
+struct StorageSection {
+    /// The disk that the journal takes at most: 16 GiB.
+    segments_max: u32,
 }
 
 #[derive(Serialize)]
@@ -269,10 +284,12 @@ impl Plan {
             sequencer: SequencerSection {
                 pool_bytes_max: "4MiB",
                 outstanding_bytes_max: "16MiB",
+                window_bytes: format!("{}MiB", window_mib(peers.len())),
                 optimistic: options.optimistic,
                 optimistic_age_min: if loopback { Duration::ZERO } else { AGE_MIN },
             },
-            http: HttpSection { ingress_bytes_max: "16MiB" },
+            http: HttpSection { ingress_bytes_max: "16MiB", outcomes_bytes_max: "16MiB" },
+            storage: StorageSection { segments_max: SEGMENTS_MAX },
             peers: peers.iter().filter(|peer| peer.key != self.author).collect(),
         };
         let body = toml::to_string(&file)
@@ -282,6 +299,13 @@ impl Plan {
             self.author
         ))
     }
+}
+
+/// The windows of all authors together leave an eighth of the journal to everything else.
+const fn window_mib(authors: usize) -> usize {
+    let journal = SEGMENTS_MAX as usize * 32;
+    let share = journal / 8 * 7 / if authors == 0 { 1 } else { authors };
+    if share > 2048 { 2048 } else { share }
 }
 
 /// Where clients are served: there is no access control, so never beyond the machine by default.

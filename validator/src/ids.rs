@@ -37,7 +37,7 @@ impl Default for IdKeys {
 
 impl IdKeys {
     /// The first half of an id is random enough; more would only cost time.
-    fn hash(&self, id: &TransactionId) -> u64 {
+    fn hash(&self, id: &[u8]) -> u64 {
         let mut words = [0; 16];
         words.copy_from_slice(&id[..16]);
         let words = u128::from_le_bytes(words);
@@ -47,23 +47,34 @@ impl IdKeys {
     }
 }
 
-/// Ids with a number each, from 0 on in the order of their arrival.
+/// Ids with a number each, from 0 on in the order of their arrival. The first `KEPT` bytes of an id
+/// stand for it, 16 at least: two ids of clients that agree in those are as hard to make as two of
+/// 32 bytes that a hash of 16 has.
 #[derive(Debug, Default)]
-pub struct IdSet {
-    ids: Vec<TransactionId>,
+pub struct IdSet<const KEPT: usize> {
+    ids: Vec<[u8; KEPT]>,
     numbers: HashTable<u32>,
 }
 
-impl IdSet {
+/// What is kept of an id.
+fn kept<const KEPT: usize>(id: &TransactionId) -> [u8; KEPT] {
+    let mut kept = [0; KEPT];
+    kept.copy_from_slice(&id[..KEPT]);
+    kept
+}
+
+impl<const KEPT: usize> IdSet<KEPT> {
     /// Its number.
     pub fn number(&self, keys: &IdKeys, id: &TransactionId) -> Option<u32> {
-        self.numbers.find(keys.hash(id), |number| self.ids[*number as usize] == *id).copied()
+        let sought = kept(id);
+        self.numbers.find(keys.hash(id), |number| self.ids[*number as usize] == sought).copied()
     }
 
     /// Adds an id: its number, and whether it is new.
     pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId) -> (u32, bool) {
         let Self { ids, numbers } = self;
-        let equal = |number: &u32| ids[*number as usize] == *id;
+        let new = kept(id);
+        let equal = |number: &u32| ids[*number as usize] == new;
         let rehash = |number: &u32| keys.hash(&ids[*number as usize]);
         match numbers.entry(keys.hash(id), equal, rehash) {
             hashbrown::hash_table::Entry::Occupied(found) => (*found.get(), false),
@@ -71,7 +82,7 @@ impl IdSet {
                 // Proof of the cast: a set has the ids of one second, far fewer than 2^32.
                 let number = ids.len() as u32;
                 free.insert(number);
-                ids.push(*id);
+                ids.push(new);
                 (number, true)
             }
         }
@@ -81,7 +92,7 @@ impl IdSet {
     pub fn replace(&mut self, keys: &IdKeys, number: u32, id: &TransactionId) {
         self.hide(keys, number);
         let Self { ids, numbers } = self;
-        ids[number as usize] = *id;
+        ids[number as usize] = kept(id);
         numbers.insert_unique(keys.hash(id), number, |number| keys.hash(&ids[*number as usize]));
     }
 
@@ -101,8 +112,8 @@ impl IdSet {
         self.ids.truncate(number as usize);
     }
 
-    /// The id with this number.
-    pub fn id(&self, number: u32) -> &TransactionId {
+    /// What is kept of the id with this number.
+    pub fn id(&self, number: u32) -> &[u8; KEPT] {
         &self.ids[number as usize]
     }
 
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn ids_are_numbered_found_and_told_apart() {
-        let (keys, mut set) = (IdKeys::default(), IdSet::default());
+        let (keys, mut set) = (IdKeys::default(), IdSet::<32>::default());
         for number in 0..10_000 {
             assert_eq!(set.insert(&keys, &id(number)), (number as u32, true));
         }
@@ -137,8 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn half_of_an_id_stands_for_it() {
+        let (keys, mut set) = (IdKeys::default(), IdSet::<16>::default());
+        let (one, mut other) = (id(1), id(1));
+        assert_eq!(set.insert(&keys, &one), (0, true));
+        other[31] ^= 1;
+        assert_eq!(set.number(&keys, &other), Some(0));
+        other[15] ^= 1;
+        assert_eq!(set.insert(&keys, &other), (1, true));
+    }
+
+    #[test]
     fn what_is_hidden_replaced_or_cut_off_is_not_found() {
-        let (keys, mut set) = (IdKeys::default(), IdSet::default());
+        let (keys, mut set) = (IdKeys::default(), IdSet::<32>::default());
         (0..100).for_each(|number| _ = set.insert(&keys, &id(number)));
         set.hide(&keys, 3);
         assert_eq!((set.number(&keys, &id(3)), set.len()), (None, 100));

@@ -142,7 +142,9 @@ impl Journal {
             shared.volume.sync(segment).map_err(doing)?;
         }
         let (entries, contents) = scan.tables.count();
-        tracing::info!(entries, contents, "the journal is read");
+        if entries > 0 {
+            tracing::info!(entries, contents, "the journal is read");
+        }
         *shared.tables.write().unwrap_or_else(PoisonError::into_inner) = scan.tables;
         for used in scan.ring.uses() {
             shared.bases[used.segment as usize].store(used.base, Ordering::SeqCst);

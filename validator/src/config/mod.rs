@@ -225,7 +225,7 @@ impl Default for HttpConfig {
             ingress_bytes_max: Size::mib(64),
             body_timeout: Duration::from_secs(10),
             reads_max: 16,
-            tracked_transactions_max: 2_000_000,
+            tracked_transactions_max: 1_500_000,
             outcomes_bytes_max: Size::mib(32),
             outcome_streams_max: 16,
         }

@@ -64,7 +64,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "http.ingress_bytes_max" "size" "64MiB" "body_bytes_max to 2GiB" "request bodies held at once; more are answered 429";
     "http.body_timeout" "duration" "10s" "100ms to 10m" "how long a request body may take to arrive";
     "http.reads_max" "reads" "16" "1 to 1024" "reads of the store at once; more wait";
-    "http.tracked_transactions_max" "transactions" "2000000" "1000 to 100000000" "clients' transactions that are followed; about 75 bytes of memory each";
+    "http.tracked_transactions_max" "transactions" "1500000" "1000 to 100000000" "clients' transactions that are followed; about 75 bytes of memory each";
     "http.outcomes_bytes_max" "size" "32MiB" "64KiB to 4GiB" "outcomes kept for streams that read late";
     "http.outcome_streams_max" "streams" "16" "1 to 1024" "streams of outcomes at once";
     "sequencer.window_bytes" "size" "1.0 GiB" "at least 4 full batches" "what is stored of each author";

@@ -61,7 +61,7 @@ impl Entry {
 /// See the module docs. An entry has the number of its id.
 #[derive(Debug, Default)]
 pub(super) struct Second {
-    ids: IdSet,
+    ids: IdSet<32>,
     entries: Vec<Entry>,
     vacant: Vec<u32>,
     /// Entries that wait for their answer.

@@ -53,7 +53,7 @@ fn snapshot(executor: &Executor, height: u64, above: u64) -> Snapshot {
     Snapshot::decode(&identity().chain, &made.encode().unwrap()).unwrap()
 }
 
-fn remembered(executor: &Executor) -> Vec<[u8; 32]> {
+fn remembered(executor: &Executor) -> Vec<[u8; 16]> {
     let mut ids = executor.dedup.read().ids();
     ids.sort_unstable();
     ids
