@@ -72,6 +72,7 @@ fn what_outlives_its_neighbours_and_is_much_is_left_where_it_is_while_segments_c
     let much = batch(3, 1, 1000, 20_000);
     let (with, mut journal) = segments_used(Some(batch_record(&much, true)));
     assert!(with > without, "{with} segments, {without} without it");
+    assert_eq!(with, SEGMENTS_MAX - 1, "one that can still be added is kept in reserve");
     // At last it is copied all the same.
     assert!(journal.writer().ring.uses().all(|held| held.base > 2));
     let reader = JournalReader(Arc::clone(&journal.shared));
