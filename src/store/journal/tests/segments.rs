@@ -130,3 +130,14 @@ fn a_store_says_how_much_one_group_and_all_of_it_may_hold() {
     let limits = StoreLimits { group_bytes_max: 1 << 20, capacity_bytes: 8 << 20 };
     assert_eq!(store.limits(), limits);
 }
+
+#[test]
+fn a_ring_that_cannot_be_read_is_not_said_to_be_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = Files::open(directory.path(), Access::Read);
+    assert!(matches!(missing, Err(StoreError::Damaged { .. })), "{missing:?}");
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"where a directory is expected").unwrap();
+    let unreadable = Files::open(&file, Access::Read);
+    assert!(matches!(unreadable, Err(StoreError::Io { .. })), "{unreadable:?}");
+}
