@@ -21,7 +21,7 @@ CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export ROCKSDB_LIB_DIR := $(CURDIR)/target/rocksdb/lib
 export ROCKSDB_STATIC := 1
 
-.PHONY: testnet embed test check bench compare optimistic rocksdb tools simulate mutations power-loss fuzz miri nightly mutations
+.PHONY: testnet embed test check bench compare optimistic rocksdb tools simulate mutations power-loss fuzz miri nightly
 .DEFAULT_GOAL := testnet
 
 # The main job with defaults: four validators under load, then a summary.
@@ -126,13 +126,22 @@ fuzz: nightly
 
 # The pure core, its types and the store in memory under an interpreter that sees undefined
 # behaviour. What would take it minutes is ignored there, one by one. NAME=part: those tests only.
+# An interpreter has one thread, so every second test goes to one of MIRI_SHARDS=2 processes.
 MIRI_MINUTES ?= 60
+MIRI_SHARDS ?= 2
+MIRI := cargo +nightly miri test --locked --no-default-features --features testkit --lib \
+  --target-dir target/miri
 miri: nightly
 	@rustup component list --toolchain nightly | grep -q '^miri.*(installed)' || \
 	  rustup component add miri rust-src --toolchain nightly
-	timeout $(MIRI_MINUTES)m cargo +nightly miri test --locked --no-default-features \
-	  --features testkit --lib --target-dir target/miri -- \
-	  $(if $(NAME),$(NAME),sequencer:: types:: store::)
+	@tests="$$($(MIRI) -- --list --format terse $(if $(NAME),$(NAME),sequencer:: types:: store::) \
+	  | sed -n 's/: test$$//p')"; pids=""; failed=0; \
+	for shard in $$(seq 0 $$(($(MIRI_SHARDS) - 1))); do \
+	  of_shard="$$(awk "NR % $(MIRI_SHARDS) == $$shard" <<<"$$tests")"; \
+	  [ -n "$$of_shard" ] || continue; \
+	  timeout $(MIRI_MINUTES)m $(MIRI) -- --exact $$of_shard & pids="$$pids $$!"; \
+	done; \
+	for pid in $$pids; do wait "$$pid" || failed=1; done; exit $$failed
 
 nightly:
 	@cargo +nightly --version >/dev/null 2>&1 || { \

@@ -83,6 +83,27 @@ fn whoever_executed_what_is_gone_rebuilds_and_all_agree() {
     assert!(arrived > 0, "it came back in time in some other");
 }
 
+/// Executors that stop for several times as long as content lives, grace included, find all of it.
+#[test]
+fn what_slow_executors_still_need_is_kept_beyond_its_time() {
+    for seed in 1..4 {
+        let mut options = calm(seed, 4);
+        options.parameters.batch_lifetime_micros = 1_000_000;
+        options.parameters.grace_micros = 2_000_000;
+        options.parameters.clock_allowance_micros = 500_000;
+        let mut cluster = with_commits_to_execute(options);
+        cluster.run_until(Duration::from_secs(24));
+        let gone = (0..4).map(|node| cluster.checker().records(node, "drop_batch")).min();
+        cluster.hold_execution(false);
+        let outcome = finish(cluster, "slow executors");
+        assert!(outcome.executed > 50, "{outcome:#?}");
+        for kind in ["batches are skipped by evidence", "a payload is skipped by evidence"] {
+            assert_eq!(fired(&outcome, kind), 0, "seed {seed}: {kind}");
+        }
+        assert!(gone > Some(0), "seed {seed}: what had been executed was deleted meanwhile");
+    }
+}
+
 #[test]
 fn a_validator_that_lost_its_disk_is_silent_for_a_while_and_nothing_certified_is_lost() {
     for seed in 1..4 {

@@ -287,6 +287,7 @@ fn transactions_are_refused_with_a_reason_and_batched_by_price() {
     assert_eq!(payload.content.proofs[0].info.gas_bucket_start, 1_000_000, "highest bucket first");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn batches_are_cut_at_their_target_and_what_is_ordered_is_outstanding_no_more() {
     let mut net = Net::new();

@@ -312,6 +312,7 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     assert_eq!((now.pull_rate, net.status(0).pool_transactions), (None, 0));
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_limited_core_is_woken_only_when_something_may_leave_and_never_for_an_empty_pool() {
     let mut config = SequencerConfig {

@@ -1,6 +1,8 @@
 //! The journal on a disk that forgets: whatever the power leaves of a write, what comes back is
 //! every group that was committed, and perhaps the one under way, whole.
 
+mod segments;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
@@ -38,6 +40,17 @@ struct Disk {
     power: u64,
     done: u64,
     syncs: u64,
+    /// True if the next segment is under way.
+    prepared: bool,
+    /// What is left for further segments.
+    free_bytes: u64,
+}
+
+impl Disk {
+    fn new(segments: Vec<Vec<u8>>) -> Self {
+        let (unsynced, power, free_bytes) = (Vec::new(), u64::MAX, u64::MAX);
+        Self { segments, unsynced, power, done: 0, syncs: 0, prepared: false, free_bytes }
+    }
 }
 
 #[derive(Debug)]
@@ -45,8 +58,7 @@ struct Memory(Mutex<Disk>);
 
 impl Memory {
     fn new() -> Arc<Self> {
-        let (segments, unsynced) = (vec![vec![0; SEGMENT_BYTES as usize]], Vec::new());
-        Arc::new(Self(Mutex::new(Disk { segments, unsynced, power: u64::MAX, done: 0, syncs: 0 })))
+        Arc::new(Self(Mutex::new(Disk::new(vec![vec![0; SEGMENT_BYTES as usize]]))))
     }
 
     /// What a power cut leaves: of each sector that was not synced, the old or the new bytes.
@@ -67,8 +79,7 @@ impl Memory {
                 }
             }
         }
-        let disk = Disk { segments, unsynced: Vec::new(), power: u64::MAX, done: 0, syncs: 0 };
-        Arc::new(Self(Mutex::new(disk)))
+        Arc::new(Self(Mutex::new(Disk::new(segments))))
     }
 
     fn lose_power_after(&self, steps: u64) {
@@ -100,9 +111,14 @@ impl Volume for Memory {
         SEGMENT_BYTES
     }
 
+    fn prepare(&self) {
+        self.0.lock().unwrap().prepared = true;
+    }
+
     fn add(&self) -> io::Result<()> {
         let mut disk = self.0.lock().unwrap();
         Self::step(&mut disk)?;
+        disk.prepared = false;
         disk.segments.push(vec![0; SEGMENT_BYTES as usize]);
         Ok(())
     }
@@ -144,7 +160,7 @@ impl Volume for Memory {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(self.0.lock().unwrap().free_bytes)
     }
 }
 

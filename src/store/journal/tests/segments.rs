@@ -1,0 +1,143 @@
+//! Segments: when they are prepared, added and used again, and what is said to be free.
+
+use super::*;
+
+/// Two blocks with its batch.
+const GROUP_BYTES: u64 = 2 * BLOCK as u64;
+
+/// A batch that fills two blocks, in force until it is dropped.
+fn two_blocks(counter: u64) -> Batch {
+    batch(2, counter, 1000, 5000)
+}
+
+fn opened() -> (Arc<Memory>, Journal) {
+    let (disk, mut journal) = create();
+    journal.recover().unwrap();
+    (disk, journal)
+}
+
+fn free_bytes(journal: &Journal) -> u64 {
+    JournalReader(Arc::clone(&journal.shared)).space().free_bytes
+}
+
+#[test]
+fn a_segment_is_prepared_once_half_of_the_last_one_is_used_and_only_if_it_can_be_added() {
+    let (disk, mut journal) = opened();
+    for counter in 0.. {
+        let (count, prepared) = (disk.count(), disk.0.lock().unwrap().prepared);
+        if journal.commit(&[batch_record(&two_blocks(counter), true)]).is_err() {
+            break;
+        }
+        if disk.count() > count {
+            // Before the last one, what is copied forward may fill more than a half at once.
+            assert!(prepared || count == SEGMENTS_MAX - 1, "segment {count} was not prepared");
+            continue;
+        }
+        let (free, rest) = (journal.writer().ring.free(), journal.writer().ring.rest());
+        let is_due = free == 0 && rest < SEGMENT_BYTES / 2 && count < SEGMENTS_MAX;
+        assert_eq!(disk.0.lock().unwrap().prepared, is_due, "group {counter}");
+    }
+    assert_eq!(disk.count(), SEGMENTS_MAX);
+}
+
+/// How many segments are used in the end, when each group drops what an earlier one wrote.
+fn segments_used(outlives: Option<Record>) -> (u32, Journal) {
+    let (disk, mut journal) = opened();
+    journal.commit(&Vec::from_iter(outlives)).unwrap();
+    for counter in 0..100 {
+        let mut group = vec![batch_record(&two_blocks(counter), false)];
+        if let Some(old) = counter.checked_sub(4).map(two_blocks) {
+            let (digest, expiration) = (digest(&old), old.info.expiration);
+            group.push(Record::DropBatch { digest, expiration });
+        }
+        journal.commit(&group).unwrap();
+    }
+    (disk.count(), journal)
+}
+
+#[test]
+fn the_little_that_outlives_its_neighbours_is_copied_forward_and_takes_no_segment() {
+    let (without, _) = segments_used(None);
+    let little = batch(3, 1, 1000, 1000);
+    let (with, journal) = segments_used(Some(batch_record(&little, true)));
+    assert_eq!(with, without);
+    assert!(with < SEGMENTS_MAX, "{with}");
+    let reader = JournalReader(Arc::clone(&journal.shared));
+    assert_eq!(reader.batch(&digest(&little)).unwrap(), Some(little));
+}
+
+#[test]
+fn what_outlives_its_neighbours_and_is_much_is_left_where_it_is_while_segments_can_be_added() {
+    let (without, _) = segments_used(None);
+    let much = batch(3, 1, 1000, 20_000);
+    let (with, mut journal) = segments_used(Some(batch_record(&much, true)));
+    assert!(with > without, "{with} segments, {without} without it");
+    assert_eq!(with, SEGMENTS_MAX - 1, "one that can still be added is kept in reserve");
+    // At last it is copied all the same.
+    assert!(journal.writer().ring.uses().all(|held| held.base > 2));
+    let reader = JournalReader(Arc::clone(&journal.shared));
+    assert_eq!(reader.batch(&digest(&much)).unwrap(), Some(much));
+}
+
+#[test]
+fn free_is_what_is_left_of_the_last_segment_and_what_the_disk_has_for_others_but_the_spare_ones() {
+    let (disk, mut journal) = opened();
+    // Two segments are kept for copying forward, two frames were written by opening.
+    let others = u64::from(SEGMENTS_MAX) - 1;
+    let room = (others - 2) * SEGMENT_BYTES + SEGMENT_BYTES - 2 * BLOCK as u64;
+    assert_eq!(free_bytes(&journal), room);
+    journal.commit(&[batch_record(&two_blocks(1), true)]).unwrap();
+    let room = room - GROUP_BYTES;
+    assert_eq!(free_bytes(&journal), room);
+    let lacks = |bytes| {
+        disk.0.lock().unwrap().free_bytes = others * SEGMENT_BYTES - bytes;
+        free_bytes(&journal)
+    };
+    assert_eq!(lacks(0), room);
+    assert_eq!(lacks(SEGMENT_BYTES), room - SEGMENT_BYTES);
+    assert_eq!(lacks(others * SEGMENT_BYTES), 0);
+}
+
+#[test]
+fn a_segment_that_was_prepared_belongs_to_the_ring_only_once_it_is_added() {
+    const BYTES: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let second = directory.path().join("00000001");
+    let files = Files::create(directory.path(), SECRET, BYTES, false).unwrap();
+    files.prepare();
+    drop(files);
+    assert!(!second.exists(), "nobody counts it");
+    let files = Files::open(directory.path(), Access::Cached).unwrap();
+    assert_eq!((files.count(), files.segment_bytes(), files.secret()), (1, BYTES, SECRET));
+    files.prepare();
+    files.add().unwrap();
+    files.write(1, BLOCK as u64, &[7; BLOCK]).unwrap();
+    files.sync(1).unwrap();
+    drop(files);
+    let files = Files::open(directory.path(), Access::Cached).unwrap();
+    assert_eq!(files.count(), 2);
+    let mut bytes = vec![1; 3 * BLOCK];
+    files.read(1, 0, &mut bytes).unwrap();
+    let expected = [[0; BLOCK], [7; BLOCK], [0; BLOCK]].concat();
+    assert!(bytes == expected, "zeros but where it was written");
+    assert!(files.read(2, 0, &mut bytes).is_err());
+}
+
+#[test]
+fn a_store_says_how_much_one_group_and_all_of_it_may_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = in_files(&directory.path().join("store"));
+    let limits = StoreLimits { group_bytes_max: 1 << 20, capacity_bytes: 8 << 20 };
+    assert_eq!(store.limits(), limits);
+}
+
+#[test]
+fn a_ring_that_cannot_be_read_is_not_said_to_be_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = Files::open(directory.path(), Access::Read);
+    assert!(matches!(missing, Err(StoreError::Damaged { .. })), "{missing:?}");
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"where a directory is expected").unwrap();
+    let unreadable = Files::open(&file, Access::Read);
+    assert!(matches!(unreadable, Err(StoreError::Io { .. })), "{unreadable:?}");
+}
