@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use zeroize::Zeroizing;
 
 use crate::config::SequencerConfig;
@@ -143,7 +144,9 @@ pub fn signer(index: usize) -> TestSigner {
 
 impl Net {
     pub fn new() -> Self {
-        Self::with(SequencerConfig::default())
+        // Small, so that a few transactions fill a batch.
+        let batch_bytes_target = ByteSize::kib(256);
+        Self::with(SequencerConfig { batch_bytes_target, ..SequencerConfig::default() })
     }
 
     pub fn with(config: SequencerConfig) -> Self {

@@ -33,7 +33,7 @@ pub(super) struct Book {
     count: usize,
     /// Entries that are not final.
     open_count: usize,
-    batches: Slab<Members>,
+    batches: Slab<Roll>,
     handles: HashMap<Digest, u32>,
     early: EarlyCertificates,
     /// Answered only after their second was over: second and number.
@@ -42,7 +42,7 @@ pub(super) struct Book {
 
 /// The transactions of one batch.
 #[derive(Debug)]
-struct Members {
+struct Roll {
     digest: Digest,
     /// One whose entry names another batch is stale.
     members: Vec<Member>,
@@ -197,9 +197,9 @@ impl Book {
     fn handle(&mut self, digest: &Digest) -> u32 {
         let Self { batches, handles, .. } = self;
         *handles.entry(*digest).or_insert_with(|| {
-            let members = Members { digest: *digest, members: Vec::new(), live: 0 };
+            let roll = Roll { digest: *digest, members: Vec::new(), live: 0 };
             // Proof of the cast: there are fewer batches than entries, and those are in memory.
-            batches.insert(members) as u32
+            batches.insert(roll) as u32
         })
     }
 

@@ -97,16 +97,13 @@ impl Second {
     pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId, now: u64) {
         let entry = Entry::arriving(now);
         self.pending += 1;
-        match self.vacant.pop() {
-            Some(number) => {
-                self.ids.replace(keys, number, id);
-                self.entries[number as usize] = entry;
-            }
-            None => {
-                let (number, _) = self.ids.insert(keys, id);
-                assert_eq!(number as usize, self.entries.len(), "an id without an entry");
-                self.entries.push(entry);
-            }
+        if let Some(number) = self.vacant.pop() {
+            self.ids.replace(keys, number, id);
+            self.entries[number as usize] = entry;
+        } else {
+            let (number, _) = self.ids.insert(keys, id);
+            assert_eq!(number as usize, self.entries.len(), "an id without an entry");
+            self.entries.push(entry);
         }
     }
 
