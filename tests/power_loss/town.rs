@@ -96,6 +96,7 @@ fn config(genesis: &Genesis) -> NodeConfig {
         epoch: Epoch(0),
         committee: genesis.committee.clone(),
         sequencer: SequencerConfig {
+            batch_bytes_target: ByteSize::kib(256),
             batch_age_max: Duration::from_millis(1),
             resend_interval: Duration::from_millis(200),
             group_bytes_max: ByteSize::kib(256),
