@@ -291,22 +291,24 @@ fn a_node_that_catches_up_keeps_and_counts_what_commits_not_applied_yet_order_in
     assert_eq!(net.receipt(3, ids[1]).unwrap().acks[0].freed, 1);
 }
 
+/// An empty payload at the first height, told from others by a parent that nobody knows.
+fn on_unknown(net: &Net, parent: u8) -> Arc<Payload> {
+    let content = PayloadContent::default();
+    let header = PayloadHeader {
+        epoch: Epoch(0),
+        height: CommitIndex(1),
+        parent: Digest([parent; 32]),
+        block_timestamp: net.now.wall,
+        content_root: content.root(),
+    };
+    Arc::new(Payload { header, content })
+}
+
 #[test]
 fn whoever_asked_about_a_payload_is_answered_when_it_arrives_again() {
     let config = SequencerConfig { unasked_payloads_max: 2, ..SequencerConfig::default() };
     let mut net = Net::with(config);
-    let payload = |parent: u8| {
-        let content = PayloadContent::default();
-        let header = PayloadHeader {
-            epoch: Epoch(0),
-            height: CommitIndex(1),
-            parent: Digest([parent; 32]),
-            block_timestamp: net.now.wall,
-            content_root: content.root(),
-        };
-        Arc::new(Payload { header, content })
-    };
-    let [first, second, third, fourth] = [1, 2, 3, 4].map(payload);
+    let [first, second, third, fourth] = [1, 2, 3, 4].map(|parent| on_unknown(&net, parent));
     let (digest, height) = (net.genesis_digest(), CommitIndex(0));
     let elsewhere = Some(ParentOf { digest, height, block_timestamp: Timestamp(0) });
     let chain = net.genesis.chain_id();
@@ -323,4 +325,22 @@ fn whoever_asked_about_a_payload_is_answered_when_it_arrives_again() {
     net.give_payload(1, 0, &first);
     net.settle();
     assert!(matches!(net.nodes[0].replies.get(&id), Some(Reply::Verified(Ok(_)))));
+}
+
+#[test]
+fn as_many_payloads_as_said_are_kept_of_a_peer_that_nobody_asked_and_the_oldest_makes_room() {
+    let config = SequencerConfig { unasked_payloads_max: 2, ..SequencerConfig::default() };
+    let mut net = Net::with(config);
+    let payloads = [1, 2, 3].map(|parent| on_unknown(&net, parent));
+    for payload in &payloads {
+        net.give_payload(2, 0, payload);
+    }
+    let (digest, chain) = (net.genesis_digest(), net.genesis.chain_id());
+    let elsewhere = ParentOf { digest, height: CommitIndex(0), block_timestamp: Timestamp(0) };
+    // What is here is refused at once, for where it was proposed.
+    let is_here = payloads.map(|payload| {
+        let id = net.verify(0, payload.digest(&chain), Some(elsewhere));
+        net.nodes[0].replies.contains_key(&id)
+    });
+    assert_eq!(is_here, [false, true, true]);
 }

@@ -510,7 +510,7 @@ impl Lone {
 
 #[test]
 fn a_lease_taken_before_a_price_rise_is_honoured_in_every_interleaving() {
-    let wanted = if cfg!(miri) { 50 } else { 100_000 };
+    let wanted = if cfg!(miri) { 10 } else { 100_000 };
     let mut honoured = 0;
     let mut seed = 0;
     while honoured < wanted {

@@ -374,3 +374,26 @@ fn signatures_wait_while_all_is_well_and_are_given_when_a_batch_is_not_ordered()
     assert!(net.nodes.iter().all(|node| node.signed == [digest]));
     assert_eq!(net.pull(0, 1, net.genesis_digest()).content.proofs.len(), 1);
 }
+
+#[test]
+fn a_batch_that_will_be_old_enough_to_propose_is_a_deadline() {
+    const AGE: Duration = Duration::from_millis(300);
+    let mut net = Net::with(SequencerConfig {
+        optimistic_age_min: AGE,
+        resend_interval: Duration::from_secs(10),
+        announce_interval: Duration::from_secs(1),
+        ..trusting()
+    });
+    net.drops = no_votes;
+    net.batch(1, "one");
+    let ripe = net.now.monotonic + AGE;
+    let due = |net: &Net| net.nodes[0].sequencer.next_deadline().filter(|due| *due <= ripe);
+    // Time goes from deadline to deadline, as in the engine.
+    while let Some(due) = due(&net) {
+        net.now.monotonic = net.now.monotonic.max(due);
+        net.input(0, Input::Tick);
+        while net.write(0) {}
+    }
+    let payload = net.pull(0, 1, net.genesis_digest());
+    assert_eq!(payload.content.optimistic.len(), 1);
+}

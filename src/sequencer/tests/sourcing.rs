@@ -98,6 +98,7 @@ fn a_source_with_more_is_asked_at_once_and_one_that_is_full_of_rubbish_is_not() 
     assert_eq!(net.nodes[0].source.pulls, [limits], "a while later, once");
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_source_that_says_it_is_ready_and_never_is_cannot_spin() {
     let mut net = with_source();
@@ -166,6 +167,7 @@ fn what_others_certified_is_not_pulled_until_it_is_ordered_and_everybody_has_pas
     assert_eq!(net.status(0).in_progress, 0);
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn a_batch_that_is_refused_excludes_nothing_and_a_flood_only_its_author_s_share() {
     let mut net = Net::new();
