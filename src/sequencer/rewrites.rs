@@ -110,3 +110,28 @@ impl Rewrites {
         self.skips = Arc::new(skips);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Epoch;
+
+    #[test]
+    fn evidence_is_in_force_with_the_commit_that_carries_it_and_recorded_once() {
+        let (index, digest) = (CommitIndex(3), Digest([7; 32]));
+        let proof = UnavailabilityProof { epoch: Epoch(0), index, digest, signatures: Vec::new() };
+        let (mut rewrites, mut outbox) = (Rewrites::default(), Outbox::default());
+        let mut carry = |rewrites: &mut Rewrites| {
+            rewrites.on_evidence(&mut outbox, CommitIndex(9), std::slice::from_ref(&proof))
+        };
+        assert_eq!(carry(&mut rewrites), [digest]);
+        assert!(rewrites.skips(&digest, index) && rewrites.skips(&digest, CommitIndex(8)));
+        assert!(!rewrites.skips(&digest, CommitIndex(2)), "it was there before");
+        assert_eq!(carry(&mut rewrites), []);
+        assert!(matches!(outbox.records[..], [Record::Rewritten { by: CommitIndex(9), .. }]));
+        // What is not kept is skipped no more, and neither is it on disk.
+        rewrites.keep_from(&mut outbox, CommitIndex(10));
+        assert!(!rewrites.skips(&digest, CommitIndex(8)));
+        assert!(matches!(outbox.records[1..], [Record::DropRewritten { .. }]));
+    }
+}

@@ -191,6 +191,7 @@ mod tests {
         const { assert!(CHUNKS_MAX <= 127, "the outline's length is encoded in one byte") }
     }
 
+    #[cfg_attr(miri, ignore = "minutes for an interpreter")]
     #[test]
     fn what_is_not_the_batch_s_is_a_typed_error() {
         let (info, body) = batch(5 * CHUNK_BYTES + 1000);

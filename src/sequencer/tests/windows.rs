@@ -11,6 +11,7 @@ use crate::types::*;
 /// Beyond the lifetime of a batch and its grace.
 const AGES: Duration = Duration::from_mins(3);
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn an_author_hears_of_room_only_once_the_deletion_is_on_disk() {
     let mut net = Net::new();
@@ -36,6 +37,7 @@ fn an_author_hears_of_room_only_once_the_deletion_is_on_disk() {
     assert_eq!(net.nodes[0].sequencer.stored_of(&author), Usage::default());
 }
 
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn what_only_a_subscriber_still_needs_takes_no_room_of_its_author_also_after_a_crash() {
     let mut net = Net::new();
