@@ -100,10 +100,7 @@ impl Dedup {
     }
 
     /// Instead of everything before.
-    pub(super) fn replace(&self, ids: impl FnOnce(&mut Seconds)) {
-        let mut seconds = Seconds::default();
-        ids(&mut seconds);
-        // At once, so that nobody who asks finds a part of them.
+    pub(super) fn replace(&self, seconds: Seconds) {
         *self.write() = seconds;
     }
 

@@ -41,7 +41,7 @@ pub use schema::{BlockSummary, Boundary, Counters, ExecutorError};
 
 use crate::ids::second_of;
 use crate::transaction::{self, Envelope, TransactionId};
-use archive::Dedup;
+use archive::{Dedup, Seconds};
 use schema::{ExecutedIds, StateRecord};
 
 const DOMAIN: &[u8] = b"quorum-store/v1/executed-state";
@@ -186,18 +186,15 @@ impl Executor {
     fn remember_again(&mut self) -> Result<(), ExecutorError> {
         let now = self.state.header.block_timestamp;
         self.stored.clear();
-        let mut blocks = Vec::new();
+        let mut seconds = Seconds::default();
         for entry in schema::executed_ids(&self.db) {
             let (height, ids) = entry?;
             self.stored.push_back(Stored { height, block_timestamp: ids.block_timestamp });
-            blocks.push((height, ids));
+            let needed = ids.iter().filter(|(_, at)| second_of(*at) >= second_of(now));
+            seconds.remember(height, needed);
         }
-        self.dedup.replace(|seconds| {
-            for (height, ids) in &blocks {
-                let needed = ids.iter().filter(|(_, at)| second_of(*at) >= second_of(now));
-                seconds.remember(*height, needed);
-            }
-        });
+        // At once, so that nobody who asks finds a part of them.
+        self.dedup.replace(seconds);
         Ok(())
     }
 
