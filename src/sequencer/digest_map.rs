@@ -17,9 +17,10 @@ use std::collections::btree_map::{self, Entry};
 
 use crate::types::Digest;
 
-/// How many of the first bits choose the tree: fewer under an interpreter, which would spend most of
-/// its time in planting and dropping trees.
-const BITS: u32 = if cfg!(miri) { 4 } else { 14 };
+/// How many of the first bits choose the tree. A tree of one entry takes the memory of eleven, so
+/// not more of them than there are entries on a usual day. Fewer under an interpreter, which would
+/// spend most of its time in planting and dropping trees.
+const BITS: u32 = if cfg!(miri) { 4 } else { 10 };
 
 /// See the module docs.
 #[derive(Debug)]

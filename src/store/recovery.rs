@@ -227,7 +227,7 @@ impl Stage<'_> {
             let check = |body| checked_batch(&self.chain, &digest, info, body);
             if let Some(batch) = self.read(&key, check)? {
                 record.body = batch.body.bytes().clone();
-                record.own = Some(Arc::from(own));
+                record.own = Some(own);
             } else {
                 tracing::warn!(%digest, "the body of an own batch is lost; it is not sent again");
             }

@@ -15,6 +15,8 @@ const DOMAIN: &str = "quorum-store/v1/genesis";
 pub const TRANSACTION_BYTES_LIMIT: u32 = 1 << 20;
 /// Largest batch body any chain may allow, in bytes.
 pub const BATCH_BYTES_LIMIT: u32 = 4 << 20;
+/// Most transactions of a batch that a chain may allow.
+pub const BATCH_TRANSACTIONS_LIMIT: u32 = 65_536;
 /// Largest encoded payload any chain may allow, in bytes.
 pub const PAYLOAD_BYTES_LIMIT: u32 = 4 << 20;
 
@@ -90,7 +92,8 @@ impl ChainParameters {
         let transaction = u64::from(self.transaction_bytes_max);
         // A batch must hold the largest transaction and its length field.
         within("transaction_bytes_max", transaction, 1, transaction_max.saturating_sub(16))?;
-        within("batch_transactions_max", u64::from(self.batch_transactions_max), 1, 65_536)?;
+        let transactions = u64::from(self.batch_transactions_max);
+        within("batch_transactions_max", transactions, 1, u64::from(BATCH_TRANSACTIONS_LIMIT))?;
         let payload = u64::from(self.payload_bytes_max);
         within("payload_bytes_max", payload, 4096, u64::from(PAYLOAD_BYTES_LIMIT))?;
         let life = self.transaction_life_max_micros;

@@ -14,6 +14,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use hashbrown::HashTable;
 use quorum_store::types::Timestamp;
 
+use crate::pages::Pages;
 use crate::transaction::TransactionId;
 
 /// Microseconds.
@@ -52,7 +53,7 @@ impl IdKeys {
 /// 32 bytes that a hash of 16 has.
 #[derive(Debug, Default)]
 pub struct IdSet<const KEPT: usize> {
-    ids: Vec<[u8; KEPT]>,
+    ids: Pages<[u8; KEPT]>,
     numbers: HashTable<u32>,
 }
 

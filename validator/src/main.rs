@@ -16,6 +16,7 @@ mod execution;
 mod executor;
 mod exit;
 mod generate;
+mod hashing;
 mod headers;
 mod http;
 mod ids;
@@ -25,6 +26,7 @@ mod load;
 mod metrics;
 mod node;
 mod outcomes;
+mod pages;
 mod process;
 mod replaced;
 mod report;
@@ -43,6 +45,11 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::Failure;
+
+/// Under load sets of ids grow and go every second. What glibc's allocator keeps of such memory
+/// grew for as long as anybody watched; this one gives it back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A BFT validator on quorum-store: nothing is signed before it is on disk
 #[derive(Debug, Parser)]

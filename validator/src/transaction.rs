@@ -1,14 +1,14 @@
 //! What clients send, wrapped in what every validator needs to know of it.
 //!
 //! The library carries opaque bytes. To the validators they are the BCS of
-//! `{ gas_unit_price, expiration, bytes }`, and the id of a transaction is the SHA-256 of that: a
-//! client that sends the same bytes with the same price and expiration to a second validator sends
-//! the same transaction. Every validator names each transaction once, and processors have
-//! instructions for this hash: it takes half of what BLAKE3 takes for something so short.
+//! `{ gas_unit_price, expiration, bytes }`, and the id of a transaction is the BLAKE3 of that,
+//! filled up with zeros to a multiple of 64 bytes, so that they are named many at a time
+//! ([`hashing`]). A client that sends the same bytes with the same price and expiration to a second
+//! validator sends the same transaction.
 //!
 //! [`wrap`] writes what serde would, so that a request of thousands of transactions is wrapped in
-//! one buffer with one copy; [`unwrap`] reads only the fixed fields and checks the rest, without a
-//! copy.
+//! one buffer with one copy; [`unwrap_each`] reads only the fixed fields and checks the rest,
+//! without a copy.
 
 #[cfg(test)]
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use bytes::{BufMut, BytesMut};
 use quorum_store::types::Timestamp;
 #[cfg(test)]
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+
+use crate::hashing;
 
 /// What names a transaction.
 pub type TransactionId = [u8; 32];
@@ -47,14 +48,14 @@ impl Transaction {
 
     /// Its name.
     pub fn id(&self) -> TransactionId {
-        id(&self.encode())
+        ids(&[&self.encode()])[0]
     }
 }
 
 /// The part of a transaction that execution looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// SHA-256 of the wrapped bytes.
+    /// See [`ids`].
     pub id: TransactionId,
     /// What the client pays per unit of gas.
     pub gas_unit_price: u64,
@@ -62,9 +63,10 @@ pub struct Envelope {
     pub expiration: Timestamp,
 }
 
-/// The name of a wrapped transaction.
-pub fn id(wrapped: &[u8]) -> TransactionId {
-    Sha256::digest(wrapped).into()
+/// The names of wrapped transactions, in their order. What is wrapped says its own length, so no two
+/// have the same bytes once they are filled up.
+pub fn ids(wrapped: &[&[u8]]) -> Vec<TransactionId> {
+    hashing::hash_each(wrapped)
 }
 
 /// Length of a transaction of `length` bytes once it is wrapped.
@@ -91,9 +93,17 @@ pub fn wrap(buffer: &mut BytesMut, gas_unit_price: u64, expiration_micros: u64, 
     buffer.extend_from_slice(bytes);
 }
 
-/// Reads what a batch holds. `None` if it is not the canonical BCS of a transaction: whoever
+/// Reads what a batch holds. `None` for what is not the canonical BCS of a transaction: whoever
 /// batched it did not take it from a client of a correct validator, and all validators agree.
-pub fn unwrap(wrapped: &[u8]) -> Option<Envelope> {
+pub fn unwrap_each(wrapped: &[&[u8]]) -> impl Iterator<Item = Option<Envelope>> {
+    wrapped.iter().zip(ids(wrapped)).map(|(wrapped, id)| {
+        let (gas_unit_price, expiration) = unwrap(wrapped)?;
+        Some(Envelope { id, gas_unit_price, expiration })
+    })
+}
+
+/// Price and expiration, without naming it.
+pub fn unwrap(wrapped: &[u8]) -> Option<(u64, Timestamp)> {
     let gas_unit_price = u64::from_le_bytes(wrapped.get(..8)?.try_into().ok()?);
     let expiration = u64::from_le_bytes(wrapped.get(8..16)?.try_into().ok()?);
     let rest = wrapped.get(16..)?;
@@ -105,9 +115,7 @@ pub fn unwrap(wrapped: &[u8]) -> Option<Envelope> {
         }
         let canonical = *byte != 0 || position == 0;
         let exact = rest.len() as u64 - position as u64 - 1 == length;
-        let expiration = Timestamp(expiration);
-        let envelope = Envelope { id: id(wrapped), gas_unit_price, expiration };
-        return (canonical && exact).then_some(envelope);
+        return (canonical && exact).then_some((gas_unit_price, Timestamp(expiration)));
     }
     None
 }
@@ -145,7 +153,7 @@ mod tests {
             assert_eq!(encoded, bcs::to_bytes(&transaction).unwrap(), "{length} bytes");
             assert_eq!(encoded.len(), wrapped_bytes(length));
             assert!(encoded.len() - length <= WRAPPER_BYTES_MAX as usize);
-            let envelope = unwrap(&encoded).unwrap();
+            let envelope = unwrap_each(&[&encoded]).next().unwrap().unwrap();
             assert_eq!(envelope.id, transaction.id());
             assert_eq!(envelope.expiration, Timestamp(transaction.expiration_micros));
             assert_eq!(envelope.gas_unit_price, transaction.gas_unit_price);

@@ -20,7 +20,7 @@
 //! | control | `0x13` fence | | version, epoch, index of its last commit |
 //! | control | `0x14` closed | | version, [`EpochReceipt`] of the last epoch that ended |
 //! | control | `0x15` silence | | version, consensus time before which nothing is signed |
-//! | control | `0x20` batch | expiration, digest | version, [`BatchInfo`], own transactions' metas |
+//! | control | `0x20` batch | expiration, digest | version, [`BatchInfo`], runs of own transactions' metas |
 //! | control | `0x21` claim | digest | version, [`Slot`] |
 //! | control | `0x22` proof | expiration, digest | version, [`ProofOfStore`] |
 //! | control | `0x23` payload | expiration, digest | version, digests of its batches |
@@ -54,10 +54,12 @@
 //! [`UnavailabilityProof`]: crate::types::UnavailabilityProof
 
 mod decode;
+mod metas;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -70,7 +72,7 @@ use crate::types::{
 };
 
 /// Version of the directory and of the tables. A store of another version is not opened.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// First byte of every value but a body.
 pub const VALUE_VERSION: u8 = 1;
 
@@ -140,7 +142,8 @@ pub struct BatchEntry {
     /// Its info.
     pub info: BatchInfo,
     /// For our own: what of its transactions is not in the body.
-    pub own: Option<Vec<TransactionMeta>>,
+    #[serde(with = "metas")]
+    pub own: Option<Arc<[TransactionMeta]>>,
 }
 
 /// A value to be written: bodies are borrowed, so that no buffer is built around them.
@@ -319,7 +322,7 @@ fn encode_batch<'a>(batch: &'a BatchRecord, mut put: impl FnMut(Table, Vec<u8>, 
     // A recovered record has no body; written back, it would replace good content by nothing.
     assert!(body.len() == info.bytes as usize, "S1: body of {digest} differs from its info");
     let key = batch_key(info.expiration, digest);
-    let entry = BatchEntry { info: *info, own: own.as_ref().map(|own| own.to_vec()) };
+    let entry = BatchEntry { info: *info, own: own.clone() };
     put(Table::Content, key.clone(), Value::Body { bytes: body, root: info.root });
     put(Table::Control, key, versioned(&entry));
     if *claims_slot {

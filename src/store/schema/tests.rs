@@ -122,8 +122,10 @@ fn the_largest_values_a_chain_allows_fit_their_bounds() {
         expiration: Timestamp(1),
     };
     let Record::Batch(mut own) = batch_record(&batch(1, 1, 10, 1), true) else { panic!() };
-    let meta = TransactionMeta { gas_unit_price: u64::MAX, expiration: Timestamp(u64::MAX) };
-    own.own = Some(vec![meta; if cfg!(miri) { 64 } else { 65_536 }].into());
+    // Each differs from the one before.
+    let transactions = if cfg!(miri) { 64 } else { 65_536 };
+    let meta = |n| TransactionMeta { gas_unit_price: u64::MAX - n, expiration: Timestamp(n) };
+    own.own = Some((0..transactions).map(meta).collect());
     let groups = [vec![record, Record::Batch(own), Record::Commit(commit(&full))]];
     for (table, key, value) in entries(&groups) {
         match (table, decode_content_key(&key)) {

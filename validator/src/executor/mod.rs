@@ -261,8 +261,9 @@ impl Executor {
             // All are named before the first is looked up, so that the processor may look up
             // several at once; and by the second of their expiration, as they are remembered.
             named.clear();
-            for bytes in body.slices() {
-                let Some(envelope) = transaction::unwrap(bytes) else {
+            let wrapped: Vec<&[u8]> = body.slices().collect();
+            for envelope in transaction::unwrap_each(&wrapped) {
+                let Some(envelope) = envelope else {
                     outcome.malformed += 1;
                     continue;
                 };

@@ -45,14 +45,15 @@ impl Submission {
             entries.iter().map(|entry| check(entry, bound as usize)).collect();
         let valid = checked.iter().enumerate().filter(|(_, answer)| answer.is_none());
         let positions: Vec<usize> = valid.map(|(position, _)| position).collect();
-        let mut wrapped = wrap(entries, &positions, terms).into_iter();
+        let wrapped = wrap(entries, &positions, terms);
+        let ids = transaction::ids(&wrapped.iter().map(Bytes::as_ref).collect::<Vec<_>>());
+        let mut named = wrapped.into_iter().zip(ids);
         let Terms { gas_unit_price, expiration } = terms;
-        let arriving = checked.into_iter().map(|answer| match (answer, &mut wrapped) {
+        let arriving = checked.into_iter().map(|answer| match (answer, &mut named) {
             (Some(answer), _) => Err(answer),
-            (None, wrapped) => {
+            (None, named) => {
                 // As many were wrapped as were valid.
-                let bytes = wrapped.next().unwrap_or_default();
-                let id = transaction::id(&bytes);
+                let (bytes, id) = named.next().unwrap_or_default();
                 let transaction = port::Transaction { bytes, gas_unit_price, expiration };
                 Ok(Arriving { id, transaction })
             }
@@ -64,7 +65,9 @@ impl Submission {
     pub(super) fn of_validator(service: &Service, entries: &[Bytes]) -> Self {
         let now = clock::wall();
         let latest = now.saturating_add(service.genesis.parameters.transaction_life_max());
-        let arriving = entries.iter().map(|entry| match transaction::unwrap(entry) {
+        let wrapped: Vec<&[u8]> = entries.iter().map(Bytes::as_ref).collect();
+        let envelopes = transaction::unwrap_each(&wrapped);
+        let arriving = entries.iter().zip(envelopes).map(|(entry, envelope)| match envelope {
             Some(envelope) if (now..=latest).contains(&envelope.expiration) => {
                 let transaction = port::Transaction {
                     bytes: entry.clone(),

@@ -84,15 +84,7 @@ impl Source {
             ends.push(body.len());
         }
         let body = body.freeze();
-        let (mut start, mut wrapped) = (0, BytesMut::new());
-        let keys: Vec<Key> = ends
-            .into_iter()
-            .map(|end| {
-                let bytes = &body[start + 4..end];
-                start = end;
-                key(&mut wrapped, bytes, expiration_unix_secs)
-            })
-            .collect();
+        let keys = keys(&body, &ends, expiration_unix_secs);
         (!keys.is_empty()).then_some(Batch { body, keys })
     }
 
@@ -123,12 +115,24 @@ impl Source {
     }
 }
 
-/// The key that a validator's id of these bytes has; `wrapped` is scratch space.
-fn key(wrapped: &mut BytesMut, bytes: &[u8], expiration_unix_secs: u64) -> Key {
+/// The keys that the validators' ids of a body's entries have.
+fn keys(body: &[u8], ends: &[usize], expiration_unix_secs: u64) -> Vec<Key> {
     let expiration_micros = expiration_unix_secs.saturating_mul(1_000_000);
-    wrapped.clear();
-    transaction::wrap(wrapped, GAS_UNIT_PRICE, expiration_micros, bytes);
-    Key(transaction::id(wrapped))
+    let starts = std::iter::once(&0).chain(ends);
+    let entries = starts.zip(ends).map(|(start, end)| &body[start + 4..*end]);
+    let total = entries.clone().map(|entry| transaction::wrapped_bytes(entry.len())).sum();
+    let mut wrapped = BytesMut::with_capacity(total);
+    for entry in entries.clone() {
+        transaction::wrap(&mut wrapped, GAS_UNIT_PRICE, expiration_micros, entry);
+    }
+    let mut rest = &wrapped[..];
+    let split = |entry: &[u8]| {
+        let (one, others) = rest.split_at(transaction::wrapped_bytes(entry.len()));
+        rest = others;
+        one
+    };
+    let wrapped: Vec<&[u8]> = entries.map(split).collect();
+    transaction::ids(&wrapped).into_iter().map(Key).collect()
 }
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): a few instructions per word, any seed is a good one.

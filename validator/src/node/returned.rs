@@ -70,7 +70,7 @@ async fn offer(others: &Others, mut transactions: Vec<Bytes>) -> usize {
     for _ in 0..TRIES {
         let now = clock::wall();
         transactions.retain(|wrapped| {
-            transaction::unwrap(wrapped).is_some_and(|envelope| envelope.expiration > now)
+            transaction::unwrap(wrapped).is_some_and(|(_, expiration)| expiration > now)
         });
         if transactions.is_empty() {
             break;

@@ -240,7 +240,7 @@ async fn other_validators_are_answered(address: SocketAddr, height: u64) {
     let body = [&length[..], &wrapped, &malformed, b"x"].concat();
     let (status, answers) = ask("POST /sync/transactions".to_owned(), &body).await;
     let answers: Value = serde_json::from_slice(&answers).unwrap();
-    let id = hex::encode(crate::transaction::id(&wrapped));
+    let id = hex::encode(crate::transaction::ids(&[&wrapped])[0]);
     assert_eq!((status, &answers[0]["id"], &answers[1]["status"]), (200, &id.into(), &400.into()));
     executed(address, answers[0]["id"].as_str().unwrap()).await;
 }

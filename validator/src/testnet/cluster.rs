@@ -194,8 +194,6 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&member.log)?;
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(&member.config).arg("--end-with-stdin");
-        // Validators that share a machine share its memory: what glibc keeps apart for threads.
-        command.env("MALLOC_ARENA_MAX", "4");
         if let Some(file) = hold {
             command.arg("--hold-proposals").arg(file);
         }

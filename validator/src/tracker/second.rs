@@ -1,6 +1,7 @@
 //! What the tracker follows of one second of expirations.
 
 use crate::ids::{IdKeys, IdSet};
+use crate::pages::Pages;
 use crate::transaction::TransactionId;
 
 use super::Stage;
@@ -62,7 +63,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Second {
     ids: IdSet<32>,
-    entries: Vec<Entry>,
+    entries: Pages<Entry>,
     vacant: Vec<u32>,
     /// Entries that wait for their answer.
     pub pending: usize,
@@ -116,7 +117,7 @@ impl Second {
 
     /// Every entry, with its number.
     pub fn entries(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        (0..).zip(&self.entries).filter(|(_, entry)| !entry.is_vacant)
+        (0..).zip(self.entries.iter()).filter(|(_, entry)| !entry.is_vacant)
     }
 
     /// Entries.
