@@ -141,7 +141,7 @@ mod tests {
         };
         let encoded = "640000000000000000401e18240a06000a7472616e736665722035";
         assert_eq!(hex::encode(transaction.encode()), encoded);
-        let id = "1d3eec0a0702637fe4063f29b35526db316c103ccb884fd371a108a511bacc3e";
+        let id = "f8e7807f99c36fecf8ecb622f1804bfaa60f3fc3eb1697e11dc3a5dd6d56f8f4";
         assert_eq!(hex::encode(transaction.id()), id);
     }
 

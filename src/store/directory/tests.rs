@@ -58,11 +58,15 @@ fn of_another_validator_or_chain_or_version_is_refused() {
         assert!(matches!(opened, Err(StoreError::Foreign { .. })));
     }
     let text = fs::read_to_string(path.join(FORMAT)).unwrap();
+    let (ours, newer) = (format!("quorum-store {FORMAT_VERSION}\n"), FORMAT_VERSION + 1);
+    assert!(text.starts_with(&ours));
     // That of RocksDB, and one of the future.
-    for (version, first_line) in [(1, "quorum-store 1\n"), (3, "quorum-store 3\nmore\n")] {
-        fs::write(path.join(FORMAT), text.replace("quorum-store 2\n", first_line)).unwrap();
+    let future = format!("quorum-store {newer}\nmore\n");
+    for (version, first_line) in [(1, "quorum-store 1\n"), (newer, &future)] {
+        fs::write(path.join(FORMAT), text.replace(&ours, first_line)).unwrap();
         let error = DataDirectory::open(&path).unwrap_err();
-        assert!(matches!(error, StoreError::Format { expected: 2, .. }), "{error}");
+        let refused = matches!(error, StoreError::Format { expected: FORMAT_VERSION, .. });
+        assert!(refused, "{error}");
         let said = error.to_string();
         assert!(
             said.contains(&format!("format {version}")) && said.contains("replace it"),
