@@ -296,8 +296,8 @@ fn a_directory_of_a_newer_format_is_not_touched() {
     let chain = Chain::new();
     let format = chain.path("validator-0/store/FORMAT");
     let text = fs::read_to_string(&format).unwrap();
-    fs::write(&format, text.replacen("quorum-store 2\n", "quorum-store 3\n", 1)).unwrap();
-    let parts = ["format 3", "reads 2", "use a matching release"];
+    fs::write(&format, text.replacen("quorum-store 3\n", "quorum-store 4\n", 1)).unwrap();
+    let parts = ["format 4", "reads 3", "use a matching release"];
     chain.run_is_refused(USAGE, &parts);
     chain.check_is_refused(USAGE, &parts);
 }

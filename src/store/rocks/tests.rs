@@ -139,8 +139,8 @@ fn each_way_of_opening_what_is_not_ours_is_refused() {
     }
     let format = place.path.join("FORMAT");
     let text = fs::read_to_string(&format).unwrap();
-    fs::write(&format, text.replace("quorum-store 2", "quorum-store 3")).unwrap();
-    assert!(matches!(place.try_open(), Err(StoreError::Format { found: 3, expected: 2, .. })));
+    fs::write(&format, text.replace("quorum-store 3", "quorum-store 4")).unwrap();
+    assert!(matches!(place.try_open(), Err(StoreError::Format { found: 4, expected: 3, .. })));
 }
 
 #[test]
