@@ -39,9 +39,7 @@ impl Default for IdKeys {
 impl IdKeys {
     /// The first half of an id is random enough; more would only cost time.
     fn hash(&self, id: &[u8]) -> u64 {
-        let mut words = [0; 16];
-        words.copy_from_slice(&id[..16]);
-        let words = u128::from_le_bytes(words);
+        let words = id.first_chunk().map_or(0, |words| u128::from_le_bytes(*words));
         let low = u128::from(words as u64 ^ self.0[0]);
         let product = low * u128::from((words >> 64) as u64 ^ self.0[1]);
         product as u64 ^ (product >> 64) as u64
@@ -55,6 +53,8 @@ impl IdKeys {
 pub struct IdSet<const KEPT: usize> {
     ids: Pages<[u8; KEPT]>,
     numbers: HashTable<u32>,
+    /// Whose ids are gone, to be given to others.
+    vacant: Vec<u32>,
 }
 
 /// What is kept of an id.
@@ -65,6 +65,11 @@ fn kept<const KEPT: usize>(id: &TransactionId) -> [u8; KEPT] {
 }
 
 impl<const KEPT: usize> IdSet<KEPT> {
+    /// For so many ids, so that they need not be hashed again while they arrive.
+    pub fn with_room(ids: usize) -> Self {
+        Self { numbers: HashTable::with_capacity(ids), ..Self::default() }
+    }
+
     /// Its number.
     pub fn number(&self, keys: &IdKeys, id: &TransactionId) -> Option<u32> {
         let sought = kept(id);
@@ -73,39 +78,41 @@ impl<const KEPT: usize> IdSet<KEPT> {
 
     /// Adds an id: its number, and whether it is new.
     pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId) -> (u32, bool) {
-        let Self { ids, numbers } = self;
+        let Self { ids, numbers, vacant } = self;
         let new = kept(id);
         let equal = |number: &u32| ids[*number as usize] == new;
         let rehash = |number: &u32| keys.hash(&ids[*number as usize]);
         match numbers.entry(keys.hash(id), equal, rehash) {
             hashbrown::hash_table::Entry::Occupied(found) => (*found.get(), false),
             hashbrown::hash_table::Entry::Vacant(free) => {
-                // Proof of the cast: a set has the ids of one second, far fewer than 2^32.
-                let number = ids.len() as u32;
+                let number = if let Some(number) = vacant.pop() {
+                    ids[number as usize] = new;
+                    number
+                } else {
+                    ids.push(new);
+                    // Proof of the cast: a set has the ids of one second, far fewer than 2^32.
+                    (ids.len() - 1) as u32
+                };
                 free.insert(number);
-                ids.push(new);
                 (number, true)
             }
         }
     }
 
-    /// Puts another id in the place of one that is not needed any more. The new one is not in yet.
-    pub fn replace(&mut self, keys: &IdKeys, number: u32, id: &TransactionId) {
+    /// An id is not found any more. Another one will get its number.
+    pub fn remove(&mut self, keys: &IdKeys, number: u32) {
         self.hide(keys, number);
-        let Self { ids, numbers } = self;
-        ids[number as usize] = kept(id);
-        numbers.insert_unique(keys.hash(id), number, |number| keys.hash(&ids[*number as usize]));
+        self.vacant.push(number);
     }
 
-    /// An id is not found any more; its number stays taken.
-    pub fn hide(&mut self, keys: &IdKeys, number: u32) {
+    fn hide(&mut self, keys: &IdKeys, number: u32) {
         let hash = keys.hash(&self.ids[number as usize]);
         if let Ok(found) = self.numbers.find_entry(hash, |other| *other == number) {
             found.remove();
         }
     }
 
-    /// Forgets every id from a number on.
+    /// Forgets every id from a number on. None was removed before.
     pub fn truncate(&mut self, keys: &IdKeys, number: u32) {
         for gone in number..self.ids.len() as u32 {
             self.hide(keys, gone);
@@ -118,8 +125,7 @@ impl<const KEPT: usize> IdSet<KEPT> {
         &self.ids[number as usize]
     }
 
-    /// Ids by number, hidden ones included.
-    #[cfg(test)]
+    /// Numbers that were given, vacant ones included.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -160,15 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_replaced_or_cut_off_is_not_found() {
-        let (keys, mut set) = (IdKeys::default(), IdSet::<32>::default());
+    fn what_is_removed_or_cut_off_is_not_found_and_its_number_is_given_again() {
+        let (keys, mut set) = (IdKeys::default(), IdSet::<32>::with_room(50));
         (0..100).for_each(|number| _ = set.insert(&keys, &id(number)));
-        set.hide(&keys, 3);
+        set.remove(&keys, 3);
         assert_eq!((set.number(&keys, &id(3)), set.len()), (None, 100));
-        set.replace(&keys, 3, &id(200));
+        assert_eq!(set.insert(&keys, &id(200)), (3, true));
         assert_eq!(set.number(&keys, &id(200)), Some(3));
-        set.replace(&keys, 4, &id(201));
-        assert_eq!((set.number(&keys, &id(4)), set.number(&keys, &id(201))), (None, Some(4)));
+        assert_eq!(*set.id(3), id(200));
+        assert_eq!(set.insert(&keys, &id(201)), (100, true));
+        let mut set = IdSet::<32>::default();
+        (0..100).for_each(|number| _ = set.insert(&keys, &id(number)));
         set.truncate(&keys, 50);
         assert_eq!((set.number(&keys, &id(49)), set.number(&keys, &id(50))), (Some(49), None));
         assert_eq!(set.insert(&keys, &id(50)), (50, true));

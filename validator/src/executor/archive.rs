@@ -56,15 +56,24 @@ impl Seconds {
         height: u64,
         ids: impl Iterator<Item = (TransactionId, Timestamp)>,
     ) {
-        let Self { keys, sets } = self;
-        for (id, expiration) in ids {
-            sets.entry(second_of(expiration)).or_default().remember(keys, height, &id);
+        let keys = self.keys;
+        let mut ids = ids.peekable();
+        while let Some((_, expiration)) = ids.peek() {
+            let second = second_of(*expiration);
+            let set = self.set(second);
+            while let Some((id, _)) = ids.next_if(|(_, at)| second_of(*at) == second) {
+                set.remember(&keys, height, &id);
+            }
         }
     }
 
-    /// Those of one second, at most.
-    fn height(&self, id: &TransactionId, expiration: Timestamp) -> Option<u64> {
-        self.sets.get(&second_of(expiration))?.height(&self.keys, id)
+    /// What expires in one second. The second before it says how much to expect.
+    fn set(&mut self, second: u64) -> &mut Executed {
+        let sets = &mut self.sets;
+        let before = sets.range(..second).next_back().map_or(0, |(_, set)| set.ids.len());
+        sets.entry(second).or_insert_with(|| {
+            Executed { ids: IdSet::with_room(before), blocks: Vec::new() }
+        })
     }
 
     #[cfg(test)]
@@ -135,22 +144,22 @@ pub(super) struct OpenBlock<'a> {
 impl OpenBlock<'_> {
     /// What expires in one second.
     pub(super) fn second(&mut self, second: u64) -> OpenSecond<'_> {
-        let Seconds { keys, sets } = &mut *self.seconds;
-        OpenSecond { height: self.height, keys, set: sets.entry(second).or_default() }
+        let keys = self.seconds.keys;
+        OpenSecond { height: self.height, keys, set: self.seconds.set(second) }
     }
 }
 
 /// The part of an open block that expires in one second.
 pub(super) struct OpenSecond<'a> {
     height: u64,
-    keys: &'a IdKeys,
+    keys: IdKeys,
     set: &'a mut Executed,
 }
 
 impl OpenSecond<'_> {
     /// True if the id is new; from now on it is not.
     pub(super) fn remember(&mut self, id: &TransactionId) -> bool {
-        self.set.remember(self.keys, self.height, id)
+        self.set.remember(&self.keys, self.height, id)
     }
 }
 
@@ -180,8 +189,15 @@ impl Archive {
         ids: impl Iterator<Item = (TransactionId, Timestamp)>,
     ) -> Vec<(usize, u64)> {
         let seconds = self.dedup.read();
-        let found =
-            |(position, (id, expiration))| Some((position, seconds.height(&id, expiration)?));
+        let mut set: Option<(u64, Option<&Executed>)> = None;
+        let found = |(position, (id, expiration)): (usize, (TransactionId, Timestamp))| {
+            let second = second_of(expiration);
+            // Neighbours nearly always expire together.
+            let looked_up = set.filter(|(of, _)| *of == second);
+            let (_, of_second) =
+                *set.insert(looked_up.unwrap_or_else(|| (second, seconds.sets.get(&second))));
+            Some((position, of_second?.height(&seconds.keys, &id)?))
+        };
         ids.enumerate().filter_map(found).collect()
     }
 

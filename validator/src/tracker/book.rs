@@ -50,6 +50,13 @@ struct Roll {
     live: u32,
 }
 
+impl Roll {
+    fn join(&mut self, member: Member) {
+        self.members.push(member);
+        self.live += 1;
+    }
+}
+
 /// A transaction in a batch.
 #[derive(Clone, Copy, Debug)]
 struct Member {
@@ -99,6 +106,13 @@ impl Book {
         self.count
     }
 
+    /// Batches that are followed.
+    #[cfg(test)]
+    pub(super) fn batches(&self) -> usize {
+        assert_eq!(self.batches.len(), self.handles.len());
+        self.batches.len()
+    }
+
     /// Entries that are not final.
     pub(super) fn open_count(&self) -> usize {
         self.open_count
@@ -136,61 +150,118 @@ impl Book {
         Tracked { stage: entry.stage, place, height }
     }
 
-    pub(super) fn begin(&mut self, (id, expiration): &Named, now: u64) -> Admission {
-        let second = second_of(*expiration);
-        if let Some(entry) = self.seconds.get(&second).and_then(|s| s.get(&self.keys, id)) {
-            let pending = entry.stage == Stage::Pending;
-            return if pending { Admission::InFlight } else { Admission::Accepted };
+    pub(super) fn begin(&mut self, arriving: &[Named], now: u64) -> Vec<Admission> {
+        let mut admissions = Vec::with_capacity(arriving.len());
+        for together in of_one_second(arriving, |named| named.1) {
+            while self.count + together.len() > self.entries_max && self.drop_oldest(u64::MAX) {}
+            let second = second_of(together[0].1);
+            let room = self.entries_max.saturating_sub(self.count);
+            let keys = self.keys;
+            let entries = self.second(second);
+            let before = entries.len();
+            admissions.extend(together.iter().map(|(id, _)| {
+                let is_full = entries.len() - before >= room;
+                let known = if is_full {
+                    entries.get(&keys, id).map(|entry| entry.stage)
+                } else {
+                    entries.arrive(&keys, id, now)
+                };
+                match known {
+                    None if is_full => Admission::Full,
+                    None => Admission::New,
+                    Some(Stage::Pending) => Admission::InFlight,
+                    Some(_) => Admission::Accepted,
+                }
+            }));
+            let new = entries.len() - before;
+            self.count += new;
+            self.open_count += new;
         }
-        while self.count >= self.entries_max {
-            if !self.drop_oldest(u64::MAX) {
-                return Admission::Full;
-            }
-        }
-        self.seconds.entry(second).or_default().insert(&self.keys, id, now);
-        self.count += 1;
-        self.open_count += 1;
-        Admission::New
+        admissions
+    }
+
+    /// A second to enter something in. The one before it says how much to expect.
+    fn second(&mut self, second: u64) -> &mut Second {
+        let before = self.seconds.range(..second).next_back().map_or(0, |(_, s)| s.len());
+        self.seconds.entry(second).or_insert_with(|| Second::with_room(before))
     }
 
     pub(super) fn answered(
         &mut self,
-        (id, expiration): &Named,
-        place: Option<Accepted>,
+        answers: &[(Named, Option<Accepted>)],
         now: u64,
         accepted: &mut Group,
         certified: &mut Group,
     ) {
-        let second = second_of(*expiration);
-        let number = self.seconds.get(&second).and_then(|entries| entries.number(&self.keys, id));
-        let Some(number) = number else { return };
-        let handle = place.map(|place| self.handle(&place.batch));
+        // Those of one request are in few batches, one after the other.
+        let batch = |place: &Option<Accepted>| place.map(|place| place.batch);
+        for together in answers.chunk_by(|one, other| {
+            second_of(one.0.1) == second_of(other.0.1) && batch(&one.1) == batch(&other.1)
+        }) {
+            let second = second_of(together[0].0.1);
+            if self.seconds.contains_key(&second) {
+                match batch(&together[0].1) {
+                    Some(batch) => self.entered(second, batch, together, now, accepted, certified),
+                    None => self.refused(second, together),
+                }
+            }
+        }
+    }
+
+    /// These of one second are forgotten, unless a block has executed them.
+    fn refused(&mut self, second: u64, answers: &[(Named, Option<Accepted>)]) {
         let Some(entries) = self.seconds.get_mut(&second) else { return };
-        let is_over = entries.is_over;
-        entries.pending = entries.pending.saturating_sub(1);
-        let Some(entry) = entries.get_mut(number) else { return };
-        let (Some(place), Some(handle)) = (place, handle) else {
-            if entry.stage == Stage::Pending {
+        for ((id, _), _) in answers {
+            let Some(number) = entries.number(&self.keys, id) else { continue };
+            entries.pending = entries.pending.saturating_sub(1);
+            if entries.get_mut(number).is_some_and(|entry| entry.stage == Stage::Pending) {
                 entries.remove(&self.keys, number);
                 self.count -= 1;
                 self.open_count -= 1;
             }
-            return;
-        };
-        accepted.push(*id, entry.age(now));
-        entry.put((handle, place.position));
-        // A block may have executed it before its answer came this far.
-        if entry.stage == Stage::Pending {
-            entry.stage = Stage::Batched;
-            if self.early.digests.contains(&place.batch) {
-                entry.stage = Stage::Certified;
-                certified.push(*id, entry.age(now));
-            }
-            if is_over {
-                self.late.push((second, number));
-            }
         }
-        self.join(handle, Member { second: second as u32, number, position: place.position });
+    }
+
+    /// These of one second are in a batch.
+    fn entered(
+        &mut self,
+        second: u64,
+        batch: Digest,
+        answers: &[(Named, Option<Accepted>)],
+        now: u64,
+        accepted: &mut Group,
+        certified: &mut Group,
+    ) {
+        let handle = self.handle(&batch);
+        let is_certified = self.early.digests.contains(&batch);
+        let Some(entries) = self.seconds.get_mut(&second) else { return };
+        let Some(roll) = self.batches.get_mut(handle as usize) else { return };
+        for ((id, _), place) in answers {
+            let (Some(place), Some(number)) = (place, entries.number(&self.keys, id)) else {
+                continue;
+            };
+            entries.pending = entries.pending.saturating_sub(1);
+            let is_over = entries.is_over;
+            let Some(entry) = entries.get_mut(number) else { continue };
+            accepted.push(*id, entry.age(now));
+            entry.put((handle, place.position));
+            // A block may have executed it before its answer came this far.
+            if entry.stage == Stage::Pending {
+                entry.stage = Stage::Batched;
+                if is_certified {
+                    entry.stage = Stage::Certified;
+                    certified.push(*id, entry.age(now));
+                }
+                if is_over {
+                    self.late.push((second, number));
+                }
+            }
+            roll.join(Member { second: second as u32, number, position: place.position });
+        }
+        // Nobody here follows what others handed over.
+        if roll.live == 0 {
+            self.forget(handle);
+        }
     }
 
     /// The handle of a batch, which is new or not.
@@ -203,20 +274,17 @@ impl Book {
         })
     }
 
-    fn join(&mut self, handle: u32, member: Member) {
-        if let Some(batch) = self.batches.get_mut(handle as usize) {
-            batch.members.push(member);
-            batch.live += 1;
-        }
-    }
-
     fn leave(&mut self, handle: u32) {
         let Some(batch) = self.batches.get_mut(handle as usize) else { return };
         batch.live = batch.live.saturating_sub(1);
         if batch.live == 0 {
-            let gone = self.batches.remove(handle as usize);
-            self.handles.remove(&gone.digest);
+            self.forget(handle);
         }
+    }
+
+    fn forget(&mut self, handle: u32) {
+        let gone = self.batches.remove(handle as usize);
+        self.handles.remove(&gone.digest);
     }
 
     /// Applies a change to every entry that is in a batch now.
@@ -272,7 +340,9 @@ impl Book {
                 {
                     entry.put((to, position));
                 }
-                self.join(to, Member { position, ..member });
+                if let Some(roll) = self.batches.get_mut(to as usize) {
+                    roll.join(Member { position, ..member });
+                }
                 self.leave(handle);
             }
         }
@@ -295,7 +365,7 @@ impl Book {
         now: u64,
         group: &mut Group,
     ) {
-        for together in executed.chunk_by(|one, other| second_of(one.1) == second_of(other.1)) {
+        for together in of_one_second(executed, |named| named.1) {
             let second = second_of(together[0].1);
             let Some(entries) = self.seconds.get_mut(&second) else { continue };
             for (id, _) in together {
@@ -379,6 +449,14 @@ impl Book {
         }
         true
     }
+}
+
+/// Neighbours that expire in the same second.
+fn of_one_second<T>(
+    list: &[T],
+    expiration: impl Fn(&T) -> Timestamp,
+) -> impl Iterator<Item = &[T]> {
+    list.chunk_by(move |one, other| second_of(expiration(one)) == second_of(expiration(other)))
 }
 
 /// It can never be executed any more. False if it had ended already.

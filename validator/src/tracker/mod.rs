@@ -156,8 +156,7 @@ impl Tracker {
     /// Transactions arrive. Whoever gets [`Admission::New`] owes [`Tracker::answered`].
     pub fn begin(&self, arriving: &[Named]) -> Vec<Admission> {
         let now = self.clock.micros();
-        let mut book = self.book();
-        arriving.iter().map(|named| book.begin(named, now)).collect()
+        self.book().begin(arriving, now)
     }
 
     /// These arrived as new, but a block had executed them already: for another validator, or in a
@@ -184,12 +183,7 @@ impl Tracker {
         let now = self.clock.micros();
         let mut accepted = Group::default();
         let mut certified = Group::default();
-        {
-            let mut book = self.book();
-            for (named, place) in answers {
-                book.answered(named, *place, now, &mut accepted, &mut certified);
-            }
-        }
+        self.book().answered(answers, now, &mut accepted, &mut certified);
         self.outcomes.publish(Milestone::Accepted, None, &accepted);
         self.outcomes.publish(Milestone::Certified, None, &certified);
         self.answers.send_modify(|count| *count += 1);

@@ -64,7 +64,7 @@ impl Entry {
 pub(super) struct Second {
     ids: IdSet<32>,
     entries: Pages<Entry>,
-    vacant: Vec<u32>,
+    vacant: usize,
     /// Entries that wait for their answer.
     pub pending: usize,
     /// Consensus time has passed it.
@@ -72,6 +72,11 @@ pub(super) struct Second {
 }
 
 impl Second {
+    /// For about so many.
+    pub fn with_room(entries: usize) -> Self {
+        Self { ids: IdSet::with_room(entries), ..Self::default() }
+    }
+
     pub fn number(&self, keys: &IdKeys, id: &TransactionId) -> Option<u32> {
         self.ids.number(keys, id)
     }
@@ -94,25 +99,29 @@ impl Second {
         self.ids.id(number)
     }
 
-    /// A transaction that is not known arrives.
-    pub fn insert(&mut self, keys: &IdKeys, id: &TransactionId, now: u64) {
-        let entry = Entry::arriving(now);
-        self.pending += 1;
-        if let Some(number) = self.vacant.pop() {
-            self.ids.replace(keys, number, id);
-            self.entries[number as usize] = entry;
-        } else {
-            let (number, _) = self.ids.insert(keys, id);
-            assert_eq!(number as usize, self.entries.len(), "an id without an entry");
-            self.entries.push(entry);
+    /// A transaction arrives: followed from now on, unless there is an equal one, which stands there.
+    pub fn arrive(&mut self, keys: &IdKeys, id: &TransactionId, now: u64) -> Option<Stage> {
+        let (number, is_new) = self.ids.insert(keys, id);
+        let number = number as usize;
+        if !is_new {
+            return Some(self.entries[number].stage);
         }
+        self.pending += 1;
+        if number < self.entries.len() {
+            self.vacant -= 1;
+            self.entries[number] = Entry::arriving(now);
+        } else {
+            assert_eq!(number, self.entries.len(), "an id without an entry");
+            self.entries.push(Entry::arriving(now));
+        }
+        None
     }
 
     /// It was refused.
     pub fn remove(&mut self, keys: &IdKeys, number: u32) {
-        self.ids.hide(keys, number);
+        self.ids.remove(keys, number);
         self.entries[number as usize].is_vacant = true;
-        self.vacant.push(number);
+        self.vacant += 1;
     }
 
     /// Every entry, with its number.
@@ -122,6 +131,6 @@ impl Second {
 
     /// Entries.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.vacant.len()
+        self.entries.len() - self.vacant
     }
 }

@@ -219,3 +219,27 @@ fn there_is_room_again_once_what_is_open_has_ended() {
     tracker.executed(2, at(101), &outcome(&[], &[]));
     assert_eq!(tracker.book().open_count(), 0, "expired");
 }
+
+#[test]
+fn what_nobody_follows_leaves_nothing_behind() {
+    let tracker = tracker(10);
+    accept(&tracker, 1, at(100), place(7, 0));
+    // Handed over by another validator, whose clients wait there.
+    tracker.answered(&[((id(2), at(100)), Some(place(8, 0))), ((id(3), at(90)), None)]);
+    assert_eq!((tracker.len(), tracker.book().batches()), (1, 1));
+    tracker.answered(&[((id(4), at(100)), Some(place(7, 1)))]);
+    assert_eq!((tracker.len(), tracker.book().batches()), (1, 1));
+    tracker.executed(1, at(131), &outcome(&[], &[]));
+    assert_eq!((tracker.len(), tracker.book().batches()), (0, 0));
+}
+
+#[test]
+fn the_last_places_go_to_whoever_comes_first() {
+    let tracker = tracker(3);
+    let named = |name| (id(name), at(100));
+    tracker.begin(&[named(1), named(2)]);
+    let admissions = tracker.begin(&[named(2), named(3), named(3), named(4), named(1)]);
+    let [in_flight, full] = [Admission::InFlight, Admission::Full];
+    assert_eq!(admissions, [in_flight, Admission::New, in_flight, full, in_flight]);
+    assert_eq!(tracker.len(), 3);
+}
