@@ -63,7 +63,6 @@ struct Member {
     /// Of its expiration: in 32 bits, which last until 2106.
     second: u32,
     number: u32,
-    position: u32,
 }
 
 /// Batches whose certificate came before the answer to their submission.
@@ -236,6 +235,8 @@ impl Book {
         let is_certified = self.early.digests.contains(&batch);
         let Some(entries) = self.seconds.get_mut(&second) else { return };
         let Some(roll) = self.batches.get_mut(handle as usize) else { return };
+        // A batch is filled by a few requests: no more is in reserve than they bring.
+        roll.members.reserve_exact(answers.len());
         for ((id, _), place) in answers {
             let (Some(place), Some(number)) = (place, entries.number(&self.keys, id)) else {
                 continue;
@@ -256,7 +257,7 @@ impl Book {
                     self.late.push((second, number));
                 }
             }
-            roll.join(Member { second: second as u32, number, position: place.position });
+            roll.join(Member { second: second as u32, number });
         }
         // Nobody here follows what others handed over.
         if roll.live == 0 {
@@ -300,7 +301,7 @@ impl Book {
             let Some(entries) = self.seconds.get_mut(&second) else { continue };
             for member in together {
                 if let Some((id, entry)) = entries.named_mut(member.number)
-                    && entry.place() == Some((handle, member.position))
+                    && entry.is_in(handle)
                 {
                     change(id, entry);
                 }
@@ -325,26 +326,24 @@ impl Book {
         let Some(handle) = self.handles.get(from).copied() else { return };
         let Some(batch) = self.batches.get(handle as usize) else { return };
         let targets: HashMap<u32, Accepted> = moved.iter().copied().collect();
-        let target = |member: &Member| Some((*member, *targets.get(&member.position)?));
-        let moving: Vec<(Member, Accepted)> = batch.members.iter().filter_map(target).collect();
-        for (member, target) in moving {
-            let Some(entries) = self.seconds.get_mut(&u64::from(member.second)) else { continue };
+        for member in batch.members.clone() {
+            let second = u64::from(member.second);
+            let Some(entries) = self.seconds.get_mut(&second) else { continue };
             let Some(entry) = entries.get_mut(member.number) else { continue };
-            let here = entry.place() == Some((handle, member.position));
-            if here && entry.stage < Stage::Ordered {
-                entry.stage = Stage::Batched;
-                let position = target.position;
-                let to = self.handle(&target.batch);
-                if let Some(entries) = self.seconds.get_mut(&u64::from(member.second))
-                    && let Some(entry) = entries.get_mut(member.number)
-                {
-                    entry.put((to, position));
-                }
-                if let Some(roll) = self.batches.get_mut(to as usize) {
-                    roll.join(Member { position, ..member });
-                }
-                self.leave(handle);
+            let place = entry.place().filter(|_| entry.is_in(handle));
+            let target = place.and_then(|(_, position)| targets.get(&position));
+            let Some(target) = target.filter(|_| entry.stage < Stage::Ordered) else { continue };
+            entry.stage = Stage::Batched;
+            let to = self.handle(&target.batch);
+            if let Some(entries) = self.seconds.get_mut(&second)
+                && let Some(entry) = entries.get_mut(member.number)
+            {
+                entry.put((to, target.position));
             }
+            if let Some(roll) = self.batches.get_mut(to as usize) {
+                roll.join(member);
+            }
+            self.leave(handle);
         }
     }
 

@@ -49,6 +49,11 @@ impl Entry {
         (self.batch != NOWHERE).then_some((self.batch, self.position))
     }
 
+    /// Its batch is that with this handle.
+    pub fn is_in(&self, handle: u32) -> bool {
+        self.batch == handle
+    }
+
     pub fn put(&mut self, (batch, position): (u32, u32)) {
         (self.batch, self.position) = (batch, position);
     }
