@@ -50,6 +50,9 @@ const DOMAIN: &[u8] = b"quorum-store/v1/executed-state";
 /// over our state may ask for that of a moment ago.
 const SERVED_SPAN: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// After so many blocks whose ids were deleted, files that hold nothing else are dropped.
+const DEAD_BLOCKS_MAX: usize = 64;
+
 /// What the state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -134,6 +137,8 @@ pub struct Executor {
     dedup: Dedup,
     /// Blocks whose ids are on disk, oldest first.
     stored: VecDeque<Stored>,
+    /// Blocks whose ids were deleted since their files were looked for.
+    dead: usize,
     /// Batches without content that this process executed around, by height.
     skipped: BTreeSet<(u64, Digest)>,
 }
@@ -176,6 +181,7 @@ impl Executor {
             state,
             dedup: Dedup::default(),
             stored: VecDeque::new(),
+            dead: 0,
             skipped: BTreeSet::new(),
         };
         executor.remember_again()?;
@@ -238,7 +244,7 @@ impl Executor {
         }
         self.state = state;
         self.note_skipped(height, &outcome.skipped);
-        self.stored.drain(..deleted);
+        self.let_go(deleted)?;
         if !ids.is_empty() {
             self.stored.push_back(Stored { height, block_timestamp: ids.block_timestamp });
         }
@@ -316,6 +322,17 @@ impl Executor {
         let kept = self.rules.transaction_life_max + SERVED_SPAN;
         let past = |block: &&Stored| block.block_timestamp.saturating_add(kept) < now;
         self.stored.iter().take_while(past).count()
+    }
+
+    /// The ids of the oldest blocks were deleted.
+    fn let_go(&mut self, deleted: usize) -> Result<(), ExecutorError> {
+        let Some(last) = self.stored.drain(..deleted).last() else { return Ok(()) };
+        self.dead += deleted;
+        if self.dead < DEAD_BLOCKS_MAX {
+            return Ok(());
+        }
+        self.dead = 0;
+        schema::drop_files_of_ids(&self.db, last.height)
     }
 
     /// The one synced write of a block.

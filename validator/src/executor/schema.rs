@@ -320,6 +320,15 @@ pub(super) fn write(db: &DB, batch: WriteBatch) -> Result<(), ExecutorError> {
     Ok(db.write_opt(batch, &options)?)
 }
 
+/// Drops files that hold deleted ids and nothing else: of every block up to a height. Compaction
+/// would get to them once there are gigabytes.
+///
+/// A file may go that says of an older one's ids that they are deleted. Then those are seen again at
+/// the next start, and deleted again: they have expired, so nothing follows from them.
+pub(super) fn drop_files_of_ids(db: &DB, up_to: u64) -> Result<(), ExecutorError> {
+    Ok(db.delete_file_in_range(ids_key(0), ids_key(up_to))?)
+}
+
 /// Makes the directory's own entry durable.
 pub(super) fn sync_parent(path: &Path) -> Result<(), ExecutorError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

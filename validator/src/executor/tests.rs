@@ -311,3 +311,43 @@ fn bodies_that_lie_about_their_length_execute_nothing_and_never_panic() {
     let outcome = executor.execute(&block(1, START, vec![odd])).unwrap();
     assert_eq!(outcome, BlockOutcome::default());
 }
+
+#[test]
+fn files_of_deleted_ids_go_and_take_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = super::schema::open(directory.path(), true).unwrap();
+    let bytes = || -> u64 {
+        db.live_files().unwrap().iter().map(|file| file.size as u64).sum()
+    };
+    let ids = |height: u64| {
+        let mut ids = ExecutedIds::new(Timestamp(height));
+        let id = |n: u64| *blake3::hash(&(height * 10_000 + n).to_le_bytes()).as_bytes();
+        (0..1_000).for_each(|n| ids.push(&id(n), Timestamp(height)));
+        ids
+    };
+    // Two files, each compacted by itself, and the second one ends the first one's ids.
+    for heights in [1..=40, 41..=80] {
+        let mut batch = WriteBatch::default();
+        for height in heights {
+            batch.put(super::schema::ids_key(height), ids(height).bytes());
+            if height > 40 {
+                batch.delete(super::schema::ids_key(height - 40));
+            }
+        }
+        super::schema::write(&db, batch).unwrap();
+        db.flush().unwrap();
+        if bytes() < 2 << 20 {
+            db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        }
+    }
+    assert!(bytes() > 3 << 20, "{}", bytes());
+    // The last one is needed still.
+    super::schema::drop_files_of_ids(&db, 39).unwrap();
+    assert!(bytes() > 3 << 20, "{}", bytes());
+    super::schema::drop_files_of_ids(&db, 40).unwrap();
+    assert!(bytes() < 2 << 20, "{}", bytes());
+    for height in 1..=80 {
+        let found = super::schema::read_ids(&db, height).unwrap();
+        assert_eq!(found.map(|ids| ids.len()), (height > 40).then_some(1_000), "{height}");
+    }
+}
