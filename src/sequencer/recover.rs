@@ -29,9 +29,9 @@ use crate::config::SequencerConfig;
 use crate::store::{Recovered, StoredBatch};
 use crate::tripwire::Tripwire;
 use crate::types::{
-    Author, BatchId, BatchInfo, ChainParameters, Commit, CommitIndex, CommitReceipt, Committee,
-    Digest, Epoch, EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader,
-    ProofOfStore, Slot, Timestamp, UnavailabilityProof,
+    Author, BatchId, ChainParameters, Commit, CommitIndex, CommitReceipt, Committee, Digest, Epoch,
+    EpochReceipt, Genesis, Incarnation, Membership, Payload, PayloadHeader, ProofOfStore, Slot,
+    Timestamp, UnavailabilityProof,
 };
 
 /// What a sequencer is made of, beside what its store held.
@@ -227,17 +227,6 @@ impl Sorted {
             slot.author == *me && incarnation == own && counter >= self.reserved
         });
         beyond.map_or(Ok(()), |slot| Err(RecoverError::Unreserved(slot)))
-    }
-
-    /// Own batches that a block ordered in time are done with.
-    fn settle(&mut self, header: &PayloadHeader, ordered: &[(Digest, BatchInfo)]) {
-        for (digest, info) in ordered {
-            if info.expiration >= header.block_timestamp
-                && let Some(batch) = self.batches.get_mut(digest)
-            {
-                batch.own = None;
-            }
-        }
     }
 }
 
@@ -491,7 +480,6 @@ impl Sequencer {
                     self.retention.on_ordered(*batch, Some(*info), *index);
                 }
                 self.settle_ordered(&ordered, outside);
-                sorted.settle(&payload.header, &ordered);
             }
             let height = payload.header.height;
             let optimistic = !payload.content.optimistic.is_empty();
@@ -527,6 +515,7 @@ impl Sequencer {
                 self.outbox.record(Record::DropProof { digest: *digest, expiration });
             }
         }
+        // The store leaves out those that a block ordered in time.
         let mut own: Vec<_> = sorted.batches.iter().filter(|b| b.own.is_some()).collect();
         own.sort_unstable_by_key(|batch| batch.info.batch_id);
         for batch in own {

@@ -84,12 +84,12 @@ pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     let path = directory.database();
     let entries: Box<dyn AllEntries> =
         if journal::is_at(&path) { Box::new(journal::Image::read(&path)?) } else { other(&path)? };
-    let mut check = Check {
-        meta: *directory.meta(),
-        entries: &*entries,
-        report: CheckReport::default(),
-        books: Books::default(),
-    };
+    examine(*directory.meta(), &*entries)
+}
+
+fn examine(meta: Meta, entries: &dyn AllEntries) -> Result<CheckReport, StoreError> {
+    let (report, books) = (CheckReport::default(), Books::default());
+    let mut check = Check { meta, entries, report, books };
     check.read_control()?;
     check.read_content();
     check.epochs();
@@ -364,5 +364,4 @@ impl Check<'_> {
 }
 
 #[cfg(test)]
-#[cfg(feature = "rocksdb")]
 mod tests;

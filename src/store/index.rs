@@ -170,3 +170,40 @@ impl Index {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{batch, batch_record, commit, digest, payload, proof_record};
+    use super::*;
+
+    fn apply(index: &mut Index, records: &[Record]) {
+        index.apply(records, &Tally::default());
+    }
+
+    #[test]
+    fn commits_that_are_skipped_or_dropped_are_forgotten_and_no_others() {
+        let mut index = Index::default();
+        let commits = (1..=6).map(|height| Record::Commit(commit(&payload(height, 1, &[]))));
+        apply(&mut index, &Vec::from_iter(commits));
+        let header = payload(4, 1, &[]).header;
+        apply(&mut index, &[Record::Skipped { from: CommitIndex(3), header }]);
+        assert!(index.commits().iter().map(|index| index.0).eq([1, 2, 5, 6]));
+        apply(&mut index, &[Record::DropCommits { below: CommitIndex(2) }]);
+        assert!(index.commits().iter().map(|index| index.0).eq([2, 5, 6]));
+    }
+
+    #[test]
+    fn what_is_dropped_under_another_expiration_stays() {
+        let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
+        apply(&mut index, &[batch_record(&held, true), proof_record(&held)]);
+        let (digest, bytes) = (digest(&held), u64::from(held.info.bytes));
+        let drops = |expiration| {
+            let expiration = Timestamp(expiration);
+            [Record::DropProof { digest, expiration }, Record::DropBatch { digest, expiration }]
+        };
+        apply(&mut index, &drops(11));
+        assert_eq!((index.usage(), index.proof(&digest)), ((bytes, 1), Some(Timestamp(10))));
+        apply(&mut index, &drops(10)[1..]);
+        assert_eq!((index.usage(), index.proof(&digest)), ((0, 0), None), "its proof goes with it");
+    }
+}

@@ -276,6 +276,17 @@ fn memory_gives_back_what_it_was_given_and_copies_share_nothing() {
     assert_eq!(store.reader().space().contents, 0);
 }
 
+#[cfg(feature = "testkit")]
+#[test]
+fn a_store_with_the_same_entries_is_the_same_store() {
+    let (sample, mut store, mut copy) = (sample(), memory(), memory());
+    sample.groups.iter().for_each(|group| drop(store.commit(group).unwrap()));
+    for (table, key, value) in store.entries() {
+        copy.put_entry(table, key, value);
+    }
+    assert_eq!(plain(&copy.recover().unwrap().records), plain(&sample.expected()));
+}
+
 #[test]
 fn an_own_batch_that_was_skipped_at_execution_comes_back_with_its_body() {
     let expired = batch(OWN_BYTE, 1, 40, 10);

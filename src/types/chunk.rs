@@ -125,7 +125,7 @@ fn hash_of(offset: usize, chunk: &[u8]) -> ChainingValue {
 }
 
 /// The root of a tree with these subtrees; at least two of them.
-fn root(outline: &[ChainingValue]) -> Digest {
+pub(super) fn root(outline: &[ChainingValue]) -> Digest {
     let (left, right) = halves(outline);
     let (left, right) = (subtree(left), subtree(right));
     Digest(*merge_subtrees_root(&left, &right, Mode::Hash).as_bytes())
@@ -167,6 +167,7 @@ mod tests {
         (info, body)
     }
 
+    #[cfg_attr(miri, ignore = "minutes for an interpreter")]
     #[test]
     fn every_chunk_of_every_shape_is_checked_by_itself_and_together_they_are_the_body() {
         let lengths = [

@@ -344,3 +344,127 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: Author = Author([1; 32]);
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn piece(number: u8) -> PieceId {
+        (Digest([number; 32]), 0)
+    }
+
+    fn peers() -> Peers {
+        Peers::new(Duration::from_secs(1), 16)
+    }
+
+    /// Asked at `at`, the peer answers after `latency`.
+    fn answer(peers: &mut Peers, at: Duration, latency: Duration) {
+        peers.on_ask(PEER, piece(0), 10, at);
+        assert!(peers.on_content(PEER, &piece(0), at + latency));
+    }
+
+    #[test]
+    fn latency_follows_what_is_measured_and_patience_its_deviation() {
+        let mut peers = peers();
+        assert_eq!(peers.patience(&PEER, Duration::ZERO), Duration::from_secs(1));
+        answer(&mut peers, Duration::ZERO, millis(80));
+        // The first sample, and half of it for its deviation: 80 + 4 * 40.
+        assert_eq!(peers.standings(millis(80))[&PEER].latency, Some(millis(80)));
+        assert_eq!(peers.patience(&PEER, millis(80)), millis(240));
+        answer(&mut peers, millis(100), millis(160));
+        // (7 * 80 + 160) / 8, and (3 * 40 + 80) / 4.
+        assert_eq!(peers.standings(millis(260))[&PEER].latency, Some(millis(90)));
+        assert_eq!(peers.patience(&PEER, millis(260)), millis(90 + 4 * 50));
+    }
+
+    #[test]
+    fn who_was_never_measured_is_given_twice_what_others_take_and_nobody_a_moment_or_for_ever() {
+        let mut peers = peers();
+        answer(&mut peers, Duration::ZERO, millis(80));
+        let other = Author([2; 32]);
+        assert_eq!(peers.patience(&other, millis(80)), millis(160));
+        answer(&mut peers, millis(100), millis(240));
+        assert_eq!(peers.patience(&other, millis(340)), millis(180), "(15 * 80 + 240) / 16, twice");
+        for round in 1..200 {
+            answer(&mut peers, Duration::from_secs(round), Duration::ZERO);
+        }
+        assert_eq!(peers.patience(&PEER, Duration::from_secs(200)), Duration::from_secs(1) / 16);
+        let mut slow = self::peers();
+        answer(&mut slow, Duration::ZERO, Duration::from_secs(60));
+        assert_eq!(slow.patience(&PEER, Duration::from_secs(60)), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_penalty_is_halved_every_five_seconds_and_who_has_one_is_asked_last() {
+        let mut peers = peers();
+        answer(&mut peers, Duration::ZERO, millis(80));
+        let at = Duration::from_secs(1);
+        let cost = |peers: &Peers, holds, now| peers.cost(&PEER, holds, now);
+        assert_eq!(cost(&peers, true, at), Some((0, 80_000)));
+        assert_eq!(cost(&peers, false, at), Some((1, 80_000)));
+        peers.on_wrong(PEER, &piece(1).0, at);
+        assert_eq!(peers.standings(at)[&PEER].penalty, WRONG);
+        assert_eq!(cost(&peers, true, at), Some((2, 80_000 << 16)));
+        assert_eq!(cost(&peers, false, at), Some((3, 80_000 << 16)));
+        assert_eq!(peers.patience(&PEER, at), millis(160), "as one that was never measured");
+        for (seconds, left) in [(5, 16), (6, 8), (11, 4), (16, 2), (21, 1), (26, 0)] {
+            let now = Duration::from_secs(seconds);
+            assert_eq!(peers.standings(now)[&PEER].penalty, left, "after {seconds} s");
+            let class = if left >= AVOIDED { 2 } else { 0 };
+            assert_eq!(cost(&peers, true, now), Some((class, 80_000 << left)));
+        }
+    }
+
+    #[test]
+    fn what_a_peer_is_asked_for_at_once_grows_with_its_answers_and_is_halved_by_failures() {
+        let mut peers = peers();
+        let window = |peers: &Peers| peers.by_author[&PEER].window;
+        let at = Duration::from_secs;
+        answer(&mut peers, at(0), millis(1));
+        assert_eq!(window(&peers), WINDOW_START + 1);
+        for second in 1..20 {
+            answer(&mut peers, at(second), millis(1));
+        }
+        assert_eq!(window(&peers), 16, "the most");
+        peers.on_wrong(PEER, &piece(1).0, at(20));
+        assert_eq!(window(&peers), 8);
+        peers.on_ask(PEER, piece(1), 10, at(21));
+        assert!(!peers.expire(at(22)) && peers.expire(at(21 + 60)));
+        assert_eq!(window(&peers), 4);
+        peers.on_ask(PEER, piece(1), 10, at(100));
+        assert!(peers.on_busy(PEER, &piece(1).0, at(1), at(100)));
+        assert_eq!(window(&peers), 2);
+        let free = |peers: &Peers, now| peers.cost(&PEER, true, now).is_some();
+        assert!(!free(&peers, at(100)) && free(&peers, at(101)), "busy for as long as it said");
+        for number in 0..2 {
+            assert!(free(&peers, at(101)));
+            peers.on_ask(PEER, piece(number), 10, at(101));
+        }
+        assert!(!free(&peers, at(101)));
+        assert_eq!(peers.bytes(), 20);
+        assert_eq!(peers.on_link_down(&PEER).len(), 2);
+        assert_eq!((peers.bytes(), peers.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn whoever_has_much_to_do_already_costs_more() {
+        let mut peers = peers();
+        let fresh = Some((0, 500_000));
+        assert_eq!(
+            peers.cost(&PEER, true, Duration::ZERO),
+            fresh,
+            "half of what is waited at first"
+        );
+        answer(&mut peers, Duration::ZERO, millis(80));
+        for (number, cost) in [(0, 80_000), (1, 120_000), (2, 160_000)] {
+            assert_eq!(peers.cost(&PEER, true, millis(100)), Some((0, cost)));
+            peers.on_ask(PEER, piece(number), 10, millis(100));
+        }
+    }
+}

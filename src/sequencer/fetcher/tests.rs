@@ -258,6 +258,16 @@ fn a_large_batch_comes_in_chunks_from_several_peers_at_once() {
 
 #[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
+fn chunks_on_their_way_count_with_their_bytes_and_the_last_one_is_shorter() {
+    let mut world = World::new(&[Temper::Silent; 4]);
+    let digest = world.batch(150_000);
+    world.want(digest, &[], Duration::from_secs(5));
+    assert_eq!(world.asked.len(), 3);
+    assert_eq!(world.fetcher.bytes_in_flight(), u64::from(world.batches[&digest].info.bytes));
+}
+
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
+#[test]
 fn wrong_silent_absent_and_busy_peers_do_not_keep_a_fetch_from_its_end() {
     for temper in [Temper::Wrong, Temper::Silent, Temper::Absent, Temper::Busy] {
         for size in [100, 1_000_000] {

@@ -344,3 +344,25 @@ fn as_many_payloads_as_said_are_kept_of_a_peer_that_nobody_asked_and_the_oldest_
     });
     assert_eq!(is_here, [false, true, true]);
 }
+
+#[cfg_attr(miri, ignore = "minutes for an interpreter")]
+#[test]
+fn commits_are_known_through_the_last_moment_of_their_time_and_then_pruned() {
+    let mut net = Net::new();
+    let parameters = net.genesis.parameters;
+    let kept = 2 * (parameters.batch_lifetime() + parameters.grace());
+    let (mut parent, payload) = net.block(1, net.genesis_digest());
+    // They go in runs of 64.
+    for height in 2..=64 {
+        parent = net.block(height, parent).0;
+    }
+    for (height, later) in [(65, kept), (66, Duration::from_micros(1))] {
+        net.now.wall = net.now.wall.saturating_add(later);
+        parent = net.block(height, parent).0;
+        let id = net.commit(0, payload.header);
+        net.settle();
+        let Some(Reply::Committed(result)) = net.nodes[0].replies.remove(&id) else { panic!() };
+        let pruned = result == Err(CommitError::Pruned(CommitIndex(1)));
+        assert_eq!((result.is_ok(), pruned), (height == 65, height == 66), "{result:?}");
+    }
+}

@@ -120,6 +120,10 @@ fn nothing_is_signed_admitted_or_submitted_after_the_fence_and_late_calls_say_so
     net.settle();
     assert!(net.receipt(0, id).is_some());
     assert_eq!(net.closed(0, close).unwrap().final_index, CommitIndex(2));
+    net.give_payload(1, 0, &payload_beyond);
+    let id = net.verify(0, payload_beyond.digest(&net.genesis.chain_id()), None);
+    let reply = net.nodes[0].replies.remove(&id);
+    assert!(matches!(reply, Some(Reply::Verified(Err(error))) if error == over));
     let id = net.commit(0, beyond);
     let reply = net.nodes[0].replies.remove(&id);
     let closed = CommitError::EpochClosed { epoch: Epoch(0) };
@@ -133,6 +137,21 @@ fn nothing_is_signed_admitted_or_submitted_after_the_fence_and_late_calls_say_so
     let id = net.commit(0, payload.header);
     net.settle();
     assert!(net.receipt(0, id).is_some());
+}
+
+#[test]
+fn the_receipt_of_an_epoch_names_the_subscribers_that_are_behind() {
+    let mut net = Net::new();
+    for subscriber in ["executor", "indexer"] {
+        let (subscriber, next) = (subscriber.to_owned(), CommitIndex(1));
+        net.request(0, |id| Input::Subscribe { id, subscriber, next });
+    }
+    net.block(1, net.genesis_digest());
+    let subscriber = "executor".to_owned();
+    net.input(0, Input::Acknowledge { subscriber, next: CommitIndex(2) });
+    let receipts = net.close_all(0, 1);
+    assert_eq!(receipts[0].behind, ["indexer"]);
+    assert!(receipts[1].behind.is_empty());
 }
 
 #[test]

@@ -58,3 +58,36 @@ fn whoever_has_passed_a_commit_does_not_vote_for_evidence_about_it_and_others_do
         assert_eq!(votes, index != 0, "node {index}: {reply:?}");
     }
 }
+
+#[test]
+fn evidence_is_proposed_once_in_a_chain_and_not_about_what_was_passed_here() {
+    let mut net = net();
+    let (digest, info, first) = gone_everywhere(&mut net);
+    fetch(&mut net, 1, 800, digest, info);
+    net.pass(Duration::from_secs(5));
+    let second = net.pull(1, 2, first);
+    assert_eq!(second.content.unavailable.len(), 1);
+    let third = net.pull(1, 3, second.digest(&net.genesis.chain_id()));
+    assert!(third.content.unavailable.is_empty(), "its parent carries it");
+    // The executor has taken the commit after all.
+    attach(&mut net, 1, 2);
+    net.settle();
+    assert_eq!(net.status(1).evidence, 1);
+    let again = net.pull(1, 2, first);
+    assert!(again.content.unavailable.is_empty());
+}
+
+#[test]
+fn no_block_carries_evidence_about_itself() {
+    let mut net = net();
+    let (first, _) = net.block(1, net.genesis_digest());
+    let lost = net.pull(0, 2, first);
+    // Whoever had the next payload is gone with it.
+    net.drops = |from, to, _| from == 0 || to == 0;
+    for index in 1..4 {
+        net.commit(index, lost.header);
+    }
+    net.pass(Duration::from_secs(10));
+    assert_eq!(net.status(1).evidence, 1);
+    assert!(net.pull(1, 2, first).content.unavailable.is_empty());
+}

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
+
 use super::net::*;
 use crate::config::SequencerConfig;
 use crate::sequencer::port::*;
@@ -261,6 +263,29 @@ fn inline_batches_travel_in_their_payload_and_nowhere_else() {
     net.input(3, Input::AbsenceRequest { from, index, digest });
     net.settle();
     assert_eq!(net.status(3).absences, 0);
+}
+
+#[test]
+fn inline_batches_share_the_bytes_that_are_left_for_them() {
+    let config = SequencerConfig { inline_batches_max: 4, ..trusting() };
+    let optimistic_age_min = Duration::from_secs(5);
+    let inline_bytes_max = ByteSize::b(1000);
+    let mut net = Net::with(SequencerConfig { optimistic_age_min, inline_bytes_max, ..config });
+    net.drops = |_, _, message| matches!(message, Message::Batch(_));
+    for letter in ["a", "b", "c", "d"] {
+        net.batch(0, &letter.repeat(300));
+    }
+    let payload = net.pull(0, 1, net.genesis_digest());
+    assert_eq!(payload.content.inline.len(), 3);
+}
+
+#[test]
+fn what_waits_in_the_pool_is_sealed_for_a_proposal_only_if_it_may_go_along() {
+    let mut net = Net::with(trusting());
+    net.submit(0, &["one"]);
+    let payload = net.pull(0, 1, net.genesis_digest());
+    assert!(payload.content.is_empty());
+    assert_eq!(net.status(0).pool_transactions, 1);
 }
 
 #[test]

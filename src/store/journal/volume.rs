@@ -341,3 +341,26 @@ pub(super) fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
     let file = File::options().write(true).open(path).unwrap();
     file.write_all_at(bytes, at).unwrap();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_segment_is_made_ahead_and_whoever_ends_before_it_is_added_takes_it_along() {
+        const BYTES: u64 = 64 << 10;
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::create(directory.path(), [9; 32], BYTES, false).unwrap();
+        files.prepare();
+        let made = files.prepared().expect("on a thread of its own");
+        assert_eq!((made.metadata().unwrap().len(), files.count()), (BYTES, 1));
+        files.prepare();
+        files.add().unwrap();
+        assert_eq!(files.count(), 2);
+        files.prepare();
+        drop(files);
+        let files = Files::open(directory.path(), Access::Cached).unwrap();
+        assert_eq!(files.count(), 2);
+        assert!(!segment_path(directory.path(), 2).exists());
+    }
+}
