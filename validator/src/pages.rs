@@ -96,7 +96,8 @@ mod tests {
         (pages[PAGE + 1], list[PAGE + 1]) = (7, 7);
         *pages.get_mut(2).unwrap() = 8;
         list[2] = 8;
-        let lengths = [usize::MAX, 5 * PAGE + 1, 3 * PAGE + 1, 3 * PAGE, 2 * PAGE + 1, PAGE - 1, 3, 0, 5];
+        let lengths =
+            [usize::MAX, 5 * PAGE + 1, 3 * PAGE + 1, 3 * PAGE, 2 * PAGE + 1, PAGE - 1, 3, 0, 5];
         for length in lengths {
             pages.truncate(length);
             list.truncate(length);

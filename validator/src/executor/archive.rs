@@ -71,9 +71,8 @@ impl Seconds {
     fn set(&mut self, second: u64) -> &mut Executed {
         let sets = &mut self.sets;
         let before = sets.range(..second).next_back().map_or(0, |(_, set)| set.ids.len());
-        sets.entry(second).or_insert_with(|| {
-            Executed { ids: IdSet::with_room(before), blocks: Vec::new() }
-        })
+        sets.entry(second)
+            .or_insert_with(|| Executed { ids: IdSet::with_room(before), blocks: Vec::new() })
     }
 
     #[cfg(test)]

@@ -316,9 +316,7 @@ fn bodies_that_lie_about_their_length_execute_nothing_and_never_panic() {
 fn files_of_deleted_ids_go_and_take_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let db = super::schema::open(directory.path(), true).unwrap();
-    let bytes = || -> u64 {
-        db.live_files().unwrap().iter().map(|file| file.size as u64).sum()
-    };
+    let bytes = || -> u64 { db.live_files().unwrap().iter().map(|file| file.size as u64).sum() };
     let ids = |height: u64| {
         let mut ids = ExecutedIds::new(Timestamp(height));
         let id = |n: u64| *blake3::hash(&(height * 10_000 + n).to_le_bytes()).as_bytes();
