@@ -118,11 +118,11 @@ fn together<const BYTES: usize>(positions: &[usize], inputs: &[&[u8]], hashes: &
         lane[..input.len()].copy_from_slice(input);
     }
     let lanes = filled.each_ref();
-    let mut hashed = [0; MAX_SIMD_DEGREE * 32];
-    let (lanes, hashed) = (&lanes[..positions.len()], &mut hashed[..positions.len() * 32]);
+    let mut out = [0; MAX_SIMD_DEGREE * 32];
+    let (lanes, out) = (&lanes[..positions.len()], &mut out[..positions.len() * 32]);
     let (start, end) = (CHUNK_START, CHUNK_END | ROOT);
-    Platform::detect().hash_many(lanes, &START, 0, IncrementCounter::No, 0, start, end, hashed);
-    for (position, hash) in positions.iter().zip(hashed.chunks_exact(32)) {
+    Platform::detect().hash_many(lanes, &START, 0, IncrementCounter::No, 0, start, end, out);
+    for (position, hash) in positions.iter().zip(out.chunks_exact(32)) {
         hashes[*position].copy_from_slice(hash);
     }
 }

@@ -24,13 +24,12 @@ impl<T> Pages<T> {
     }
 
     pub fn push(&mut self, value: T) {
-        match self.0.last_mut().filter(|last| last.len() < PAGE) {
-            Some(last) => last.push(value),
-            None => {
-                let mut page = Vec::with_capacity(PAGE);
-                page.push(value);
-                self.0.push(page);
-            }
+        if let Some(last) = self.0.last_mut().filter(|last| last.len() < PAGE) {
+            last.push(value);
+        } else {
+            let mut page = Vec::with_capacity(PAGE);
+            page.push(value);
+            self.0.push(page);
         }
     }
 
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn no_more_than_a_page_is_in_reserve() {
         let mut pages = Pages::default();
-        (0..10 * PAGE + 1).for_each(|value| pages.push(value));
+        (0..=10 * PAGE).for_each(|value| pages.push(value));
         let reserved: usize = pages.0.iter().map(Vec::capacity).sum();
         assert_eq!(reserved, 11 * PAGE);
     }

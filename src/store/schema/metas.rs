@@ -20,6 +20,7 @@ struct Run {
     meta: TransactionMeta,
 }
 
+#[expect(clippy::ref_option, reason = "the form that serde calls")]
 pub fn serialize<S: Serializer>(
     metas: &Option<Arc<[TransactionMeta]>>,
     serializer: S,

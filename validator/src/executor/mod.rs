@@ -326,7 +326,7 @@ impl Executor {
 
     /// The ids of the oldest blocks were deleted.
     fn let_go(&mut self, deleted: usize) -> Result<(), ExecutorError> {
-        let Some(last) = self.stored.drain(..deleted).last() else { return Ok(()) };
+        let Some(last) = self.stored.drain(..deleted).next_back() else { return Ok(()) };
         self.dead += deleted;
         if self.dead < DEAD_BLOCKS_MAX {
             return Ok(());
