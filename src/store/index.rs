@@ -184,7 +184,7 @@ mod tests {
     fn commits_that_are_skipped_or_dropped_are_forgotten_and_no_others() {
         let mut index = Index::default();
         let commits = (1..=6).map(|height| Record::Commit(commit(&payload(height, 1, &[]))));
-        apply(&mut index, &Vec::from_iter(commits));
+        apply(&mut index, &commits.collect::<Vec<_>>());
         let header = payload(4, 1, &[]).header;
         apply(&mut index, &[Record::Skipped { from: CommitIndex(3), header }]);
         assert!(index.commits().iter().map(|index| index.0).eq([1, 2, 5, 6]));

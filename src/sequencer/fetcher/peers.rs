@@ -396,8 +396,8 @@ mod tests {
         }
         assert_eq!(peers.patience(&PEER, Duration::from_secs(200)), Duration::from_secs(1) / 16);
         let mut slow = self::peers();
-        answer(&mut slow, Duration::ZERO, Duration::from_secs(60));
-        assert_eq!(slow.patience(&PEER, Duration::from_secs(60)), Duration::from_secs(4));
+        answer(&mut slow, Duration::ZERO, Duration::from_mins(1));
+        assert_eq!(slow.patience(&PEER, Duration::from_mins(1)), Duration::from_secs(4));
     }
 
     #[test]

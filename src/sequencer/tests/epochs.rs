@@ -143,8 +143,8 @@ fn nothing_is_signed_admitted_or_submitted_after_the_fence_and_late_calls_say_so
 fn the_receipt_of_an_epoch_names_the_subscribers_that_are_behind() {
     let mut net = Net::new();
     for subscriber in ["executor", "indexer"] {
-        let (subscriber, next) = (subscriber.to_owned(), CommitIndex(1));
-        net.request(0, |id| Input::Subscribe { id, subscriber, next });
+        let (subscriber, first) = (subscriber.to_owned(), CommitIndex(1));
+        net.request(0, |id| Input::Subscribe { id, subscriber, next: first });
     }
     net.block(1, net.genesis_digest());
     let subscriber = "executor".to_owned();
