@@ -233,7 +233,7 @@ pub fn the_real_store_leaves_what_the_model_of_it_allows(context: &Context) {
     let disk = context.mount.disk("differential");
     create(disk.path()).unwrap();
     let start = empty(context, "differential").disk;
-    for seed in 0..context.full_or(4, 1) {
+    for seed in 0..context.full_or(10, 1) {
         let (next, cuts) = (AtomicU64::new(0), AtomicU64::new(0));
         // More than a run over the whole list has.
         let (stride, last) = (context.full_or(1, 5), 140);

@@ -181,7 +181,7 @@ impl Enumeration<'_> {
     /// Every variant, until a run is over before its cut.
     fn run(&self, context: &Context) {
         let kinds = Mutex::default();
-        for (index, variant) in VARIANTS.into_iter().enumerate() {
+        for (index, variant) in variants(context).into_iter().enumerate() {
             let (next, done) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
             thread::scope(|scope| {
                 for lane in 0..LANES {
@@ -240,14 +240,27 @@ pub fn told<T>(at: &str, run: impl FnOnce() -> T) -> T {
     })
 }
 
-const VARIANTS: [fn(u64) -> Variant; 3] =
-    [|_| Variant::Clean, |_| Variant::NamesLost, Variant::Torn];
+/// What the cut before an operation leaves. What is torn is drawn, so that is drawn more than once.
+fn variants(context: &Context) -> Vec<fn(u64) -> Variant> {
+    let torn: [fn(u64) -> Variant; 5] = [
+        Variant::Torn,
+        |number| Variant::Torn(number | 1 << 32),
+        |number| Variant::Torn(number | 2 << 32),
+        |number| Variant::Torn(number | 3 << 32),
+        |number| Variant::Torn(number | 4 << 32),
+    ];
+    let drawn = context.full_or(torn.len(), 1);
+    let mut variants: Vec<fn(u64) -> Variant> = vec![|_| Variant::Clean, |_| Variant::NamesLost];
+    variants.extend(&torn[..drawn]);
+    variants
+}
 
-/// Author, receive and sign, proof, vote, commit with acks, on a store without content.
+/// Author, receive and sign, proof, vote, commit with acks, on a store without content, until its
+/// journal has grown.
 pub fn every_promise_of_a_first_life_survives_every_cut(context: &Context) {
     let (name, stride) = ("first", context.full_or(1, 6));
-    let (start, script, then) = (empty(context, name), Script::default(), Then::Cut);
-    Enumeration { name, start, stride, script, then }.run(context);
+    let (start, script) = (empty(context, name), Script { bulk: true, delete: false });
+    Enumeration { name, start, stride, script, then: Then::Cut }.run(context);
 }
 
 /// The same on a store with content, with flushes and deletions, recovery cut like the rest.
@@ -260,8 +273,8 @@ pub fn every_promise_of_a_later_life_survives_every_cut(context: &Context) {
 /// The power goes again while the store recovers from the first cut.
 pub fn every_promise_survives_a_second_cut_during_recovery(context: &Context) {
     let (name, stride) = ("twice", context.full_or(1, 10));
-    let (start, script, then) = (lived(context, name), Script::default(), Then::CutTwice);
-    Enumeration { name, start, stride, script, then }.run(context);
+    let (start, script) = (lived(context, name), Script { bulk: true, delete: false });
+    Enumeration { name, start, stride, script, then: Then::CutTwice }.run(context);
 }
 
 /// Opening ends with a barrier: what a killed process had written and not synced is durable before
@@ -275,7 +288,7 @@ pub fn every_promise_survives_a_kill_a_restart_and_then_a_cut(context: &Context)
 /// A store is there after `create` returned, and creating can be repeated until then.
 pub fn creating_a_store_can_be_cut_anywhere(context: &Context) {
     let stride = context.full_or(1, 4);
-    for variant in VARIANTS {
+    for variant in variants(context) {
         for number in (0..).step_by(stride) {
             let disk = context.mount.disk("create");
             disk.cut_at(number);

@@ -152,20 +152,33 @@ impl Power {
         self.volume().wait_held(patience)
     }
 
+    /// Fsyncs held now.
+    pub fn held(&self) -> usize {
+        self.volume().waiting()
+    }
+
+    /// Completes the first of the fsyncs held; later ones are held again.
+    pub fn let_go_of(&self, first: usize) {
+        self.volume().let_go(first);
+    }
+
     /// Completes the fsyncs held so far; later ones are held again.
     pub fn let_go(&self) {
-        self.volume().let_go();
+        self.let_go_of(usize::MAX);
     }
 
     /// Completes the fsyncs held so far, and holds no more.
     pub fn hold_no_more(&self) {
         let volume = self.volume();
-        lock(&volume.held).holds = false;
-        volume.let_go();
+        {
+            let mut held = lock(&volume.held);
+            (held.holds, held.refuses) = (false, false);
+        }
+        volume.let_go(usize::MAX);
     }
 
-    /// Ends the fsyncs held so far without doing them, and holds no more: for a process that is
-    /// being killed in the middle of one.
+    /// Ends the fsyncs held so far without doing them, and every later one until no more are held:
+    /// for a process that is being killed in the middle of one.
     pub fn interrupt(&self) {
         self.volume().interrupt();
     }

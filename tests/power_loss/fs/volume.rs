@@ -27,6 +27,8 @@ pub struct Waiting {
 #[derive(Default)]
 pub struct Held {
     pub holds: bool,
+    /// They fail at once: whoever asks is being killed.
+    pub refuses: bool,
     waiting: Vec<Waiting>,
 }
 
@@ -43,7 +45,9 @@ impl Volume {
     pub fn fsync(&self, node: u64, directory: bool, reply: ReplyEmpty) {
         let waiting = Waiting { node, directory, reply };
         let mut held = lock(&self.held);
-        if held.holds {
+        if held.refuses {
+            waiting.reply.error(Errno::EIO);
+        } else if held.holds {
             held.waiting.push(waiting);
             self.changed.notify_all();
         } else {
@@ -59,8 +63,15 @@ impl Volume {
         answer(reply, done);
     }
 
-    pub fn let_go(&self) {
-        let waiting = std::mem::take(&mut lock(&self.held).waiting);
+    pub fn waiting(&self) -> usize {
+        lock(&self.held).waiting.len()
+    }
+
+    pub fn let_go(&self, first: usize) {
+        let mut held = lock(&self.held);
+        let first = first.min(held.waiting.len());
+        let waiting: Vec<_> = held.waiting.drain(..first).collect();
+        drop(held);
         for waiting in waiting {
             self.complete(waiting);
         }
@@ -85,7 +96,7 @@ impl Volume {
 
     pub fn interrupt(&self) {
         let mut held = lock(&self.held);
-        held.holds = false;
+        held.refuses = true;
         for waiting in std::mem::take(&mut held.waiting) {
             waiting.reply.error(Errno::EIO);
         }
