@@ -17,6 +17,9 @@ use quorum_store::types::Timestamp;
 use crate::pages::Pages;
 use crate::transaction::TransactionId;
 
+/// Most ids that a set has room for before they come: 1.3 MB.
+const ROOM_MAX: usize = 224 << 10;
+
 /// Microseconds.
 const SECOND: u64 = 1_000_000;
 
@@ -65,9 +68,10 @@ fn kept<const KEPT: usize>(id: &TransactionId) -> [u8; KEPT] {
 }
 
 impl<const KEPT: usize> IdSet<KEPT> {
-    /// For so many ids, so that they need not be hashed again while they arrive.
+    /// For so many ids, so that they need not be hashed again while they arrive. Bounded: clients
+    /// decide how many expire in a second, and in how many seconds others do.
     pub fn with_room(ids: usize) -> Self {
-        Self { numbers: HashTable::with_capacity(ids), ..Self::default() }
+        Self { numbers: HashTable::with_capacity(ids.min(ROOM_MAX)), ..Self::default() }
     }
 
     /// Its number.
@@ -152,6 +156,13 @@ mod tests {
             assert_eq!(*set.id(number as u32), id(number));
         }
         assert_eq!((set.number(&keys, &id(10_000)), set.len()), (None, 10_000));
+    }
+
+    #[test]
+    fn room_is_bounded_whatever_came_before() {
+        let room = |ids| IdSet::<16>::with_room(ids).numbers.capacity();
+        assert!(room(50_000) >= 50_000);
+        assert!(room(usize::MAX) < 2 * ROOM_MAX);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Book {
 
     pub(super) fn begin(&mut self, arriving: &[Named], now: u64) -> Vec<Admission> {
         let mut admissions = Vec::with_capacity(arriving.len());
-        for together in of_one_second(arriving, |named| named.1) {
+        for together in of_one_second(arriving) {
             while self.count + together.len() > self.entries_max && self.drop_oldest(u64::MAX) {}
             let second = second_of(together[0].1);
             let room = self.entries_max.saturating_sub(self.count);
@@ -330,7 +330,7 @@ impl Book {
             let second = u64::from(member.second);
             let Some(entries) = self.seconds.get_mut(&second) else { continue };
             let Some(entry) = entries.get_mut(member.number) else { continue };
-            let place = entry.place().filter(|_| entry.is_in(handle));
+            let place = entry.place().filter(|(batch, _)| *batch == handle);
             let target = place.and_then(|(_, position)| targets.get(&position));
             let Some(target) = target.filter(|_| entry.stage < Stage::Ordered) else { continue };
             entry.stage = Stage::Batched;
@@ -364,7 +364,7 @@ impl Book {
         now: u64,
         group: &mut Group,
     ) {
-        for together in of_one_second(executed, |named| named.1) {
+        for together in of_one_second(executed) {
             let second = second_of(together[0].1);
             let Some(entries) = self.seconds.get_mut(&second) else { continue };
             for (id, _) in together {
@@ -451,11 +451,8 @@ impl Book {
 }
 
 /// Neighbours that expire in the same second.
-fn of_one_second<T>(
-    list: &[T],
-    expiration: impl Fn(&T) -> Timestamp,
-) -> impl Iterator<Item = &[T]> {
-    list.chunk_by(move |one, other| second_of(expiration(one)) == second_of(expiration(other)))
+fn of_one_second(list: &[Named]) -> impl Iterator<Item = &[Named]> {
+    list.chunk_by(|one, other| second_of(one.1) == second_of(other.1))
 }
 
 /// It can never be executed any more. False if it had ended already.
