@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::super::StoreError;
 use super::frame::{Change, Frame, changes};
 use super::reader::Shared;
+use super::ring::Use;
 use super::scan::{read_bytes, read_frame};
 use super::tables::FrameAt;
 use super::volume::Volume;
-use super::writer::{Journal, Kind, SEGMENTS_SPARE};
+use super::writer::{Journal, Kind, SEGMENTS_SPARE, Writer};
 
 /// Copied forward with one group.
 const COPIED_BYTES: u64 = 4 << 20;
@@ -24,51 +25,45 @@ pub(super) fn is_cheap(bytes: u64, volume: &dyn Volume) -> bool {
 }
 
 impl Journal {
-    /// When room is short: writes again what is in force in the oldest segment, a part of it before
-    /// each group.
-    pub(super) fn copy_forward(&mut self) -> Result<(), StoreError> {
+    /// Before a group of so many bytes: writes again what is in force in the oldest segment, if room is
+    /// short, a part of it before each group. Little is copied before a segment has to be added for the
+    /// want of it, and not earlier: most of it is deleted before that.
+    pub(super) fn copy_forward(&mut self, group_bytes: u64) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        let segment_bytes = shared.volume.segment_bytes();
         let is_short = self.spare() < SEGMENTS_SPARE;
-        let writer = self.writer();
-        let Some(oldest) = writer.ring.oldest() else { return Ok(()) };
-        let (segment, base) = (oldest.segment, oldest.base);
+        let Writer { ring, reserve, .. } = self.writer();
+        let Some(Use { segment, base, .. }) = ring.oldest() else { return Ok(()) };
+        let is_last = ring.free() == 0 && ring.rest() < group_bytes + *reserve + segment_bytes / 4;
         let live = shared.tables(|tables| tables.live(segment));
-        // Little is cheaper to copy than a segment is to add.
-        let is_cheap = is_cheap(live.bytes, &*shared.volume);
-        if live.count == 0 || writer.ring.free() >= SEGMENTS_SPARE || !(is_short || is_cheap) {
+        let is_due = is_last && is_cheap(live.bytes, &*shared.volume);
+        if live.count == 0 || !(is_short || is_due) {
             return Ok(());
-        }
-        if writer.copied.0 != base {
-            writer.copied = (base, 0);
         }
         let mut staged = HashSet::new();
         let mut frame = Frame::default();
+        let mut from = 0;
         while frame.weight() < COPIED_BYTES
-            && shared.tables(|tables| tables.live(segment)).count > 0
+            && let Some(offset) = shared.tables(|tables| tables.first_live(segment, from))
         {
             let doing = |error| StoreError::io("copying forward", &error);
-            let read = read_frame(&*shared.volume, &shared.secret, segment, writer.copied.1);
+            let read = read_frame(&*shared.volume, &shared.secret, segment, offset);
             let Some(read) = read.map_err(doing)?.filter(|read| read.header.base == base) else {
                 break;
             };
             let bytes = read.header.frame_bytes();
             // What it holds may be all of it: together they must fit.
-            if frame.bytes() + bytes > shared.volume.segment_bytes() {
+            if !frame.is_empty() && frame.bytes() + bytes > segment_bytes {
                 break;
             }
-            writer.copied.1 += bytes;
+            from = offset + bytes;
             for change in changes(&read.changes).flatten() {
                 stage(&shared, &read.at, change, &mut staged, &mut frame)?;
             }
         }
-        if frame.is_empty() {
-            return Ok(());
-        }
-        if self.has_place(frame.bytes()) {
+        // Without a place for it, the group itself may still fit; deletions make room.
+        if !frame.is_empty() && self.has_place(frame.bytes()) {
             self.append(&frame, Kind::Group)?;
-        } else {
-            // The group itself may still fit; deletions make room.
-            self.writer().copied = (base, 0);
         }
         Ok(())
     }
@@ -95,7 +90,7 @@ fn stage(
             if shared.tables(|tables| tables.content(key)) != Some(location) {
                 return Ok(());
             }
-            let content = read_bytes(&*shared.volume, at.segment, location.offset, bytes)
+            let content = read_bytes(&*shared.volume, at.segment, location.offset(), bytes)
                 .map_err(|error| StoreError::io("copying forward", &error))?;
             if *blake3::hash(&content).as_bytes() == root.0 {
                 frame.content(key, content, root);

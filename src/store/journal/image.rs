@@ -26,7 +26,7 @@ impl Image {
     }
 
     fn load(&self, at: Location) -> Result<Bytes, StoreError> {
-        read_bytes(&self.files, at.segment, at.offset, at.bytes)
+        read_bytes(&self.files, at.spot.segment, at.offset(), at.bytes)
             .map_err(|error| StoreError::io("reading content", &error))
     }
 }

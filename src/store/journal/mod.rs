@@ -32,6 +32,7 @@
 mod forward;
 mod frame;
 mod image;
+mod live;
 mod reader;
 mod ring;
 mod scan;

@@ -99,9 +99,9 @@ impl Entries for Shared {
     /// `None` also if it was moved while it was read: it is found at the next look.
     fn content(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let Some(at) = self.tables(|tables| tables.content(key)) else { return Ok(None) };
-        let bytes = read_bytes(&*self.volume, at.segment, at.offset, at.bytes)
+        let bytes = read_bytes(&*self.volume, at.spot.segment, at.offset(), at.bytes)
             .map_err(|error| StoreError::io("reading content", &error))?;
-        let base = self.bases[at.segment as usize].load(Ordering::SeqCst);
+        let base = self.bases[at.spot.segment as usize].load(Ordering::SeqCst);
         Ok((base == at.base).then_some(bytes))
     }
 }

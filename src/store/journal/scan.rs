@@ -167,7 +167,7 @@ impl Scanner<'_> {
             let Some(change) = change else { return Ok(false) };
             let Change::Content { skip, bytes, root, .. } = change else { continue };
             let at = read.at.location(skip, bytes, root);
-            let found = read_bytes(self.volume, at.segment, at.offset, bytes)
+            let found = read_bytes(self.volume, at.spot.segment, at.offset(), bytes)
                 .map_err(|error| StoreError::io(DOING, &error))?;
             if *blake3::hash(&found).as_bytes() != root.0 {
                 return Ok(false);

@@ -7,6 +7,8 @@ use std::hash::{Hash, Hasher};
 
 use super::super::hash::Seeded;
 use super::frame::{Change, HEADER_BYTES, Header, changes};
+use super::live::{Live, Segments, Spot};
+use super::volume::BLOCK;
 use crate::types::Digest;
 
 /// Keys up to this length lie in the table itself: all but names of subscribers are shorter.
@@ -58,31 +60,39 @@ impl Eq for Key {}
 /// Where a content lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Location {
-    pub segment: u32,
+    /// Its frame.
+    pub spot: Spot,
     /// Which use of the segment.
     pub base: u64,
-    pub offset: u64,
+    /// How far behind the start of the frame it begins.
+    skip: u32,
     pub bytes: u32,
     pub root: Digest,
+}
+
+impl Location {
+    pub fn offset(&self) -> u64 {
+        u64::from(self.spot.block) * BLOCK as u64 + u64::from(self.skip)
+    }
 }
 
 /// A small entry in force.
 #[derive(Clone, Debug)]
 struct Entry {
     value: Box<[u8]>,
-    /// Where its newest frame lies.
-    segment: u32,
+    /// Its newest frame.
+    spot: Spot,
 }
 
-/// Something in force that lies in a segment.
+/// Something in force that came with a frame.
 trait Placed {
-    fn segment(&self) -> u32;
+    fn spot(&self) -> Spot;
     fn bytes(&self) -> u64;
 }
 
 impl Placed for Entry {
-    fn segment(&self) -> u32 {
-        self.segment
+    fn spot(&self) -> Spot {
+        self.spot
     }
 
     fn bytes(&self) -> u64 {
@@ -91,8 +101,8 @@ impl Placed for Entry {
 }
 
 impl Placed for Location {
-    fn segment(&self) -> u32 {
-        self.segment
+    fn spot(&self) -> Spot {
+        self.spot
     }
 
     fn bytes(&self) -> u64 {
@@ -100,38 +110,23 @@ impl Placed for Location {
     }
 }
 
-/// How much of something is in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Live {
-    /// Entries and contents.
-    pub count: u64,
-    /// Bytes of their keys and values.
-    pub bytes: u64,
-}
-
 /// By key: most hold a digest, so that the order of a tree would cost a walk through cold memory
 /// for each group, and is wanted only at opening.
 #[derive(Debug)]
 struct Table<V> {
     map: HashMap<Key, V, Seeded>,
-    /// What is in force, by segment.
-    live: Vec<Live>,
+    segments: Segments,
 }
 
 impl<V> Default for Table<V> {
     fn default() -> Self {
-        Self { map: HashMap::default(), live: Vec::new() }
+        Self { map: HashMap::default(), segments: Segments::default() }
     }
 }
 
 impl<V: Placed> Table<V> {
-    fn insert(&mut self, key: &[u8], value: V) {
-        let segment = value.segment() as usize;
-        if self.live.len() <= segment {
-            self.live.resize(segment + 1, Live::default());
-        }
-        self.live[segment].count += 1;
-        self.live[segment].bytes += key.len() as u64 + value.bytes();
+    fn insert(&mut self, at: &FrameAt, key: &[u8], value: V) {
+        self.segments.add(at, key.len() as u64 + value.bytes());
         let old = self.map.insert(key.into(), value);
         self.removed(key, old);
     }
@@ -143,14 +138,8 @@ impl<V: Placed> Table<V> {
 
     fn removed(&mut self, key: &[u8], old: Option<V>) {
         if let Some(old) = old {
-            let live = &mut self.live[old.segment() as usize];
-            live.count -= 1;
-            live.bytes -= key.len() as u64 + old.bytes();
+            self.segments.remove(old.spot(), key.len() as u64 + old.bytes());
         }
-    }
-
-    fn live(&self, segment: u32) -> Live {
-        self.live.get(segment as usize).copied().unwrap_or_default()
     }
 }
 
@@ -167,7 +156,7 @@ impl EntryTable {
     fn change(&mut self, at: &FrameAt, change: Change<'_>) {
         match change {
             Change::Entry { key, value } => {
-                self.0.insert(key, Entry { value: value.into(), segment: at.segment });
+                self.0.insert(at, key, Entry { value: value.into(), spot: at.spot() });
             }
             Change::EntryGone { key } => self.0.remove(key),
             Change::Content { .. } | Change::ContentGone { .. } => {}
@@ -189,7 +178,7 @@ impl ContentTable {
     fn change(&mut self, at: &FrameAt, change: Change<'_>) {
         match change {
             Change::Content { key, skip, bytes, root } => {
-                self.0.insert(key, at.location(skip, bytes, root));
+                self.0.insert(at, key, at.location(skip, bytes, root));
             }
             Change::ContentGone { key } => self.0.remove(key),
             Change::Entry { .. } | Change::EntryGone { .. } => {}
@@ -218,10 +207,17 @@ impl FrameAt {
         Self { segment, offset, base: header.base, change_bytes: header.change_bytes }
     }
 
+    pub fn spot(&self) -> Spot {
+        // Whole blocks of at most 4 GiB.
+        Spot { segment: self.segment, block: (self.offset / BLOCK as u64) as u32 }
+    }
+
     /// Of a content that begins so many bytes after the first one.
     pub fn location(&self, skip: u64, bytes: u32, root: Digest) -> Location {
-        let first = self.offset + HEADER_BYTES as u64 + u64::from(self.change_bytes);
-        Location { segment: self.segment, base: self.base, offset: first + skip, bytes, root }
+        let skip = HEADER_BYTES as u64 + u64::from(self.change_bytes) + skip;
+        let skip = u32::try_from(skip)
+            .unwrap_or_else(|_| panic!("J8: a content {skip} bytes behind the start of its frame"));
+        Location { spot: self.spot(), base: self.base, skip, bytes, root }
     }
 }
 
@@ -239,8 +235,17 @@ impl Tables {
 
     /// How much of a segment is in force.
     pub fn live(&self, segment: u32) -> Live {
-        let (entries, contents) = (self.entries.0.live(segment), self.contents.0.live(segment));
+        let [entries, contents] = self.segments().map(|segments| segments.live(segment));
         Live { count: entries.count + contents.count, bytes: entries.bytes + contents.bytes }
+    }
+
+    /// Offset of the first frame of a segment, from an offset on, that holds anything in force.
+    pub fn first_live(&self, segment: u32, from: u64) -> Option<u64> {
+        self.segments().into_iter().filter_map(|segments| segments.first(segment, from)).min()
+    }
+
+    fn segments(&self) -> [&Segments; 2] {
+        [&self.entries.0.segments, &self.contents.0.segments]
     }
 
     pub fn entry(&self, key: &[u8]) -> Option<&[u8]> {
@@ -249,7 +254,7 @@ impl Tables {
 
     /// The entry, if its newest frame lies in this segment.
     pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&[u8]> {
-        let entry = self.entries.0.map.get(key).filter(|entry| entry.segment == segment);
+        let entry = self.entries.0.map.get(key).filter(|entry| entry.spot.segment == segment);
         entry.map(|entry| &*entry.value)
     }
 

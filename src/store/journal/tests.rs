@@ -40,6 +40,7 @@ struct Disk {
     power: u64,
     done: u64,
     syncs: u64,
+    reads: u64,
     /// True if the next segment is under way.
     prepared: bool,
     /// What is left for further segments.
@@ -49,7 +50,7 @@ struct Disk {
 impl Disk {
     fn new(segments: Vec<Vec<u8>>) -> Self {
         let (unsynced, power, free_bytes) = (Vec::new(), u64::MAX, u64::MAX);
-        Self { segments, unsynced, power, done: 0, syncs: 0, prepared: false, free_bytes }
+        Self { segments, unsynced, power, done: 0, syncs: 0, reads: 0, prepared: false, free_bytes }
     }
 }
 
@@ -125,7 +126,8 @@ impl Volume for Memory {
 
     fn read(&self, segment: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK as u64) && buffer.len().is_multiple_of(BLOCK));
-        let disk = self.0.lock().unwrap();
+        let mut disk = self.0.lock().unwrap();
+        disk.reads += 1;
         let offset = offset as usize;
         buffer.copy_from_slice(&disk.segments[segment as usize][offset..offset + buffer.len()]);
         for (of, at, bytes) in &disk.unsynced {

@@ -47,8 +47,6 @@ pub(super) struct Writer {
     pub(super) written: (u64, u64),
     /// Frames are laid out here.
     pub(super) buffer: Buffer,
-    /// How far the oldest segment has been copied forward: its base, and an offset.
-    pub(super) copied: (u64, u64),
     /// What groups leave in the last segment.
     pub(super) reserve: u64,
 }
@@ -158,7 +156,6 @@ impl Journal {
             sequence,
             written: (0, 0),
             buffer,
-            copied: (0, 0),
             reserve: OPENING_BYTES.min(shared.volume.segment_bytes() / 4),
         });
         Ok(scan.last)
@@ -193,7 +190,6 @@ impl Journal {
     fn write(&mut self, records: &[Record]) -> Result<CommitStats, StoreError> {
         let start = Instant::now();
         let before = self.writer().written;
-        self.copy_forward()?;
         let mut frame = Frame::default();
         let mut tally = Tally::default();
         self.shared.index(|index| {
@@ -202,6 +198,7 @@ impl Journal {
                 frame.write(write);
             });
         });
+        self.copy_forward(frame.bytes())?;
         self.shared.index_mut(|index| index.forget(records));
         self.append(&frame, Kind::Group)?;
         self.shared.index_mut(|index| index.apply(records, &tally));

@@ -46,10 +46,7 @@ fn segments_used(outlives: Option<Record>) -> (u32, Journal) {
     journal.commit(&Vec::from_iter(outlives)).unwrap();
     for counter in 0..100 {
         let mut group = vec![batch_record(&two_blocks(counter), false)];
-        if let Some(old) = counter.checked_sub(4).map(two_blocks) {
-            let (digest, expiration) = (digest(&old), old.info.expiration);
-            group.push(Record::DropBatch { digest, expiration });
-        }
+        group.extend(counter.checked_sub(4).map(|old| drop_of(&two_blocks(old))));
         journal.commit(&group).unwrap();
     }
     (disk.count(), journal)
@@ -77,6 +74,58 @@ fn what_outlives_its_neighbours_and_is_much_is_left_where_it_is_while_segments_c
     assert!(journal.writer().ring.uses().all(|held| held.base > 2));
     let reader = JournalReader(Arc::clone(&journal.shared));
     assert_eq!(reader.batch(&digest(&much)).unwrap(), Some(much));
+}
+
+/// A batch that takes one block with its group.
+fn one_block(counter: u64) -> Batch {
+    batch(2, counter, 1000, 1000)
+}
+
+fn drop_of(batch: &Batch) -> Record {
+    Record::DropBatch { digest: digest(batch), expiration: batch.info.expiration }
+}
+
+#[test]
+fn what_is_deleted_before_its_segment_is_needed_again_is_not_copied() {
+    // In force for longer than it takes to fill a segment.
+    const LAG: u64 = SEGMENT_BYTES / BLOCK as u64 + 4;
+    let (disk, mut journal) = opened();
+    let mut places = BTreeMap::new();
+    for counter in 0..500 {
+        let mut group = vec![batch_record(&one_block(counter), false)];
+        group.extend(counter.checked_sub(LAG).map(|old| drop_of(&one_block(old))));
+        journal.commit(&group).unwrap();
+        let now: BTreeMap<_, _> = journal.shared.tables(|tables| {
+            tables.contents().map(|(key, location)| (key.to_vec(), location)).collect()
+        });
+        for (key, place) in &now {
+            assert_eq!(places.get(key).unwrap_or(place), place, "group {counter}");
+        }
+        places = now;
+    }
+    assert!(disk.count() < SEGMENTS_MAX - 1, "{}", disk.count());
+}
+
+#[test]
+fn of_a_segment_that_is_copied_only_frames_with_something_in_force_are_read() {
+    let (disk, mut journal) = opened();
+    let outlives = batch(3, 1, 1000, 1000);
+    let reads = || disk.0.lock().unwrap().reads;
+    let copied = (0..200).find(|counter| {
+        let before = reads();
+        let mut group = vec![batch_record(&one_block(*counter), false)];
+        group.extend(counter.checked_sub(1).map(|old| drop_of(&one_block(old))));
+        if *counter == 8 {
+            group.push(batch_record(&outlives, false));
+        }
+        let is_copied = journal.commit(&group).unwrap().fsyncs > 1;
+        // Two frames of opening, this one, and its content.
+        assert!(reads() - before <= 4, "{} reads", reads() - before);
+        is_copied
+    });
+    assert!(copied.is_some_and(|counter| counter > 8), "{copied:?}");
+    let reader = JournalReader(Arc::clone(&journal.shared));
+    assert_eq!(reader.batch(&digest(&outlives)).unwrap(), Some(outlives));
 }
 
 #[test]
