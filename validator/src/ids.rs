@@ -28,6 +28,14 @@ pub const fn second_of(expiration: Timestamp) -> u64 {
     expiration.0 / SECOND
 }
 
+/// What names a transaction here: its id, and when it expires.
+pub type Named = (TransactionId, Timestamp);
+
+/// Neighbours that expire in the same second.
+pub fn of_one_second(list: &[Named]) -> impl Iterator<Item = &[Named]> {
+    list.chunk_by(|one, other| second_of(one.1) == second_of(other.1))
+}
+
 /// The keys of the sets that belong together.
 #[derive(Clone, Copy, Debug)]
 pub struct IdKeys([u64; 2]);

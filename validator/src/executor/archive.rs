@@ -7,7 +7,7 @@ use quorum_store::types::{Epoch, Timestamp};
 use rocksdb::DB;
 
 use super::schema::{self, BlockSummary, Boundary, ExecutorError};
-use crate::ids::{IdKeys, IdSet, second_of};
+use crate::ids::{IdKeys, IdSet, Named, of_one_second, second_of};
 use crate::transaction::TransactionId;
 
 /// Ids executed and not expired, with the height of their block.
@@ -51,11 +51,7 @@ impl Executed {
 
 impl Seconds {
     /// Adds what a block executed.
-    pub(super) fn remember(
-        &mut self,
-        height: u64,
-        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
-    ) {
+    pub(super) fn remember(&mut self, height: u64, ids: impl Iterator<Item = Named>) {
         let keys = self.keys;
         let mut ids = ids.peekable();
         while let Some((_, expiration)) = ids.peek() {
@@ -99,11 +95,7 @@ impl Dedup {
     }
 
     /// Adds what a block executed.
-    pub(super) fn remember(
-        &self,
-        height: u64,
-        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
-    ) {
+    pub(super) fn remember(&self, height: u64, ids: impl Iterator<Item = Named>) {
         self.write().remember(height, ids);
     }
 
@@ -183,21 +175,19 @@ impl Archive {
     }
 
     /// Which of these were executed, and where: position and height.
-    pub fn heights_of(
-        &self,
-        ids: impl Iterator<Item = (TransactionId, Timestamp)>,
-    ) -> Vec<(usize, u64)> {
+    pub fn heights_of(&self, named: &[Named]) -> Vec<(usize, u64)> {
         let seconds = self.dedup.read();
-        let mut set: Option<(u64, Option<&Executed>)> = None;
-        let found = |(position, (id, expiration)): (usize, (TransactionId, Timestamp))| {
-            let second = second_of(expiration);
-            // Neighbours nearly always expire together.
-            let looked_up = set.filter(|(of, _)| *of == second);
-            let (_, of_second) =
-                *set.insert(looked_up.unwrap_or_else(|| (second, seconds.sets.get(&second))));
-            Some((position, of_second?.height(&seconds.keys, &id)?))
-        };
-        ids.enumerate().filter_map(found).collect()
+        let (mut found, mut first) = (Vec::new(), 0);
+        for together in of_one_second(named) {
+            if let Some(set) = seconds.sets.get(&second_of(together[0].1)) {
+                let height = |(at, (id, _)): (usize, &Named)| {
+                    Some((first + at, set.height(&seconds.keys, id)?))
+                };
+                found.extend(together.iter().enumerate().filter_map(height));
+            }
+            first += together.len();
+        }
+        found
     }
 
     /// What is kept of a block.

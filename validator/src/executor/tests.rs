@@ -127,6 +127,23 @@ fn blocks_are_executed_in_order_and_the_state_follows_them() {
 }
 
 #[test]
+fn where_transactions_were_executed_is_told_by_position_whatever_second_they_expire_in() {
+    let (_directory, path) = fresh();
+    let mut executor = open(&path);
+    executor.execute(&simple(1, &[1, 2])).unwrap();
+    let made = [(3, 29), (4, 30)].map(|(name, life)| transaction(name, START + life * SECOND));
+    let entries = made.map(|made| made.encode());
+    executor.execute(&block(2, START + 2 * SECOND, vec![batch(&entries)])).unwrap();
+    let named = |(name, life): (u64, u64)| {
+        let made = transaction(name, START + life * SECOND);
+        (made.id(), Timestamp(made.expiration_micros))
+    };
+    // Neighbours of one second, one of a second in which nothing was executed, and back.
+    let asked = [(3, 29), (9, 29), (1, 30), (9, 28), (4, 30)].map(named);
+    assert_eq!(executor.archive().heights_of(&asked), [(0, 2), (2, 1), (4, 2)]);
+}
+
+#[test]
 fn each_distinct_transaction_is_executed_once_also_across_blocks_and_restarts() {
     let (_directory, path) = fresh();
     let mut executor = open(&path);

@@ -10,7 +10,8 @@ use super::Service;
 use super::answer::Answer;
 use super::ingress::{BUSY_RETRY, Terms};
 use crate::clock;
-use crate::tracker::{Admission, Named};
+use crate::ids::Named;
+use crate::tracker::Admission;
 use crate::transaction::{self, TransactionId, WRAPPER_BYTES_MAX};
 
 /// How long a transaction waits for the answer to an equal one.
@@ -174,7 +175,7 @@ fn admit(service: &Service, arriving: &[Named]) -> Vec<Admission> {
     let mut admissions = service.tracker.begin(arriving);
     // Looked up only after they are followed: a block in between is seen here or by the tracker.
     let mut executed = Vec::new();
-    for (position, height) in service.archive.heights_of(arriving.iter().copied()) {
+    for (position, height) in service.archive.heights_of(arriving) {
         if admissions[position] == Admission::New {
             admissions[position] = Admission::Accepted;
             executed.push((arriving[position], height));
@@ -189,7 +190,7 @@ fn admit_untracked(service: &Service, arriving: &[Named]) -> Vec<Admission> {
     let known = |named: &Named| service.tracker.knows(named);
     let admission = |named| if known(named) { Admission::Accepted } else { Admission::New };
     let mut admissions: Vec<Admission> = arriving.iter().map(admission).collect();
-    for (position, _) in service.archive.heights_of(arriving.iter().copied()) {
+    for (position, _) in service.archive.heights_of(arriving) {
         admissions[position] = Admission::Accepted;
     }
     admissions

@@ -10,8 +10,8 @@ use quorum_store::types::{Digest, Timestamp};
 use slab::Slab;
 
 use super::second::{Entry, Second};
-use super::{Admission, Named, Stage, Tracked};
-use crate::ids::{IdKeys, second_of};
+use super::{Admission, Stage, Tracked};
+use crate::ids::{IdKeys, Named, of_one_second, second_of};
 use crate::outcomes::Group;
 use crate::transaction::TransactionId;
 
@@ -448,11 +448,6 @@ impl Book {
         }
         true
     }
-}
-
-/// Neighbours that expire in the same second.
-fn of_one_second(list: &[Named]) -> impl Iterator<Item = &[Named]> {
-    list.chunk_by(|one, other| second_of(one.1) == second_of(other.1))
 }
 
 /// It can never be executed any more. False if it had ended already.

@@ -36,6 +36,7 @@ use book::Book;
 
 use crate::clock::Clock;
 use crate::executor::{Archive, BlockOutcome};
+use crate::ids::Named;
 use crate::outcomes::{Group, Milestone, Outcomes};
 use crate::transaction::TransactionId;
 
@@ -96,9 +97,6 @@ pub struct Tracked {
     /// The block that ordered or executed it.
     pub height: Option<u64>,
 }
-
-/// What names a transaction here: its id, and when it expires.
-pub type Named = (TransactionId, Timestamp);
 
 /// What to do with a transaction that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +268,7 @@ impl Tracker {
         let mut executed: BTreeMap<u64, Group> = BTreeMap::new();
         let mut expired = Group::default();
         let open = self.book().open();
-        let found = archive.heights_of(open.iter().copied());
+        let found = archive.heights_of(&open);
         {
             let mut book = self.book();
             for (position, height) in found {
