@@ -51,12 +51,8 @@ impl Journal {
             let Some(read) = read.map_err(doing)?.filter(|read| read.header.base == base) else {
                 break;
             };
-            let bytes = read.header.frame_bytes();
-            // What it holds may be all of it: together they must fit.
-            if !frame.is_empty() && frame.bytes() + bytes > segment_bytes {
-                break;
-            }
-            from = offset + bytes;
+            from = offset + read.header.frame_bytes();
+            // No longer, together, than the frames that are read: it fits a segment.
             for change in changes(&read.changes).flatten() {
                 stage(&shared, &read.at, change, &mut staged, &mut frame)?;
             }
@@ -79,8 +75,7 @@ fn stage(
 ) -> Result<(), StoreError> {
     match change {
         Change::Entry { key, .. } => {
-            let value =
-                shared.tables(|tables| tables.entry_in(key, at.segment).map(<[u8]>::to_vec));
+            let value = shared.tables(|tables| tables.entry_at(key, at.spot()).map(<[u8]>::to_vec));
             if let Some(value) = value.filter(|_| staged.insert(key.to_vec())) {
                 frame.entry(key, &value);
             }

@@ -252,9 +252,9 @@ impl Tables {
         self.entries.0.map.get(key).map(|entry| &*entry.value)
     }
 
-    /// The entry, if its newest frame lies in this segment.
-    pub fn entry_in(&self, key: &[u8], segment: u32) -> Option<&[u8]> {
-        let entry = self.entries.0.map.get(key).filter(|entry| entry.spot.segment == segment);
+    /// The entry, if this is its newest frame.
+    pub fn entry_at(&self, key: &[u8], spot: Spot) -> Option<&[u8]> {
+        let entry = self.entries.0.map.get(key).filter(|entry| entry.spot == spot);
         entry.map(|entry| &*entry.value)
     }
 
@@ -298,6 +298,39 @@ fn prefix(key: &[u8]) -> u128 {
 mod tests {
     use super::super::frame::Frame;
     use super::*;
+
+    #[test]
+    fn what_is_in_force_is_known_by_segment_and_by_frame() {
+        let mut tables = Tables::default();
+        let at = |segment, block: u64| FrameAt {
+            segment,
+            offset: block * BLOCK as u64,
+            base: 1,
+            change_bytes: 0,
+        };
+        let mut apply = |at: FrameAt, write: &dyn Fn(&mut Frame)| {
+            let mut frame = Frame::default();
+            write(&mut frame);
+            assert!(tables.apply(&at, frame.changes()));
+            let live = |segment| {
+                let Live { count, bytes } = tables.live(segment);
+                (count, bytes, tables.first_live(segment, 0).map(|offset| offset / BLOCK as u64))
+            };
+            let newest = [at.spot(), Spot { segment: 0, block: 3 }];
+            (live(0), live(1), newest.map(|spot| tables.entry_at(b"k", spot).map(<[u8]>::len)))
+        };
+        let content = |frame: &mut Frame| {
+            frame.content(b"body", vec![7; 100].into(), Digest([1; 32]));
+        };
+        let (none, nowhere) = ((0, 0, None), [None, None]);
+        assert_eq!(apply(at(0, 1), &content), ((1, 104, Some(1)), none, nowhere));
+        let small = apply(at(0, 3), &|frame| frame.entry(b"k", b"small"));
+        assert_eq!(small, ((2, 110, Some(1)), none, [Some(5), Some(5)]));
+        let gone = apply(at(0, 4), &|frame| frame.content_gone(b"body"));
+        assert_eq!(gone, ((1, 6, Some(3)), none, [None, Some(5)]));
+        let moved = apply(at(1, 0), &|frame| frame.entry(b"k", b"larger"));
+        assert_eq!(moved, (none, (1, 7, Some(0)), [Some(6), None]));
+    }
 
     #[test]
     fn entries_come_in_the_order_of_keys_whatever_their_length() {
