@@ -206,4 +206,24 @@ mod tests {
         apply(&mut index, &drops(10)[1..]);
         assert_eq!((index.usage(), index.proof(&digest)), ((0, 0), None), "its proof goes with it");
     }
+
+    #[test]
+    fn a_group_weighs_its_keys_and_values_and_each_payload_is_told_apart() {
+        use super::super::schema::delete;
+        let body = bytes::Bytes::from(vec![7; 40]);
+        let root = Digest([1; 32]);
+        let put = |table, key: &[u8], value| Write::Put { table, key: key.to_vec(), value };
+        let mut tally = Tally::default();
+        for write in [
+            put(Table::Control, b"abc", Value::Encoded(vec![0; 10])),
+            put(Table::Content, b"ab", Value::Body { bytes: &body, root }),
+            put(Table::Content, b"a", Value::Encoded(vec![0; 200])),
+            put(Table::Content, b"a", Value::Encoded(vec![0; 3000])),
+            delete(Table::Control, b"four".to_vec()),
+        ] {
+            tally.add(&write);
+        }
+        assert_eq!(tally.bytes, 13 + 42 + 201 + 3001 + 4);
+        assert_eq!((tally.content_bytes, tally.payloads), (3240, vec![200, 3000]));
+    }
 }

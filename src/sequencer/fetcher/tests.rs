@@ -423,3 +423,76 @@ fn a_link_that_goes_down_is_nobody_s_fault_and_its_asks_go_elsewhere() {
     assert_eq!(world.found[&id].1, Ok(()));
     assert_eq!(world.fetcher.standings(world.now)[&peer(1)].penalty, 0);
 }
+
+#[test]
+fn who_was_asked_is_known_until_it_answers_or_its_time_is_over() {
+    let mut world = World::new(&[Temper::After(10), Temper::Silent]);
+    assert!(!world.fetcher.is_due(world.now) && world.fetcher.next_deadline().is_none());
+    let digest = world.batch(100);
+    world.want(digest, &[1], Duration::from_secs(5));
+    let asked = |world: &World, name| world.fetcher.was_asked(&peer(name), &digest);
+    assert!(asked(&world, 1) && !asked(&world, 2));
+    let due = world.fetcher.next_deadline().unwrap();
+    assert!(!world.fetcher.is_due(world.now) && world.fetcher.is_due(due));
+    world.pass(Duration::from_millis(10));
+    assert!(!asked(&world, 1));
+    let other = world.batch(100);
+    world.want(other, &[2], Duration::from_secs(5));
+    assert!(world.fetcher.was_asked(&peer(2), &other));
+}
+
+#[test]
+fn a_link_that_goes_down_makes_room_for_what_waits_for_it_and_only_if_it_held_some() {
+    let mut world = World::new(&[Temper::Silent, Temper::Silent]);
+    world.fetcher.limits.bytes_in_flight_max = 3000;
+    let (first, second) = (world.batch(2000), world.batch(2000));
+    let abandoned = world.want(first, &[1], Duration::from_mins(1));
+    world.fetcher.on_cancel(abandoned);
+    world.want(second, &[2], Duration::from_mins(1));
+    assert_eq!(world.asked.len(), 1, "there is no room");
+    world.fetcher.on_link_down(world.now, &peer(2));
+    assert!(!world.fetcher.is_due(world.now), "nothing was asked over it");
+    world.fetcher.on_link_down(world.now, &peer(1));
+    assert!(world.fetcher.is_due(world.now));
+    world.tick();
+    assert_eq!(world.asked.last(), Some(&(world.now, peer(2), (second, 0))));
+}
+
+#[test]
+fn no_more_is_wanted_at_once_than_the_bound_but_what_is_wanted_may_be_shared() {
+    let mut world = World::new(&[Temper::Silent]);
+    world.fetcher.limits.wants_max = 2;
+    let digests = [world.batch(100), world.batch(100), world.batch(100)];
+    let ids = digests.map(|digest| world.want(digest, &[], Duration::from_mins(1)));
+    let shared = world.want(digests[0], &[], Duration::from_mins(1));
+    assert_eq!(world.found.get(&ids[2]), Some(&(world.now, Err(FetchError::Busy))));
+    assert!([ids[0], ids[1], shared].iter().all(|id| !world.found.contains_key(id)));
+    assert_eq!(world.fetcher.len(), 2);
+}
+
+#[test]
+fn each_round_waits_twice_as_long_as_the_one_before_up_to_eight_times() {
+    let mut world = World::new(&[Temper::Absent]);
+    let digest = world.batch(100);
+    world.want(digest, &[1], Duration::from_mins(1));
+    world.pass(Duration::from_secs(20));
+    let times: Vec<Duration> = world.asked.iter().map(|(at, _, _)| *at).collect();
+    let gaps: Vec<Duration> =
+        times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    let answer = Duration::from_millis(5);
+    let expected = [1, 2, 4, 8, 8].map(|tries| TRY * tries + answer);
+    assert_eq!(gaps[..5], expected);
+}
+
+#[test]
+fn while_nobody_answers_twice_as_many_are_asked_each_time() {
+    let mut world = World::new(&[Temper::Silent; 16]);
+    let digest = world.batch(100);
+    world.want(digest, &[], Duration::from_mins(1));
+    world.pass(TRY * 3);
+    let mut asked: BTreeMap<Duration, usize> = BTreeMap::new();
+    for (at, _, _) in &world.asked {
+        *asked.entry(*at).or_default() += 1;
+    }
+    assert!(asked.into_values().eq([1, 2, 4, 8]), "{:?}", world.asked);
+}

@@ -104,6 +104,9 @@ fn content_that_a_quorum_misses_is_evidence_then_a_proposal_then_skipped_by_all(
         }
         net.settle();
     }
+    // It is known to be gone: nobody is asked, and nobody waits.
+    fetch(&mut net, 0, 803, digest, info);
+    assert!(matches!(fetched(&mut net, 0, 803), Some(Err(FetchError::Rewritten))));
     // Whoever executed the first commit is told before the second one.
     attach(&mut net, 3, 2);
     net.settle();

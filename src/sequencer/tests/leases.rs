@@ -128,6 +128,24 @@ fn as_the_pool_fills_the_lowest_bucket_rises_and_refusals_say_so() {
 }
 
 #[test]
+fn a_pool_that_is_full_to_its_last_byte_takes_nothing_although_it_may_hold_more_transactions() {
+    let (pool_bytes_max, pool_transactions_max) = (ByteSize::mib(1), 1000);
+    let mut net = Net::with(SequencerConfig { pool_bytes_max, pool_transactions_max, ..small() });
+    // Nothing leaves it while nobody is there to take a batch.
+    let peers = [1, 2, 3].map(|index: usize| net.nodes[index].author);
+    peers.into_iter().for_each(|peer| net.input(0, Input::LinkDown { peer }));
+    let bytes = Bytes::from(vec![7; 64 << 10]);
+    let large = Transaction { bytes, gas_unit_price: 100, ..net.transaction("") };
+    submit(&mut net, vec![large; 16], None);
+    let now = pressure(&net);
+    assert_eq!(now.pooled, Room { bytes: 1 << 20, transactions: 16 });
+    assert_eq!((now.lowest_gas_bucket, now.accepted), (None, Room::default()));
+    let refused = ask(&mut net, "a", 1).unwrap_err();
+    let LeaseError::Busy { limit, .. } = refused else { panic!("{refused:?}") };
+    assert_eq!(limit, LeaseLimit::Pressure(BusyReason::Pool));
+}
+
+#[test]
 fn room_comes_back_by_use_release_expiry_and_the_end_of_the_epoch_each_once() {
     let mut net = Net::with(small());
     let leases: Vec<_> = ["used", "released", "expires"]
