@@ -193,6 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn content_that_is_written_again_counts_once() {
+        let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
+        for bytes in [20, 20, 500, 3] {
+            let (kind, expiration) = (ContentKind::Batch, held.info.expiration);
+            let located = Located { kind, expiration, bytes };
+            index.insert_content(digest(&held), located);
+            assert_eq!(index.usage(), (bytes, 1));
+            assert_eq!(index.content(&digest(&held), ContentKind::Batch), Some(located));
+            assert_eq!(index.content(&digest(&held), ContentKind::Payload), None);
+        }
+    }
+
+    #[test]
     fn what_is_dropped_under_another_expiration_stays() {
         let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
         apply(&mut index, &[batch_record(&held, true), proof_record(&held)]);

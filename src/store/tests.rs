@@ -310,6 +310,14 @@ fn writes_that_are_carried_out_later_lead_to_the_same_store() {
 }
 
 #[test]
+fn proofs_come_back_also_where_no_batch_does() {
+    let mut store = memory();
+    let proofs = [1, 2, 3].map(|counter| proof_record(&batch(2, counter, counter, 10)));
+    store.commit(&proofs).unwrap();
+    assert_eq!(plain(&store.recover().unwrap().records), plain(&proofs));
+}
+
+#[test]
 fn an_entry_under_a_digest_that_is_not_its_own_is_damage() {
     let (peer, other) = (batch(2, 1, 10, 10), batch(2, 2, 10, 10));
     let of = digest(&other);

@@ -166,3 +166,28 @@ fn what_goes_frees_its_window_and_raises_the_floor_to_the_highest_that_went() {
     assert_eq!(world.coordinator.on_overdue(&mut Outbox::default(), &later), 1);
     assert_eq!(world.give(1, 3, 500), Err(Refusal::BelowFloor));
 }
+
+#[test]
+fn what_is_stored_counts_beyond_its_epoch_and_floors_go_with_it() {
+    let mut world = world(PLENTY);
+    world.coordinator.on_recovered_floor(batch(1, 5, 1).info.slot());
+    assert_eq!(world.give(1, 6, 500), Ok(true));
+    assert_eq!(world.give(2, 1, 500), Ok(true));
+    world.coordinator.admits = false;
+    world.coordinator.on_fence();
+    let (author, mut outbox) = (Author([2; 32]), Outbox::default());
+    let stored = world.coordinator.stored(&author);
+    let member = |byte| Member { author: Author([byte; 32]), power: 1 };
+    let committee = Committee::new((2..=5).map(member).collect()).unwrap();
+    world.coordinator.on_epoch(&mut outbox, Epoch(2), &committee);
+    let [Record::DropFloors { epoch: Epoch(1), floors }] = &outbox.records[..] else {
+        panic!("{:?}", outbox.records)
+    };
+    assert_eq!(floors[..], [(author, Incarnation(1))]);
+    assert_eq!((stored.batches, world.coordinator.stored(&author)), (2, stored));
+    let mut next = batch(1, 1, 500);
+    next.info.epoch = Epoch(2);
+    assert_eq!(world.give_from(2, &next), Err(Refusal::DiskNearlyFull));
+    world.coordinator.admits = true;
+    assert_eq!(world.give_from(2, &next), Ok(true));
+}

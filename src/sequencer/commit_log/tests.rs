@@ -228,3 +228,63 @@ fn an_earlier_life_is_continued_only_where_each_commit_follows_the_one_before() 
     assert!(recovered(&[chain[0], next(&chain[0].header, 9)]).is_none(), "time went back");
     assert!(recovered(&[chain[0], next(&chain[0].header, 10)]).is_some(), "at the same moment");
 }
+
+#[test]
+fn bytes_of_recovered_commits_count_for_those_above_them() {
+    let mut log = log();
+    for commit in chain(3, 10) {
+        assert!(log.on_recovered(Duration::ZERO, commit));
+        let (index, block_timestamp) = (commit.index, commit.header.block_timestamp);
+        let acks = Component::ALL.map(|component| Ack { component, freed: 0, watermark: index });
+        assert!(log.on_recovered_receipt(CommitReceipt { index, block_timestamp, acks }));
+    }
+    log.on_recovered_bytes(CommitIndex(1), 100);
+    log.on_recovered_bytes(CommitIndex(3), 7);
+    let bytes = [1, 2, 3, 4].map(|index| log.bytes_from(CommitIndex(index)));
+    assert_eq!(bytes, [107, 7, 7, 0]);
+}
+
+#[test]
+fn a_subscriber_holds_commits_for_so_long_since_they_were_applied_or_it_came_further() {
+    let mut log = log();
+    let name = |name: &str| name.to_owned();
+    let second = Duration::from_secs;
+    log.subscribers.on_recovered(second(5), name("slow"), CommitIndex(1), false);
+    log.subscribers.on_recovered(second(5), name("lost"), CommitIndex(1), true);
+    tell(&mut log, &chain(2, 10));
+    assert_eq!(log.next_deadline(), None, "nothing is applied");
+    apply(&mut log, 9, 100);
+    assert_eq!(log.next_deadline(), Some(second(10)));
+    apply(&mut log, 30, 20);
+    assert_eq!(log.next_deadline(), Some(second(10)));
+    let status = log.subscriber_status(second(12));
+    let seen: Vec<_> =
+        status.iter().map(|s| (&*s.name, s.lagged, s.lag_commits, s.lag_bytes)).collect();
+    assert_eq!(seen, [("lost", true, 2, 120), ("slow", false, 2, 120)]);
+    assert!((status[1].lag_seconds - 3.0).abs() < 1e-9 && !status[1].attached);
+    let behind = [0, 1].map(|index| log.behind(CommitIndex(index)));
+    assert_eq!(behind, [vec![], vec![name("lost"), name("slow")]]);
+    assert_eq!(log.subscribers.lowest(), Some(CommitIndex(1)));
+    let (mut outbox, mut retention) =
+        (Outbox::default(), crate::sequencer::retention::Retention::new(Duration::ZERO));
+    log.on_acknowledge(&mut outbox, &mut retention, second(50), "slow", CommitIndex(2));
+    assert_eq!(log.next_deadline(), Some(second(51)));
+    // Not beyond what is applied, and not back.
+    log.on_acknowledge(&mut outbox, &mut retention, second(60), "slow", CommitIndex(99));
+    log.on_acknowledge(&mut outbox, &mut retention, second(70), "slow", CommitIndex(1));
+    assert_eq!((log.subscribers.lowest(), log.next_deadline()), (Some(CommitIndex(3)), None));
+    assert_eq!(log.behind(CommitIndex(2)), [name("lost")]);
+}
+
+#[test]
+fn what_was_passed_is_recorded_once_when_it_rises() {
+    let mut log = log();
+    let mut flush = |below| {
+        let mut records = Vec::new();
+        log.subscribers.pass(CommitIndex(below));
+        log.subscribers.flush(&mut records);
+        records.len()
+    };
+    assert_eq!([3, 3, 2, 4].map(&mut flush), [1, 0, 0, 1]);
+    assert_eq!(log.subscribers.passed(), CommitIndex(4));
+}

@@ -425,6 +425,15 @@ fn a_link_that_goes_down_is_nobody_s_fault_and_its_asks_go_elsewhere() {
 }
 
 #[test]
+fn a_batch_that_is_fetched_whole_counts_whole() {
+    let mut world = World::new(&[Temper::Silent]);
+    let digest = world.batch(crate::types::chunk::WHOLE_BYTES_MAX - 100);
+    world.want(digest, &[1], Duration::from_secs(5));
+    assert_eq!(world.asked.len(), 1);
+    assert_eq!(world.fetcher.bytes_in_flight(), u64::from(world.batches[&digest].info.bytes));
+}
+
+#[test]
 fn who_was_asked_is_known_until_it_answers_or_its_time_is_over() {
     let mut world = World::new(&[Temper::After(10), Temper::Silent]);
     assert!(!world.fetcher.is_due(world.now) && world.fetcher.next_deadline().is_none());
@@ -495,4 +504,38 @@ fn while_nobody_answers_twice_as_many_are_asked_each_time() {
         *asked.entry(*at).or_default() += 1;
     }
     assert!(asked.into_values().eq([1, 2, 4, 8]), "{:?}", world.asked);
+}
+
+#[test]
+fn a_busy_peer_that_is_left_is_asked_when_it_said_although_others_have_much_to_do() {
+    let mut world = World::new(&[Temper::Silent]);
+    let elsewhere = world.batch(100);
+    world.want(elsewhere, &[1], Duration::from_mins(1));
+    // From now on there is only one other, and it is busy.
+    world.tempers = BTreeMap::from([(peer(2), Temper::Busy)]);
+    let first = world.batch(100);
+    world.want(first, &[2], Duration::from_mins(1));
+    world.pass(Duration::from_millis(10));
+    let second = world.batch(100);
+    world.want(second, &[2], Duration::from_mins(1));
+    let free = world.fetcher.peers.busy_until(&peer(2)).unwrap();
+    assert!(free > world.now && world.asked.iter().all(|(_, _, piece)| piece.0 != second));
+    world.pass(free.saturating_sub(world.now));
+    assert!(world.asked.contains(&(free, peer(2), (second, 0))));
+}
+
+#[test]
+fn whoever_says_that_it_has_it_is_asked_at_once_also_between_two_rounds() {
+    let mut world = World::new(&[Temper::Absent, Temper::Absent]);
+    let digest = world.batch(100);
+    world.want(digest, &[], Duration::from_mins(1));
+    world.pass(Duration::from_millis(50));
+    assert_eq!(world.asked.len(), 2, "both have answered");
+    world.tempers.insert(peer(2), Temper::After(10));
+    world.fetcher.on_holder(world.now, peer(2), &digest);
+    world.tick();
+    assert_eq!(world.asked[2..], [(world.now, peer(2), (digest, 0))]);
+    world.fetcher.on_holder(world.now, peer(1), &Digest([9; 32]));
+    world.tick();
+    assert_eq!(world.asked.len(), 3, "of what nobody wants, nobody is asked");
 }

@@ -245,6 +245,7 @@ fn only_a_disk_without_room_refuses_what_is_leased_and_the_lease_stays() {
     let now = pressure(&net);
     assert_eq!(now.lowest_gas_bucket, None);
     assert!(now.reasons.contains(BusyReason::Disk));
+    assert_eq!(net.status(0).busy.as_deref(), Some("disk nearly full"));
     let refused = ask(&mut net, "b", 2).unwrap_err();
     let LeaseError::Busy { limit, lowest_gas_bucket: None, .. } = refused else { panic!() };
     assert_eq!(limit, LeaseLimit::Pressure(BusyReason::Disk));
@@ -254,6 +255,7 @@ fn only_a_disk_without_room_refuses_what_is_leased_and_the_lease_stays() {
     assert!(matches!(told[0], Some(SubmitError::Busy { reason: BusyReason::Disk, .. })));
     assert_eq!(pressure(&net).leased, lease.room);
     net.input(0, Input::Space { admits: true });
+    assert_eq!(net.status(0).busy, None);
     let one = priced(&net, 0, 1);
     let id = submit(&mut net, one, Some(under("a", &lease)));
     net.pass(SECOND);
@@ -314,6 +316,13 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     assert!(before.pool_transactions < 200 && before.uncertified_batches == 3, "{before:?}");
     let now = pressure(&net);
     assert!(now.pull_rate.is_some(), "{now:?}");
+    // Who is refused is told when what is there will have left.
+    let cheap = priced(&net, 0, 1);
+    let id = submit(&mut net, cheap, None);
+    let told = refusals(&mut net, id);
+    let Some(SubmitError::Busy { retry_after, .. }) = told[0] else { panic!("{told:?}") };
+    let expected = before.pool_transactions * 1000 / now.pull_rate.unwrap();
+    assert_eq!(retry_after, Duration::from_millis(expected));
     // A second of the least rate.
     let (mut left, mut seconds) = (before.pool_transactions, Vec::new());
     for _ in 0..2 {

@@ -36,6 +36,8 @@ fn a_batch_is_measured_when_it_is_sealed_certified_proposed_and_ordered() {
     assert_eq!(certified[0], Measurement::Certified(30 * MS));
     assert!(certified[1..].iter().all(|m| *m == Measurement::LateVote), "{certified:?}");
     net.pass(50 * MS);
+    let proposer = &net.nodes[1].sequencer;
+    assert_eq!((proposer.proposable(), proposer.proposable_bytes()), (1, bytes.into()));
     let payload = net.pull(1, 1, net.genesis_digest());
     let (age, proven) = (50 * MS, Some(50 * MS));
     let (batches, transactions) = (1, 2);
@@ -163,4 +165,20 @@ fn a_vote_that_waited_for_a_batch_says_how_long() {
     net.settle();
     assert!(matches!(net.nodes[2].replies.get(&id), Some(Reply::Verified(Ok(_)))));
     assert_eq!(measured(&mut net, 2), [Measurement::OptimisticWait(40 * MS)]);
+}
+
+#[test]
+fn how_long_the_newest_batch_in_a_commit_waited_is_felt_while_others_wait() {
+    let mut net = Net::new();
+    let bound = net.config.pressure.commit_time_max;
+    for text in ["one", "two"] {
+        net.batch(0, text);
+        net.pass(bound / 5);
+    }
+    let level = |net: &Net| net.nodes[0].sequencer.pressure().levels.commits;
+    let before = level(&net);
+    net.block(1, net.genesis_digest());
+    assert_eq!(level(&net), 0, "nothing waits");
+    net.batch(0, "three");
+    assert_eq!((before, level(&net)), (0, 200));
 }

@@ -453,8 +453,9 @@ fn a_group_is_one_write_and_one_sync() {
     let (disk, mut journal) = create();
     journal.recover().unwrap();
     let before = disk.done();
-    journal.commit(&[batch_record(&batch(2, 1, 50, 5000), true)]).unwrap();
+    let stats = journal.commit(&[batch_record(&batch(2, 1, 50, 5000), true)]).unwrap();
     assert_eq!(disk.done() - before, 2);
+    assert_eq!((stats.fsyncs, stats.bytes), (1, 2 * BLOCK as u64));
 }
 
 const CONFIG: JournalConfig =
@@ -513,7 +514,9 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     refused("is not what was written");
     std::fs::remove_file(&ring).unwrap();
     refused("is missing");
+    assert!(!is_at(&database));
     std::fs::write(&ring, good).unwrap();
+    assert!(is_at(&database));
     std::fs::rename(&segment, database.join("kept")).unwrap();
     refused("has 0 bytes");
     std::fs::rename(database.join("kept"), &segment).unwrap();
@@ -584,6 +587,10 @@ fn frames_that_no_writer_leaves_are_damage() {
     let disk = Memory::new();
     lay_out(&disk, &[first, header(9, 9, 8), third]);
     assert!(matches!(scan::scan(&*disk, &SECRET), Err(StoreError::Damaged { .. })));
+    // A frame that is there twice is read once.
+    let disk = Memory::new();
+    lay_out(&disk, &[first, first]);
+    assert_eq!(scan::scan(&*disk, &SECRET).unwrap().last.unwrap().at.offset, 0);
     // A use of a segment begins with its base.
     let disk = Memory::new();
     lay_out(&disk, &[header(2, 5, 1)]);
