@@ -339,7 +339,7 @@ mod tests {
         rate.on_pressure(interval, true);
         let first = rate.limit().unwrap();
         assert_eq!(rate.allowance(interval), 0, "nothing is saved up from before");
-        rate.on_pressure(interval * 2 - Duration::from_nanos(1), true);
+        rate.on_pressure((interval * 2).saturating_sub(Duration::from_nanos(1)), true);
         assert_eq!(rate.limit(), Some(first));
         rate.on_pressure(interval * 2, true);
         assert_eq!(rate.limit(), Some(first / 2));

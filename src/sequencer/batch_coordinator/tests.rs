@@ -191,3 +191,28 @@ fn what_is_stored_counts_beyond_its_epoch_and_floors_go_with_it() {
     world.coordinator.admits = true;
     assert_eq!(world.give_from(2, &next), Ok(true));
 }
+
+#[test]
+fn claims_of_an_earlier_life_occupy_their_slots_in_each_incarnation() {
+    let mut world = world(PLENTY);
+    let infos: Vec<BatchInfo> = (1..=INCARNATIONS_MAX as u64)
+        .flat_map(|incarnation| [2, 1].map(|counter| batch(incarnation, counter, 500).info))
+        .collect();
+    let digest = Digest([1; 32]);
+    let recover = |world: &mut World, infos: &[BatchInfo]| {
+        world.coordinator.on_recovered_claims(infos.iter().map(|info| (&digest, info)))
+    };
+    assert_eq!(recover(&mut world, &infos), Ok(()));
+    assert_eq!(world.coordinator.on_close(), infos.len() as u64);
+    assert_eq!(world.coordinator.stored(&Author([2; 32])).batches, infos.len() as u64);
+    assert_eq!(world.give(99, 1, 500), Err(Refusal::TooManyIncarnations));
+    assert_eq!(world.give(1, 1, 500), Err(Refusal::Equivocation), "it is taken");
+    assert_eq!(world.give(1, 3, 500), Ok(true));
+    let twice = [infos[0], infos[1], infos[0]];
+    assert_eq!(recover(&mut self::world(PLENTY), &twice), Err(infos[0].slot()));
+    // Of another epoch they only count.
+    let mut world = self::world(PLENTY);
+    assert_eq!(recover(&mut world, &[BatchInfo { epoch: Epoch(0), ..infos[0] }]), Ok(()));
+    assert_eq!(world.coordinator.stored(&Author([2; 32])).batches, 1);
+    assert_eq!(world.coordinator.on_close(), 0);
+}

@@ -84,7 +84,7 @@ fn a_batch_is_due_when_its_oldest_transaction_is_old_or_when_it_is_full() {
     pool(&mut generator, 100, 5);
     pool(&mut generator, 100, 9);
     assert_eq!(generator.next_deadline(), Some(25 * MS));
-    assert!(!generator.is_due(25 * MS - Duration::from_nanos(1)) && generator.is_due(25 * MS));
+    assert!(!generator.is_due(Duration::from_nanos(24_999_999)) && generator.is_due(25 * MS));
     pool(&mut generator, 799, 9);
     assert!(!generator.is_due(9 * MS), "a byte is missing");
     pool(&mut generator, 1, 9);

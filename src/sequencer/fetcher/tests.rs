@@ -360,6 +360,23 @@ fn own_needs_leave_room_for_whoever_executes() {
     assert_eq!(world.asked.last().unwrap().2.0, digest, "it is asked for at once");
 }
 
+#[test]
+fn what_is_due_at_the_same_time_is_asked_for_whoever_executes_first() {
+    // Whichever of the two digests is the lower one.
+    for swapped in [false, true] {
+        let mut world = World::new(&[Temper::Silent]);
+        world.fetcher.limits.bytes_in_flight_max = 3000;
+        let mut digests = [world.batch(2000), world.batch(2000)];
+        digests.sort();
+        let [own, host] = if swapped { [digests[1], digests[0]] } else { digests };
+        let info = world.batches[&own].info;
+        world.fetcher.on_need(own, Some(info), &[], world.now);
+        world.want(host, &[], Duration::from_secs(1));
+        let asked: Vec<Digest> = world.asked.iter().map(|(_, _, piece)| piece.0).collect();
+        assert_eq!(asked, [host], "there is room for one");
+    }
+}
+
 #[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn every_wait_ends_by_its_deadline_and_what_nobody_waits_for_is_forgotten() {

@@ -125,7 +125,7 @@ fn a_proof_grows_after_an_interval_and_then_after_twice_as_long() {
     };
     world.vote(1, 6, SECOND + SECOND / 2);
     assert_eq!(world.proofs.next_deadline(), Some(2 * SECOND));
-    assert_eq!(grown(&mut world, 2 * SECOND - Duration::from_nanos(1)), [0; 0]);
+    assert_eq!(grown(&mut world, Duration::from_millis(1999)), [0; 0]);
     assert_eq!(grown(&mut world, 2 * SECOND), [6]);
     assert_eq!(world.proofs.next_deadline(), None);
     world.vote(1, 7, 2 * SECOND);

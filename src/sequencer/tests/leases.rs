@@ -133,7 +133,9 @@ fn a_pool_that_is_full_to_its_last_byte_takes_nothing_although_it_may_hold_more_
     let mut net = Net::with(SequencerConfig { pool_bytes_max, pool_transactions_max, ..small() });
     // Nothing leaves it while nobody is there to take a batch.
     let peers = [1, 2, 3].map(|index: usize| net.nodes[index].author);
-    peers.into_iter().for_each(|peer| net.input(0, Input::LinkDown { peer }));
+    for peer in peers {
+        net.input(0, Input::LinkDown { peer });
+    }
     let bytes = Bytes::from(vec![7; 64 << 10]);
     let large = Transaction { bytes, gas_unit_price: 100, ..net.transaction("") };
     submit(&mut net, vec![large; 16], None);
@@ -323,6 +325,9 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     let Some(SubmitError::Busy { retry_after, .. }) = told[0] else { panic!("{told:?}") };
     let expected = before.pool_transactions * 1000 / now.pull_rate.unwrap();
     assert_eq!(retry_after, Duration::from_millis(expected));
+    // What waits longer waits in the source.
+    net.input(0, Input::SourceReady);
+    assert!(net.nodes[0].source.pulls.is_empty());
     // A second of the least rate.
     let (mut left, mut seconds) = (before.pool_transactions, Vec::new());
     for _ in 0..2 {

@@ -36,8 +36,8 @@ fn a_batch_is_measured_when_it_is_sealed_certified_proposed_and_ordered() {
     assert_eq!(certified[0], Measurement::Certified(30 * MS));
     assert!(certified[1..].iter().all(|m| *m == Measurement::LateVote), "{certified:?}");
     net.pass(50 * MS);
-    let proposer = &net.nodes[1].sequencer;
-    assert_eq!((proposer.proposable(), proposer.proposable_bytes()), (1, bytes.into()));
+    let leader = &net.nodes[1].sequencer;
+    assert_eq!((leader.proposable(), leader.proposable_bytes()), (1, bytes.into()));
     let payload = net.pull(1, 1, net.genesis_digest());
     let (age, proven) = (50 * MS, Some(50 * MS));
     let (batches, transactions) = (1, 2);

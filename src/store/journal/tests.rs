@@ -449,6 +449,21 @@ fn a_full_ring_is_said_to_be_full_and_loses_nothing() {
 }
 
 #[test]
+fn a_group_that_no_segment_holds_is_said_to_be_too_large() {
+    let bytes_of = |length| {
+        let (_disk, mut journal) = create();
+        journal.recover().unwrap();
+        journal.commit(&[batch_record(&batch(2, 1, 50, length), true)]).map(|stats| stats.bytes)
+    };
+    // Beside what is kept for openings.
+    assert_eq!(bytes_of(12 * BLOCK - 600).unwrap(), 12 * BLOCK as u64);
+    for length in [SEGMENT_BYTES as usize, 3 * SEGMENT_BYTES as usize] {
+        let Err(StoreError::Setting { minimum, value, .. }) = bytes_of(length) else { panic!() };
+        assert!(value == SEGMENT_BYTES && minimum > length as u64);
+    }
+}
+
+#[test]
 fn a_group_is_one_write_and_one_sync() {
     let (disk, mut journal) = create();
     journal.recover().unwrap();

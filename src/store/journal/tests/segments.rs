@@ -164,7 +164,8 @@ fn what_the_last_groups_deleted_is_used_again_before_a_segment_is_added() {
         (newest, commit(Some(newest), &[newest - 1]))
     };
     let (newest, _) = loop {
-        let (newest, (_, segments, rest)) = add();
+        let (newest, (fsyncs, segments, rest)) = add();
+        assert_eq!(fsyncs, 1, "a frame of its own would be of no use");
         if segments == 2 && rest == 6 {
             break (newest, rest);
         }
