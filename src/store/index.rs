@@ -192,6 +192,18 @@ mod tests {
         assert!(index.commits().iter().map(|index| index.0).eq([2, 5, 6]));
     }
 
+    #[cfg(feature = "storage")]
+    #[test]
+    fn readers_are_not_led_to_what_is_about_to_be_deleted() {
+        let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
+        apply(&mut index, &[batch_record(&held, true), proof_record(&held)]);
+        let (digest, expiration) = (digest(&held), held.info.expiration);
+        index.forget(&[batch_record(&batch(2, 2, 10, 20), true)]);
+        assert_eq!(index.usage().1, 1, "what is about to be written is not there yet");
+        index.forget(&[Record::DropBatch { digest, expiration }]);
+        assert_eq!((index.usage(), index.proof(&digest)), ((0, 0), None));
+    }
+
     #[test]
     fn content_that_is_written_again_counts_once() {
         let (held, mut index) = (batch(2, 1, 10, 20), Index::default());

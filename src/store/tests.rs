@@ -310,6 +310,22 @@ fn writes_that_are_carried_out_later_lead_to_the_same_store() {
 }
 
 #[test]
+fn a_proof_that_rots_into_another_one_is_not_given_away() {
+    let (peer, other) = (batch(2, 1, 10, 10), batch(2, 2, 10, 10));
+    let (mut store, mut twin) = (memory(), memory());
+    store.commit(&[proof_record(&peer)]).unwrap();
+    let misplaced = Record::Proof { digest: digest(&peer), proof: Arc::new(proof(&other)) };
+    schema::encode(&[misplaced], &std::collections::BTreeSet::new(), |write| {
+        let Write::Put { table, key, value } = write else { panic!() };
+        store.put_entry(table, key, Bytes::copy_from_slice(value.as_ref()));
+    });
+    let read = store.reader().proof(&digest(&peer));
+    assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
+    twin.commit(&[proof_record(&peer)]).unwrap();
+    assert_eq!(twin.reader().proof(&digest(&peer)).unwrap(), Some(proof(&peer)));
+}
+
+#[test]
 fn proofs_come_back_also_where_no_batch_does() {
     let mut store = memory();
     let proofs = [1, 2, 3].map(|counter| proof_record(&batch(2, counter, counter, 10)));

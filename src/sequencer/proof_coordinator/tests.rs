@@ -79,6 +79,7 @@ fn a_quorum_of_distinct_members_makes_one_proof() {
     let mut world = World::new();
     world.seal(1, 100, SECOND);
     assert_eq!((world.proofs.uncertified(), world.proofs.info(&digest(2))), (1, None));
+    assert_eq!(world.proofs.info(&digest(1)).map(|info| info.expiration), Some(Timestamp(100)));
     assert_eq!(world.proofs.age(&digest(1), 3 * SECOND), Some(2 * SECOND));
     world.outbox.effects.clear();
     for (number, signer, reason) in [(2, 2, Refusal::UnknownBatch), (1, 9, Refusal::NotAMember)] {

@@ -539,6 +539,12 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     assert!(report.is_sound() && report.counts["batch"] == 3, "{report:?}");
     let contents = ["batch content", "payload content"].map(|kind| report.counts[kind]);
     assert_eq!(contents, [3, 1], "read where they lie");
+    let image = Image::read(&database).unwrap();
+    let meta = schema::encode_meta(DataDirectory::open(&path).unwrap().meta());
+    let schema::Write::Put { key, value, .. } = meta else { panic!() };
+    assert_eq!(image.control(&key).unwrap().as_deref(), Some(value.as_ref()));
+    assert_eq!(image.control(&[0x77]).unwrap(), None);
+    drop(image);
     // A body that rots is found when it is read, and nowhere else.
     let bytes = std::fs::read(&segment).unwrap();
     let body = sample().peer.body.bytes().clone();
