@@ -375,6 +375,10 @@ fn commits_are_dropped_also_inside_the_group_that_made_them() {
     store.commit(&group).unwrap();
     let records = store.recover().unwrap().records;
     assert_eq!(plain(&records), plain(&[Record::Commit(commit(&payloads[3]))]));
+    // A receipt whose commit came in an earlier group and is dropped with it.
+    let applied = Record::Applied(receipt(&payloads[1]));
+    store.commit(&[applied, Record::DropCommits { below: CommitIndex(4) }]).unwrap();
+    assert_eq!(store.reader().receipt(CommitIndex(2)).unwrap(), None);
 }
 
 #[test]

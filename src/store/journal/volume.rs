@@ -384,6 +384,16 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_as_long_as_it_was_asked_for_also_where_it_is_no_whole_number_of_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let length = (FILL_BYTES + BLOCK) as u64;
+        drop(Files::create(directory.path(), [9; 32], length, false).unwrap());
+        let path = segment_path(directory.path(), 0);
+        assert_eq!(path.metadata().unwrap().len(), length);
+        assert!(Files::open(directory.path(), Access::Cached).is_ok());
+    }
+
+    #[test]
     fn only_direct_access_goes_past_the_page_cache_and_whoever_looks_does_not_write() {
         let flags = |file: &File| rustix::fs::fcntl_getfl(file).unwrap();
         let directory = tempfile::tempdir().unwrap();
