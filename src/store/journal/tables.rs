@@ -347,12 +347,10 @@ mod tests {
         assert_eq!(gone, [(1, 5), (0, 0), (2, 15 + 32)]);
         assert_eq!(tables.count(), (2, 1));
         assert_eq!(tables.entry(b"key"), Some(&b"longer value"[..]));
-        assert_eq!(tables.entry_in(b"key", 0), None);
-        assert_eq!(tables.entry_in(b"key", 2), Some(&b"longer value"[..]));
-        let offset = 8192 + HEADER_BYTES as u64 + 100;
-        let location = Location { segment: 2, base: 7, offset, bytes: 30, root };
-        assert_eq!((tables.content(b"bb"), tables.content(b"a")), (Some(location), None));
-        assert!(tables.contents().eq([(&b"bb"[..], location)]));
+        let found = tables.content(b"bb").unwrap();
+        assert_eq!((found.base, found.bytes, found.root), (7, 30, root));
+        assert_eq!(tables.content(b"a"), None);
+        assert!(tables.contents().eq([(&b"bb"[..], found)]));
     }
 
     #[test]
