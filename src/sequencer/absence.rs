@@ -403,4 +403,17 @@ mod tests {
         absences.keep_from(&mut outbox, CommitIndex(3));
         assert!(!absences.was_said(&digest));
     }
+
+    #[test]
+    fn a_slot_that_was_said_to_be_empty_is_refused_until_its_batch_has_expired() {
+        let mut absences = Absences::default();
+        let info = crate::types::samples::batch(2, 1, &[b"x"]).info;
+        let slot = info.slot();
+        absences.on_recovered(CommitIndex(1), Digest([7; 32]), Some((slot, Timestamp(10))));
+        absences.on_time(Timestamp(9));
+        assert!(absences.refuses(&slot));
+        absences.on_time(Timestamp(10));
+        assert!(!absences.refuses(&slot));
+        assert!(absences.was_said(&Digest([7; 32])), "what was said stays said");
+    }
 }

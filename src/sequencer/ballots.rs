@@ -76,3 +76,50 @@ impl Ballots {
         self.waiting.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::samples;
+
+    fn slot(counter: u64) -> Slot {
+        samples::batch(2, counter, &[b"x"]).info.slot()
+    }
+
+    fn digest(number: u8) -> Digest {
+        Digest([number; 32])
+    }
+
+    fn wait(ballots: &mut Ballots, payload: u8, missing: &[(u64, u8)], seconds: u64) {
+        let missing = missing.iter().map(|(counter, batch)| (slot(*counter), digest(*batch)));
+        ballots.wait(digest(payload), missing.collect(), Duration::from_secs(seconds));
+    }
+
+    #[test]
+    fn a_ballot_is_settled_by_the_last_batch_it_waits_for_or_by_another_in_its_slot() {
+        let mut ballots = Ballots::default();
+        wait(&mut ballots, 1, &[(1, 11), (2, 12)], 1);
+        wait(&mut ballots, 2, &[(1, 99)], 2);
+        assert_eq!(ballots.len(), 2);
+        assert_eq!(ballots.missing(&digest(1)), [digest(11), digest(12)]);
+        assert!(ballots.awaits(&slot(1)) && !ballots.awaits(&slot(3)));
+        assert_eq!(ballots.on_slot(&slot(1), &digest(11)), [digest(2)], "it gets another batch");
+        assert!(!ballots.awaits(&slot(1)));
+        assert_eq!(ballots.missing(&digest(1)), [digest(12)]);
+        assert_eq!(ballots.on_slot(&slot(2), &digest(12)), [digest(1)]);
+        assert_eq!(ballots.on_slot(&slot(2), &digest(12)), []);
+    }
+
+    #[test]
+    fn whoever_waits_again_has_waited_since_the_first_time_and_for_nothing_else() {
+        let mut ballots = Ballots::default();
+        wait(&mut ballots, 1, &[(1, 11), (2, 12)], 1);
+        wait(&mut ballots, 2, &[(2, 12)], 5);
+        wait(&mut ballots, 1, &[(3, 13)], 9);
+        assert!(!ballots.awaits(&slot(1)) && ballots.awaits(&slot(2)) && ballots.awaits(&slot(3)));
+        assert_eq!(ballots.forget(&digest(1)), Some(Duration::from_secs(1)));
+        assert_eq!(ballots.forget(&digest(1)), None);
+        assert!(ballots.awaits(&slot(2)) && !ballots.awaits(&slot(3)));
+        assert_eq!(ballots.len(), 1);
+    }
+}

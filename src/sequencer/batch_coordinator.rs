@@ -387,3 +387,6 @@ impl BatchCoordinator {
         self.stored.get(author).copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

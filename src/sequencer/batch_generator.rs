@@ -407,3 +407,6 @@ impl BatchGenerator {
         Some(batch)
     }
 }
+
+#[cfg(test)]
+mod tests;

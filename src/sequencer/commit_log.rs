@@ -413,3 +413,6 @@ impl CommitLog {
         self.applied
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,3 +85,56 @@ impl Outbox {
         self.promise(Promise::Event(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sequencer::port::BatchRecord;
+    use crate::types::{Digest, Payload, PayloadContent, PayloadHeader, samples};
+
+    #[test]
+    fn a_group_weighs_what_is_written_with_it_roughly() {
+        let weight = |record| {
+            let mut outbox = Outbox::default();
+            outbox.record(record);
+            assert_eq!(outbox.records.len(), 1);
+            outbox.bytes
+        };
+        assert_eq!(weight(Record::Reserved { until: 7 }), 256);
+        let batch = samples::batch(2, 1, &[b"some bytes"]);
+        let (info, body) = (batch.info, batch.body.bytes().clone());
+        let digest = Digest([1; 32]);
+        let bytes = body.len() as u64;
+        let record = BatchRecord { digest, info, body, claims_slot: true, own: None };
+        assert_eq!(weight(Record::Batch(record)), 256 + bytes);
+        let content = PayloadContent {
+            optimistic: vec![info, info],
+            inline: vec![batch],
+            ..PayloadContent::default()
+        };
+        let header = PayloadHeader {
+            epoch: info.epoch,
+            height: crate::types::CommitIndex(1),
+            parent: digest,
+            block_timestamp: Timestamp(1),
+            content_root: content.root(),
+        };
+        let inline = content.inline_bytes();
+        let payload = Arc::new(Payload { header, content });
+        let expiration = Timestamp(9);
+        let record = Record::Payload { digest, payload, batches: Vec::new(), expiration };
+        let each = BatchInfo::ENCODED_BYTES as u64 + 256;
+        assert_eq!(weight(record), 256 + 3 * each + inline);
+    }
+
+    #[test]
+    fn the_later_clock_counts() {
+        for (wall, consensus) in [(5, 3), (3, 5)] {
+            let now = Now { monotonic: std::time::Duration::ZERO, wall: Timestamp(wall) };
+            let clock = Clock { now, consensus: Timestamp(consensus) };
+            assert_eq!(clock.latest(), Timestamp(5));
+        }
+    }
+}

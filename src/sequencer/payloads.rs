@@ -217,3 +217,6 @@ pub(super) fn check_parent(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

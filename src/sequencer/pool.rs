@@ -155,3 +155,6 @@ impl Pool {
         keys.iter().for_each(|key| set.release_one(key));
     }
 }
+
+#[cfg(test)]
+mod tests;

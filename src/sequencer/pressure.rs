@@ -354,6 +354,7 @@ mod tests {
         let all = bounds.reasons(levels, false, false);
         let expected = [BusyReason::Pool, BusyReason::Windows, BusyReason::Disk];
         assert_eq!(all.iter().collect::<Vec<_>>(), expected);
+        assert!(!all.is_empty() && Reasons::default().is_empty());
         assert_eq!(levels.worst(), (750, BusyReason::Pool));
     }
 

@@ -369,3 +369,6 @@ fn trusted(
     let suffices = committee.is_quorum(committee.total_power().saturating_sub(lost));
     candidates.filter(|peer| !suffices || !standing.is_demoted(peer, now)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -286,4 +286,62 @@ mod tests {
         assert_eq!(due, SECOND);
         assert_eq!(rate.allowance(due), 1);
     }
+
+    #[test]
+    fn one_pull_brings_what_waits_or_what_the_rate_gives_in_the_age_of_a_batch() {
+        let due = |limit, batch_age, waiting| {
+            let mut rate = PullRate::new(PullRateConfig::default(), batch_age);
+            rate.limit = Some(limit);
+            rate.next_deadline(waiting).unwrap()
+        };
+        assert_eq!(due(8000, 20 * MS, 100_000), 20 * MS);
+        assert_eq!(due(8000, 20 * MS, 8), MS, "no more than waits");
+        assert_eq!(due(8000, 20 * MS, 0), MS / 8, "one at least");
+        assert_eq!(due(10, 20 * MS, 100_000), 100 * MS, "one at least");
+        assert_eq!(due(8000, SECOND, 100_000), 125 * MS, "no more than is saved up");
+        assert_eq!(due(3, 20 * MS, 1), Duration::from_micros(333_334), "not a moment too early");
+    }
+
+    #[test]
+    fn what_was_pulled_is_spent_and_counts_for_two_intervals() {
+        let mut rate = rate();
+        rate.limit = Some(8000);
+        let now = 100 * MS;
+        assert_eq!(rate.allowance(now), 800);
+        rate.on_pulled(now, 300);
+        assert_eq!(rate.allowance(now), 500);
+        rate.on_pulled(now, 501);
+        assert_eq!(rate.allowance(now), 0);
+        // The first decrease starts from what left in the interval before, or in the present one.
+        let interval = PullRateConfig::default().interval;
+        let per_second = |count: u64| count * 1000 / interval.as_millis() as u64;
+        let limit = |pulls: &[(u32, u64)], pressed: u32| {
+            let mut rate = self::rate();
+            for (quarter, count) in pulls {
+                rate.on_pulled(interval * *quarter / 4, *count);
+            }
+            rate.on_pressure(interval * pressed / 4, true);
+            rate.limit().unwrap()
+        };
+        assert_eq!(limit(&[(0, 50_000), (3, 10_000)], 4), per_second(30_000));
+        assert_eq!(limit(&[(0, 50_000), (4, 60_000)], 5), per_second(30_000));
+        assert_eq!(limit(&[(0, 50_000), (4, 10_000)], 7), per_second(25_000));
+        let most = PullRateConfig::default().max / 2;
+        assert_eq!(limit(&[(0, 50_000)], 8), most, "that was too long ago: nobody knows");
+        assert_eq!(limit(&[(0, 50_000)], 7), per_second(25_000));
+    }
+
+    #[test]
+    fn the_rate_changes_once_an_interval_has_passed_and_credit_starts_with_the_limit() {
+        let interval = PullRateConfig::default().interval;
+        let mut rate = rate();
+        rate.on_pulled(Duration::ZERO, 1 << 20);
+        rate.on_pressure(interval, true);
+        let first = rate.limit().unwrap();
+        assert_eq!(rate.allowance(interval), 0, "nothing is saved up from before");
+        rate.on_pressure((interval * 2).saturating_sub(Duration::from_nanos(1)), true);
+        assert_eq!(rate.limit(), Some(first));
+        rate.on_pressure(interval * 2, true);
+        assert_eq!(rate.limit(), Some(first / 2));
+    }
 }

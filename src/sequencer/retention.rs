@@ -338,3 +338,6 @@ impl Retention {
         overdue
     }
 }
+
+#[cfg(test)]
+mod tests;

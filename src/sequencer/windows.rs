@@ -265,3 +265,6 @@ fn count(peer: &mut Peer, digest: Digest, info: &BatchInfo) {
         peer.used.add(info.charge());
     }
 }
+
+#[cfg(test)]
+mod tests;

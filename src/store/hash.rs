@@ -70,6 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_two_changes_cancel_each_other_whatever_the_seed() {
+        for _ in 0..64 {
+            let seed = Seeded::default();
+            for bit in [0, 31, 62, 63] {
+                let changed = [7_u64 ^ (1 << bit), 9 ^ (1 << bit)];
+                assert_ne!(seed.hash_one([7_u64, 9]), seed.hash_one(changed), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
     fn keys_that_differ_little_spread_over_the_table_and_another_process_has_another_order() {
         let (one, other) = (Seeded::default(), Seeded::default());
         let keys: Vec<[u8; 41]> = (0..20_000_u64)

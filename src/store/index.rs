@@ -192,6 +192,31 @@ mod tests {
         assert!(index.commits().iter().map(|index| index.0).eq([2, 5, 6]));
     }
 
+    #[cfg(feature = "storage")]
+    #[test]
+    fn readers_are_not_led_to_what_is_about_to_be_deleted() {
+        let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
+        apply(&mut index, &[batch_record(&held, true), proof_record(&held)]);
+        let (digest, expiration) = (digest(&held), held.info.expiration);
+        index.forget(&[batch_record(&batch(2, 2, 10, 20), true)]);
+        assert_eq!(index.usage().1, 1, "what is about to be written is not there yet");
+        index.forget(&[Record::DropBatch { digest, expiration }]);
+        assert_eq!((index.usage(), index.proof(&digest)), ((0, 0), None));
+    }
+
+    #[test]
+    fn content_that_is_written_again_counts_once() {
+        let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
+        for bytes in [20, 20, 500, 3] {
+            let (kind, expiration) = (ContentKind::Batch, held.info.expiration);
+            let located = Located { kind, expiration, bytes };
+            index.insert_content(digest(&held), located);
+            assert_eq!(index.usage(), (bytes, 1));
+            assert_eq!(index.content(&digest(&held), ContentKind::Batch), Some(located));
+            assert_eq!(index.content(&digest(&held), ContentKind::Payload), None);
+        }
+    }
+
     #[test]
     fn what_is_dropped_under_another_expiration_stays() {
         let (held, mut index) = (batch(2, 1, 10, 20), Index::default());
@@ -205,5 +230,25 @@ mod tests {
         assert_eq!((index.usage(), index.proof(&digest)), ((bytes, 1), Some(Timestamp(10))));
         apply(&mut index, &drops(10)[1..]);
         assert_eq!((index.usage(), index.proof(&digest)), ((0, 0), None), "its proof goes with it");
+    }
+
+    #[test]
+    fn a_group_weighs_its_keys_and_values_and_each_payload_is_told_apart() {
+        use super::super::schema::delete;
+        let body = bytes::Bytes::from(vec![7; 40]);
+        let root = Digest([1; 32]);
+        let put = |table, key: &[u8], value| Write::Put { table, key: key.to_vec(), value };
+        let mut tally = Tally::default();
+        for write in [
+            put(Table::Control, b"abc", Value::Encoded(vec![0; 10])),
+            put(Table::Content, b"ab", Value::Body { bytes: &body, root }),
+            put(Table::Content, b"a", Value::Encoded(vec![0; 200])),
+            put(Table::Content, b"a", Value::Encoded(vec![0; 3000])),
+            delete(Table::Control, b"four".to_vec()),
+        ] {
+            tally.add(&write);
+        }
+        assert_eq!(tally.bytes, 13 + 42 + 201 + 3001 + 4);
+        assert_eq!((tally.content_bytes, tally.payloads), (3240, vec![200, 3000]));
     }
 }

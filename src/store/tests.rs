@@ -237,6 +237,7 @@ impl Sample {
     pub(crate) fn assert_readable(&self, reader: &dyn StoreReader) {
         for batch in [&self.own, &self.ordered, &self.peer] {
             assert_eq!(reader.batch(&digest(batch)).unwrap().as_ref(), Some(batch));
+            assert!(reader.may_hold(&digest(batch)));
         }
         let payload_digest = self.payload.digest(&CHAIN);
         assert_eq!(reader.payload(&payload_digest).unwrap().as_ref(), Some(&self.payload));
@@ -264,7 +265,8 @@ fn memory_gives_back_what_it_was_given_and_copies_share_nothing() {
     let mut store = memory();
     assert!(store.recover().unwrap().records.is_empty());
     for group in &sample.groups {
-        store.commit(group).unwrap();
+        let stats = store.commit(group).unwrap();
+        assert!(stats.fsyncs == 0 && stats.bytes > stats.content_bytes);
     }
     sample.assert_readable(&*store.reader());
     let mut copy = store.clone_durable();
@@ -287,6 +289,63 @@ fn a_store_with_the_same_entries_is_the_same_store() {
         copy.put_entry(table, key, value);
     }
     assert_eq!(plain(&copy.recover().unwrap().records), plain(&sample.expected()));
+}
+
+#[cfg(feature = "testkit")]
+#[test]
+fn writes_that_are_carried_out_later_lead_to_the_same_store() {
+    let (sample, mut store) = (sample(), memory());
+    store.recover().unwrap();
+    for group in &sample.groups {
+        let writes = store.encode(group);
+        store.replay(&writes);
+        store.recover().unwrap();
+    }
+    assert_eq!(plain(&store.recover().unwrap().records), plain(&sample.expected()));
+    sample.assert_readable(&*store.reader());
+    let writes = store.encode(&sample.drops());
+    store.replay(&writes);
+    store.recover().unwrap();
+    assert_eq!(store.reader().space().contents, 0);
+}
+
+#[test]
+fn a_proof_that_rots_into_another_one_is_not_given_away() {
+    let (peer, other) = (batch(2, 1, 10, 10), batch(2, 2, 10, 10));
+    let (mut store, mut twin) = (memory(), memory());
+    store.commit(&[proof_record(&peer)]).unwrap();
+    let misplaced = Record::Proof { digest: digest(&peer), proof: Arc::new(proof(&other)) };
+    schema::encode(&[misplaced], &std::collections::BTreeSet::new(), |write| {
+        let Write::Put { table, key, value } = write else { panic!() };
+        store.put_entry(table, key, Bytes::copy_from_slice(value.as_ref()));
+    });
+    let read = store.reader().proof(&digest(&peer));
+    assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
+    twin.commit(&[proof_record(&peer)]).unwrap();
+    assert_eq!(twin.reader().proof(&digest(&peer)).unwrap(), Some(proof(&peer)));
+}
+
+#[test]
+fn proofs_come_back_also_where_no_batch_does() {
+    let mut store = memory();
+    let proofs = [1, 2, 3].map(|counter| proof_record(&batch(2, counter, counter, 10)));
+    store.commit(&proofs).unwrap();
+    assert_eq!(plain(&store.recover().unwrap().records), plain(&proofs));
+}
+
+#[test]
+fn an_entry_under_a_digest_that_is_not_its_own_is_damage() {
+    let (peer, other) = (batch(2, 1, 10, 10), batch(2, 2, 10, 10));
+    let of = digest(&other);
+    let Record::Batch(record) = batch_record(&peer, false) else { panic!() };
+    let renamed = Record::Batch(BatchRecord { digest: of, ..record });
+    let misplaced = Record::Proof { digest: of, proof: Arc::new(proof(&peer)) };
+    for record in [renamed, misplaced] {
+        let mut store = memory();
+        store.commit(&[record]).unwrap();
+        let Err(StoreError::Damaged { what }) = store.recover() else { panic!() };
+        assert!(what.contains("differs from its digest"), "{what}");
+    }
 }
 
 #[test]
@@ -316,6 +375,10 @@ fn commits_are_dropped_also_inside_the_group_that_made_them() {
     store.commit(&group).unwrap();
     let records = store.recover().unwrap().records;
     assert_eq!(plain(&records), plain(&[Record::Commit(commit(&payloads[3]))]));
+    // A receipt whose commit came in an earlier group and is dropped with it.
+    let applied = Record::Applied(receipt(&payloads[1]));
+    store.commit(&[applied, Record::DropCommits { below: CommitIndex(4) }]).unwrap();
+    assert_eq!(store.reader().receipt(CommitIndex(2)).unwrap(), None);
 }
 
 #[test]

@@ -214,12 +214,15 @@ impl Peers {
         Some(ask)
     }
 
-    /// Every chunk of this digest that a peer was asked for is answered. True if there was one.
+    /// Every chunk of this digest that a peer was asked for is answered. The last one, if there was
+    /// any.
     fn settle_all(&mut self, author: &Author, digest: &Digest) -> Option<Ask> {
         let range = (*digest, 0)..=(*digest, u16::MAX);
         let asks = self.by_author.get(author)?.asks.range(range).map(|(piece, _)| *piece);
         let pieces: Vec<PieceId> = asks.collect();
-        pieces.iter().filter_map(|piece| self.settle(author, piece)).next_back()
+        let settled = pieces.iter().filter_map(|piece| self.settle(author, piece));
+        // All of them: the last one alone would leave the others asked for.
+        settled.fold(None, |_, ask| Some(ask))
     }
 
     /// The peer sent content. False if it had not been asked: it is late, or abuses.
@@ -466,5 +469,101 @@ mod tests {
             assert_eq!(peers.cost(&PEER, true, millis(100)), Some((0, cost)));
             peers.on_ask(PEER, piece(number), 10, millis(100));
         }
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_a_flood_beyond_eight_windows_of_it_and_is_forgotten_by_halves() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        for _ in 0..8 * 16 {
+            assert!(!peers.on_content(PEER, &piece(0), at));
+        }
+        assert!(!peers.floods(&PEER, at));
+        assert!(!peers.on_absent(PEER, &piece(0).0, at));
+        assert!(peers.floods(&PEER, at) && !peers.floods(&Author([2; 32]), at));
+        assert!(!peers.floods(&PEER, at + HALF_LIFE));
+        // A little later it counts on from what is left, not from all of it.
+        let later = at + HALF_LIFE;
+        for _ in 0..64 {
+            assert!(!peers.on_busy(PEER, &piece(0).0, millis(1), later));
+        }
+        assert!(!peers.floods(&PEER, later));
+        peers.on_unasked(PEER, later);
+        assert!(peers.floods(&PEER, later));
+    }
+
+    #[test]
+    fn a_penalty_adds_up_to_what_a_minute_forgets_and_no_further() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        let penalty = |peers: &Peers, now| peers.standings(now)[&PEER].penalty;
+        peers.on_wrong(PEER, &piece(0).0, at);
+        peers.on_wrong(PEER, &piece(0).0, at);
+        assert_eq!(penalty(&peers, at), 2 * WRONG);
+        peers.on_unasked(PEER, at + HALF_LIFE);
+        assert_eq!(penalty(&peers, at + HALF_LIFE), WRONG + UNASKED);
+        for _ in 0..2000 {
+            peers.on_wrong(PEER, &piece(0).0, at);
+        }
+        assert_eq!(penalty(&peers, at), PENALTY_MAX);
+        assert_eq!(penalty(&peers, at + HALF_LIFE * 14), 1);
+        assert_eq!(penalty(&peers, at + HALF_LIFE * 1000), 0);
+    }
+
+    #[test]
+    fn an_ask_expires_after_four_times_its_patience_and_not_before_two_tries() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        assert_eq!(peers.on_ask(PEER, piece(0), 10, at), Duration::from_secs(1));
+        let expiry = at + Duration::from_secs(4);
+        assert_eq!(peers.next_expiry(), Some(expiry));
+        assert!(!peers.expire(expiry.saturating_sub(Duration::from_nanos(1))));
+        assert!(peers.is_asked(&PEER, &piece(0)) && peers.expire(expiry));
+        assert!(!peers.is_asked(&PEER, &piece(0)));
+        let standing = peers.standings(expiry)[&PEER];
+        assert_eq!((standing.penalty, standing.failed, standing.answered), (EXPIRED, 1, 0));
+        let mut quick = self::peers();
+        answer(&mut quick, at, millis(80));
+        assert_eq!(quick.on_ask(PEER, piece(0), 10, at), millis(240));
+        assert_eq!(quick.next_expiry(), Some(at + Duration::from_secs(2)));
+        let standing = quick.standings(at)[&PEER];
+        assert_eq!((standing.asked, standing.answered, standing.failed), (1, 1, 0));
+    }
+
+    #[test]
+    fn an_answer_without_content_ends_every_ask_for_that_digest_and_no_other() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        let (digest, other) = (piece(1).0, piece(2).0);
+        for piece in [(digest, 0), (digest, 7), (digest, u16::MAX), (other, 0)] {
+            peers.on_ask(PEER, piece, 10, at);
+        }
+        assert!(peers.on_absent(PEER, &digest, at + millis(20)));
+        assert_eq!((peers.bytes(), peers.is_asked(&PEER, &(other, 0))), (10, true));
+        let standing = peers.standings(at)[&PEER];
+        assert_eq!((standing.latency, standing.penalty), (Some(millis(20)), 0));
+        assert_eq!((standing.asked, standing.answered, standing.failed), (1, 0, 0));
+        peers.on_wrong(PEER, &other, at);
+        let standing = peers.standings(at)[&PEER];
+        assert_eq!((peers.bytes(), standing.asked, standing.failed), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_busy_peer_is_believed_for_two_seconds_at_most() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        for (pause, until) in [(millis(300), millis(1300)), (Duration::MAX, BUSY_MAX + at)] {
+            peers.on_ask(PEER, piece(0), 10, at);
+            assert!(peers.on_busy(PEER, &piece(0).0, pause, at));
+            assert_eq!(peers.busy_until(&PEER), Some(until));
+        }
+        assert_eq!(peers.busy_until(&Author([2; 32])), None);
+    }
+
+    #[test]
+    fn who_is_not_talked_to_any_more_is_forgotten_with_what_it_was_asked_for() {
+        let (mut peers, at) = (peers(), Duration::from_secs(1));
+        let stays = Author([2; 32]);
+        for author in [PEER, stays] {
+            peers.on_ask(author, piece(0), 10, at);
+        }
+        peers.retain(|author| *author == stays);
+        assert_eq!((peers.bytes(), peers.standings(at).len()), (10, 1));
+        assert!(peers.is_asked(&stays, &piece(0)) && !peers.is_asked(&PEER, &piece(0)));
     }
 }

@@ -360,6 +360,23 @@ fn own_needs_leave_room_for_whoever_executes() {
     assert_eq!(world.asked.last().unwrap().2.0, digest, "it is asked for at once");
 }
 
+#[test]
+fn what_is_due_at_the_same_time_is_asked_for_whoever_executes_first() {
+    // Whichever of the two digests is the lower one.
+    for swapped in [false, true] {
+        let mut world = World::new(&[Temper::Silent]);
+        world.fetcher.limits.bytes_in_flight_max = 3000;
+        let mut digests = [world.batch(2000), world.batch(2000)];
+        digests.sort();
+        let [own, host] = if swapped { [digests[1], digests[0]] } else { digests };
+        let info = world.batches[&own].info;
+        world.fetcher.on_need(own, Some(info), &[], world.now);
+        world.want(host, &[], Duration::from_secs(1));
+        let asked: Vec<Digest> = world.asked.iter().map(|(_, _, piece)| piece.0).collect();
+        assert_eq!(asked, [host], "there is room for one");
+    }
+}
+
 #[cfg_attr(miri, ignore = "minutes for an interpreter")]
 #[test]
 fn every_wait_ends_by_its_deadline_and_what_nobody_waits_for_is_forgotten() {
@@ -422,4 +439,120 @@ fn a_link_that_goes_down_is_nobody_s_fault_and_its_asks_go_elsewhere() {
     world.pass(Duration::from_millis(15));
     assert_eq!(world.found[&id].1, Ok(()));
     assert_eq!(world.fetcher.standings(world.now)[&peer(1)].penalty, 0);
+}
+
+#[test]
+fn a_batch_that_is_fetched_whole_counts_whole() {
+    let mut world = World::new(&[Temper::Silent]);
+    let digest = world.batch(crate::types::chunk::WHOLE_BYTES_MAX - 100);
+    world.want(digest, &[1], Duration::from_secs(5));
+    assert_eq!(world.asked.len(), 1);
+    assert_eq!(world.fetcher.bytes_in_flight(), u64::from(world.batches[&digest].info.bytes));
+}
+
+#[test]
+fn who_was_asked_is_known_until_it_answers_or_its_time_is_over() {
+    let mut world = World::new(&[Temper::After(10), Temper::Silent]);
+    assert!(!world.fetcher.is_due(world.now) && world.fetcher.next_deadline().is_none());
+    let digest = world.batch(100);
+    world.want(digest, &[1], Duration::from_secs(5));
+    let asked = |world: &World, name| world.fetcher.was_asked(&peer(name), &digest);
+    assert!(asked(&world, 1) && !asked(&world, 2));
+    let due = world.fetcher.next_deadline().unwrap();
+    assert!(!world.fetcher.is_due(world.now) && world.fetcher.is_due(due));
+    world.pass(Duration::from_millis(10));
+    assert!(!asked(&world, 1));
+    let other = world.batch(100);
+    world.want(other, &[2], Duration::from_secs(5));
+    assert!(world.fetcher.was_asked(&peer(2), &other));
+}
+
+#[test]
+fn a_link_that_goes_down_makes_room_for_what_waits_for_it_and_only_if_it_held_some() {
+    let mut world = World::new(&[Temper::Silent, Temper::Silent]);
+    world.fetcher.limits.bytes_in_flight_max = 3000;
+    let (first, second) = (world.batch(2000), world.batch(2000));
+    let abandoned = world.want(first, &[1], Duration::from_mins(1));
+    world.fetcher.on_cancel(abandoned);
+    world.want(second, &[2], Duration::from_mins(1));
+    assert_eq!(world.asked.len(), 1, "there is no room");
+    world.fetcher.on_link_down(world.now, &peer(2));
+    assert!(!world.fetcher.is_due(world.now), "nothing was asked over it");
+    world.fetcher.on_link_down(world.now, &peer(1));
+    assert!(world.fetcher.is_due(world.now));
+    world.tick();
+    assert_eq!(world.asked.last(), Some(&(world.now, peer(2), (second, 0))));
+}
+
+#[test]
+fn no_more_is_wanted_at_once_than_the_bound_but_what_is_wanted_may_be_shared() {
+    let mut world = World::new(&[Temper::Silent]);
+    world.fetcher.limits.wants_max = 2;
+    let digests = [world.batch(100), world.batch(100), world.batch(100)];
+    let ids = digests.map(|digest| world.want(digest, &[], Duration::from_mins(1)));
+    let shared = world.want(digests[0], &[], Duration::from_mins(1));
+    assert_eq!(world.found.get(&ids[2]), Some(&(world.now, Err(FetchError::Busy))));
+    assert!([ids[0], ids[1], shared].iter().all(|id| !world.found.contains_key(id)));
+    assert_eq!(world.fetcher.len(), 2);
+}
+
+#[test]
+fn each_round_waits_twice_as_long_as_the_one_before_up_to_eight_times() {
+    let mut world = World::new(&[Temper::Absent]);
+    let digest = world.batch(100);
+    world.want(digest, &[1], Duration::from_mins(1));
+    world.pass(Duration::from_secs(20));
+    let times: Vec<Duration> = world.asked.iter().map(|(at, _, _)| *at).collect();
+    let gaps: Vec<Duration> =
+        times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    let answer = Duration::from_millis(5);
+    let expected = [1, 2, 4, 8, 8].map(|tries| TRY * tries + answer);
+    assert_eq!(gaps[..5], expected);
+}
+
+#[test]
+fn while_nobody_answers_twice_as_many_are_asked_each_time() {
+    let mut world = World::new(&[Temper::Silent; 16]);
+    let digest = world.batch(100);
+    world.want(digest, &[], Duration::from_mins(1));
+    world.pass(TRY * 3);
+    let mut asked: BTreeMap<Duration, usize> = BTreeMap::new();
+    for (at, _, _) in &world.asked {
+        *asked.entry(*at).or_default() += 1;
+    }
+    assert!(asked.into_values().eq([1, 2, 4, 8]), "{:?}", world.asked);
+}
+
+#[test]
+fn a_busy_peer_that_is_left_is_asked_when_it_said_although_others_have_much_to_do() {
+    let mut world = World::new(&[Temper::Silent]);
+    let elsewhere = world.batch(100);
+    world.want(elsewhere, &[1], Duration::from_mins(1));
+    // From now on there is only one other, and it is busy.
+    world.tempers = BTreeMap::from([(peer(2), Temper::Busy)]);
+    let first = world.batch(100);
+    world.want(first, &[2], Duration::from_mins(1));
+    world.pass(Duration::from_millis(10));
+    let second = world.batch(100);
+    world.want(second, &[2], Duration::from_mins(1));
+    let free = world.fetcher.peers.busy_until(&peer(2)).unwrap();
+    assert!(free > world.now && world.asked.iter().all(|(_, _, piece)| piece.0 != second));
+    world.pass(free.saturating_sub(world.now));
+    assert!(world.asked.contains(&(free, peer(2), (second, 0))));
+}
+
+#[test]
+fn whoever_says_that_it_has_it_is_asked_at_once_also_between_two_rounds() {
+    let mut world = World::new(&[Temper::Absent, Temper::Absent]);
+    let digest = world.batch(100);
+    world.want(digest, &[], Duration::from_mins(1));
+    world.pass(Duration::from_millis(50));
+    assert_eq!(world.asked.len(), 2, "both have answered");
+    world.tempers.insert(peer(2), Temper::After(10));
+    world.fetcher.on_holder(world.now, peer(2), &digest);
+    world.tick();
+    assert_eq!(world.asked[2..], [(world.now, peer(2), (digest, 0))]);
+    world.fetcher.on_holder(world.now, peer(1), &Digest([9; 32]));
+    world.tick();
+    assert_eq!(world.asked.len(), 3, "of what nobody wants, nobody is asked");
 }

@@ -535,3 +535,22 @@ pub enum ReturnReason {
     /// State sync led past the end of their epoch: they may be in a commit that was skipped.
     Unknown,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_end_of_an_epoch_is_told_what_is_late() {
+        let late = |missing| CloseError::Late {
+            final_index: CommitIndex(9),
+            logged: CommitIndex(7),
+            applied: CommitIndex(5),
+            missing,
+        };
+        let ordering = late(None).to_string();
+        assert!(ordering.contains("up to 7") && ordering.contains("last, 9"), "{ordering}");
+        let payload = late(Some(Digest([7; 32]))).to_string();
+        assert!(payload.contains("of commit 6 "), "{payload}");
+    }
+}

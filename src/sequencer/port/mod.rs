@@ -834,3 +834,25 @@ pub struct BatchRecord {
     /// For our own: what of its transactions is not in the body.
     pub own: Option<Arc<[TransactionMeta]>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_and_records_are_called_what_they_are() {
+        let inputs = [Input::Tick, Input::Cancel(RequestId(1)), Input::Durable { sequence: 1 }];
+        assert_eq!(inputs.map(|input| input.name()), ["tick", "cancel", "durable"]);
+        let below = CommitIndex(1);
+        let records = [Record::Passed { below }, Record::DropCommits { below }];
+        assert_eq!(records.map(|record| record.name()), ["passed", "drop_commits"]);
+    }
+
+    #[test]
+    fn only_what_no_timing_explains_is_a_fault() {
+        let faults = [Refusal::NotFromAuthor, Refusal::Equivocation, Refusal::UnaskedFlood];
+        assert!(faults.into_iter().all(Refusal::is_fault));
+        let accidents = [Refusal::WindowSpent, Refusal::Unasked, Refusal::Expired];
+        assert!(!accidents.into_iter().any(Refusal::is_fault));
+    }
+}

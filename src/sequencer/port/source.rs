@@ -59,3 +59,21 @@ impl ReleaseReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let names = ReleaseReason::ALL.map(ReleaseReason::name);
+        assert_eq!(names, ["ordered", "expired", "lapsed", "lost"]);
+    }
+
+    #[test]
+    fn a_key_is_read_by_its_first_digits() {
+        let key = TransactionKey([0xab, 0xcd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        assert_eq!(format!("{key:?}"), "TransactionKey(abcd0102)");
+        assert_ne!(TransactionKey::of(b"one"), TransactionKey::of(b"two"));
+    }
+}

@@ -225,3 +225,119 @@ impl ProofManager {
         fits.then(|| info.charge())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ProofSignature, Signature, samples};
+
+    const EXPIRATION: Timestamp = Timestamp(100);
+    const BYTES: u64 = 1000;
+    /// Of a batch with two signatures, of one without a proof, and of one in the payload.
+    const SIZES: [u64; 3] = {
+        let info = BatchInfo::ENCODED_BYTES as u64;
+        [info + 4 + 2 * 66, info, info + 5 + BYTES]
+    };
+    const PLENTY: PayloadLimits =
+        PayloadLimits { transactions_max: 1000, batch_bytes_max: 1 << 30, batches_max: 1000 };
+
+    fn info() -> BatchInfo {
+        let info = samples::batch(2, 1, &[b"x"]).info;
+        BatchInfo { bytes: BYTES as u32, count: 7, expiration: EXPIRATION, ..info }
+    }
+
+    fn proof() -> Arc<ProofOfStore> {
+        let part = |signer| ProofSignature { signer, signature: Signature::from_bytes(&[7; 64]) };
+        Arc::new(ProofOfStore { info: info(), signatures: [0, 3].map(part).into() })
+    }
+
+    /// How many of a kind are taken of three that are offered.
+    fn takes(kind: usize, limits: &PayloadLimits, encoded_max: u64, times: [u64; 2]) -> u64 {
+        let (none, blamed) = (BTreeSet::new(), BTreeSet::new());
+        let [block_timestamp, latest] = times.map(Timestamp);
+        let optimistic = Some(Optimistic { blamed: &blamed, latest });
+        let (ancestors, exclude) = (&none, &none);
+        let wanted =
+            Wanted { limits, encoded_max, block_timestamp, ancestors, exclude, optimistic };
+        let mut taken = Taken::default();
+        let mut count = 0;
+        for _ in 0..3 {
+            count += u64::from(match kind {
+                0 => taken.offer_proof(&wanted, &proof()),
+                1 => taken.offer_optimistic(&wanted, Digest([1; 32]), &info()),
+                _ => taken.offer_inline(&wanted, &info()),
+            });
+        }
+        assert_eq!((taken.batches(), taken.skipped as u64), (count, 3 - count));
+        let listed = [taken.proofs.len(), taken.optimistic.len(), taken.inline as usize];
+        assert_eq!(listed[kind] as u64, count);
+        count
+    }
+
+    #[test]
+    fn what_fits_exactly_is_taken_and_what_lacks_a_byte_is_not() {
+        let times = [100, 100];
+        for (kind, size) in SIZES.into_iter().enumerate() {
+            for fit in 1..=3 {
+                let encoded = |max| takes(kind, &PLENTY, max, times);
+                assert_eq!((encoded(fit * size), encoded(fit * size - 1)), (fit, fit - 1));
+                let bytes = |batch_bytes_max| {
+                    takes(kind, &PayloadLimits { batch_bytes_max, ..PLENTY }, 1 << 20, times)
+                };
+                assert_eq!((bytes(fit * BYTES), bytes(fit * BYTES - 1)), (fit, fit - 1));
+                let transactions = |transactions_max| {
+                    takes(kind, &PayloadLimits { transactions_max, ..PLENTY }, 1 << 20, times)
+                };
+                assert_eq!((transactions(fit * 7), transactions(fit * 7 - 1)), (fit, fit - 1));
+                let limits = PayloadLimits { batches_max: fit, ..PLENTY };
+                assert_eq!(takes(kind, &limits, 1 << 20, times), fit);
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_expired_at_the_time_of_the_block_is_left_and_so_is_what_may_not_yet_be_trusted() {
+        for kind in 0..3 {
+            assert_eq!(takes(kind, &PLENTY, 1 << 20, [100, 100]), 3, "at its last moment");
+            assert_eq!(takes(kind, &PLENTY, 1 << 20, [101, 101]), 0, "expired");
+            let expires_late = takes(kind, &PLENTY, 1 << 20, [99, 99]);
+            assert_eq!(expires_late, if kind == 1 { 0 } else { 3 });
+        }
+    }
+
+    #[test]
+    fn a_payload_is_full_when_one_of_its_bounds_is_reached_or_too_much_was_looked_at() {
+        let none = BTreeSet::new();
+        let limits = PayloadLimits { transactions_max: 10, batches_max: 4, ..PLENTY };
+        let wanted = Wanted {
+            limits: &limits,
+            encoded_max: 0,
+            block_timestamp: EXPIRATION,
+            ancestors: &none,
+            exclude: &none,
+            optimistic: None,
+        };
+        let is_full = |taken: Taken| taken.is_full(&wanted);
+        let one = (Digest([1; 32]), info());
+        assert!(!is_full(Taken::default()));
+        let mixed = |inline| Taken {
+            proofs: vec![proof()],
+            optimistic: vec![one, one],
+            inline,
+            ..Taken::default()
+        };
+        assert!(!is_full(mixed(0)) && is_full(mixed(1)));
+        for (transactions, full) in [(9, false), (10, true)] {
+            assert_eq!(is_full(Taken { transactions, ..Taken::default() }), full);
+        }
+        for (skipped, full) in [(SKIPPED_MAX, false), (SKIPPED_MAX + 1, true)] {
+            assert_eq!(is_full(Taken { skipped, ..Taken::default() }), full);
+        }
+        let limits = PayloadLimits { batches_max: u64::MAX, ..PLENTY };
+        let wanted = Wanted { limits: &limits, ..wanted };
+        for (count, full) in [(OPTIMISTIC_MAX - 1, false), (OPTIMISTIC_MAX, true)] {
+            let taken = Taken { optimistic: vec![one; count], ..Taken::default() };
+            assert_eq!(taken.is_full(&wanted), full);
+        }
+    }
+}

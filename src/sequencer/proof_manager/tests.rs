@@ -353,3 +353,30 @@ fn a_payload_that_names_a_batch_twice_names_it_once() {
     assert!(!manager.knows(&batch));
     assert_eq!(manager.entries.len(), 0);
 }
+
+#[test]
+fn what_expires_at_this_moment_may_still_be_ordered_and_is_unproven_until_its_proof_comes() {
+    let mut rng = Rng::with_seed(3);
+    let mut manager = ProofManager::default();
+    let made = proof(&mut rng, 1, 500);
+    let (info, one) = (made.info, digest(1));
+    let late = Timestamp(info.expiration.0 + 1);
+    manager.on_batch(one, &info, NOW, late);
+    assert!(!manager.is_unproven(&one) && !manager.knows(&one));
+    manager.on_batch(one, &info, NOW, info.expiration);
+    assert!(manager.is_unproven(&one) && manager.knows(&one) && !manager.is_proven(&one));
+    assert!(!manager.on_proof(one, Arc::clone(&made), NOW, late));
+    assert!(manager.on_proof(one, Arc::clone(&made), NOW, info.expiration));
+    assert!(!manager.is_unproven(&one) && manager.is_proven(&one));
+    // One with as many signatures tells nothing new, one with more takes its place.
+    let signed = |signers: &[u16]| {
+        let signature = crate::types::Signature::from_bytes(&[7; 64]);
+        let part = |signer: &u16| crate::types::ProofSignature { signer: *signer, signature };
+        Arc::new(ProofOfStore { info, signatures: signers.iter().map(part).collect() })
+    };
+    for (signers, known) in [(&[1, 2][..], [1, 2]), (&[0, 3], [1, 2]), (&[4], [1, 2])] {
+        assert!(!manager.on_proof(one, signed(signers), NOW, info.expiration));
+        let held = manager.proofs().next().unwrap().1;
+        assert!(held.signatures.iter().map(|part| part.signer).eq(known), "{signers:?}");
+    }
+}

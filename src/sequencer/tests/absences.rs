@@ -97,6 +97,8 @@ fn content_that_a_quorum_misses_is_evidence_then_a_proposal_then_skipped_by_all(
     assert!(matches!(rewritten, Some(Err(FetchError::Rewritten | FetchError::Unavailable(_)))));
     for round in 0..2 {
         for index in 0..4 {
+            let skips = net.nodes[index].sequencer.skips();
+            assert_eq!(skips.get(&digest), Some(&FIRST), "for whoever executes");
             let status = net.status(index);
             assert_eq!(status.skipped, [(FIRST, digest)], "node {index}, life {round}");
             assert_eq!((status.evidence, status.committed_evidence.len()), (0, 1));
@@ -104,6 +106,9 @@ fn content_that_a_quorum_misses_is_evidence_then_a_proposal_then_skipped_by_all(
         }
         net.settle();
     }
+    // It is known to be gone: nobody is asked, and nobody waits.
+    fetch(&mut net, 0, 803, digest, info);
+    assert!(matches!(fetched(&mut net, 0, 803), Some(Err(FetchError::Rewritten))));
     // Whoever executed the first commit is told before the second one.
     attach(&mut net, 3, 2);
     net.settle();

@@ -471,3 +471,47 @@ fn state_sync_past_the_end_of_an_epoch_ends_it_and_what_became_of_own_batches_is
         assert_eq!(net.status(3).applied, CommitIndex(9));
     }
 }
+
+#[test]
+fn a_payload_that_was_judged_before_its_epoch_was_opened_is_judged_again() {
+    let mut net = Net::new();
+    net.close_all(0, 0);
+    for index in 0..3 {
+        net.open(index, 1, &committee(0..4));
+    }
+    let payload = net.pull(0, 1, net.genesis_digest());
+    let digest = payload.digest(&net.genesis.chain_id());
+    // Ingress judged it while the last epoch was open here.
+    net.open(3, 1, &committee(0..4));
+    let from = net.nodes[0].author;
+    let verdict = Err(InvalidPayload::Epoch { found: Epoch(1), expected: Epoch(0) });
+    let (early, batches) = (std::sync::Arc::clone(&payload), Vec::new());
+    net.input(3, Input::Payload { from, digest, payload: early, batches, verdict });
+    let id = net.verify(3, digest, None);
+    net.settle();
+    let reply = net.nodes[3].replies.remove(&id);
+    assert!(matches!(reply, None | Some(Reply::Verified(Ok(_)))), "{reply:?}");
+    net.give_payload(0, 3, &payload);
+    let id = net.verify(3, digest, None);
+    net.settle();
+    assert!(matches!(net.nodes[3].replies.remove(&id), Some(Reply::Verified(Ok(_)))));
+    // One of another epoch stays what it is.
+    let old = PayloadHeader { epoch: Epoch(0), ..payload.header };
+    let old = std::sync::Arc::new(Payload { header: old, ..Payload::clone(&payload) });
+    net.give_payload(0, 3, &old);
+    let id = net.verify(3, old.digest(&net.genesis.chain_id()), None);
+    net.settle();
+    let reply = net.nodes[3].replies.remove(&id);
+    assert!(matches!(reply, Some(Reply::Verified(Err(InvalidPayload::Epoch { .. })))), "{reply:?}");
+}
+
+#[test]
+fn who_signs_badly_is_remembered_over_the_end_of_an_epoch() {
+    let mut net = Net::new();
+    let from = net.nodes[3].author;
+    net.input(0, Input::BadVote { from });
+    assert_eq!(net.status(0).demoted, [from]);
+    net.close_all(0, 0);
+    (0..4).for_each(|index| net.open(index, 1, &committee(0..4)));
+    assert_eq!(net.status(0).demoted, [from]);
+}

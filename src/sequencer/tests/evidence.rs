@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::absences::{FIRST, attach, fetch, fetched, gone_everywhere, net};
+use super::net::committee;
 use crate::sequencer::port::*;
 use crate::store::Store as _;
 use crate::types::*;
@@ -90,4 +91,17 @@ fn no_block_carries_evidence_about_itself() {
     net.pass(Duration::from_secs(10));
     assert_eq!(net.status(1).evidence, 1);
     assert!(net.pull(1, 2, first).content.unavailable.is_empty());
+}
+
+#[test]
+fn what_a_commit_of_the_last_epoch_named_and_is_gone_is_said_by_the_committee_of_that_epoch() {
+    let mut net = net();
+    let (digest, info, _) = gone_everywhere(&mut net);
+    net.close_all(0, 1);
+    (0..4).for_each(|index| net.open(index, 1, &committee(0..4)));
+    fetch(&mut net, 1, 800, digest, info);
+    net.pass(Duration::from_secs(5));
+    let found = fetched(&mut net, 1, 800);
+    let Some(Err(FetchError::Unavailable(proof))) = found else { panic!("{found:?}") };
+    assert_eq!((proof.epoch, proof.index, proof.digest), (Epoch(0), FIRST, digest));
 }

@@ -128,6 +128,26 @@ fn as_the_pool_fills_the_lowest_bucket_rises_and_refusals_say_so() {
 }
 
 #[test]
+fn a_pool_that_is_full_to_its_last_byte_takes_nothing_although_it_may_hold_more_transactions() {
+    let (pool_bytes_max, pool_transactions_max) = (ByteSize::mib(1), 1000);
+    let mut net = Net::with(SequencerConfig { pool_bytes_max, pool_transactions_max, ..small() });
+    // Nothing leaves it while nobody is there to take a batch.
+    let peers = [1, 2, 3].map(|index: usize| net.nodes[index].author);
+    for peer in peers {
+        net.input(0, Input::LinkDown { peer });
+    }
+    let bytes = Bytes::from(vec![7; 64 << 10]);
+    let large = Transaction { bytes, gas_unit_price: 100, ..net.transaction("") };
+    submit(&mut net, vec![large; 16], None);
+    let now = pressure(&net);
+    assert_eq!(now.pooled, Room { bytes: 1 << 20, transactions: 16 });
+    assert_eq!((now.lowest_gas_bucket, now.accepted), (None, Room::default()));
+    let refused = ask(&mut net, "a", 1).unwrap_err();
+    let LeaseError::Busy { limit, .. } = refused else { panic!("{refused:?}") };
+    assert_eq!(limit, LeaseLimit::Pressure(BusyReason::Pool));
+}
+
+#[test]
 fn room_comes_back_by_use_release_expiry_and_the_end_of_the_epoch_each_once() {
     let mut net = Net::with(small());
     let leases: Vec<_> = ["used", "released", "expires"]
@@ -227,6 +247,7 @@ fn only_a_disk_without_room_refuses_what_is_leased_and_the_lease_stays() {
     let now = pressure(&net);
     assert_eq!(now.lowest_gas_bucket, None);
     assert!(now.reasons.contains(BusyReason::Disk));
+    assert_eq!(net.status(0).busy.as_deref(), Some("disk nearly full"));
     let refused = ask(&mut net, "b", 2).unwrap_err();
     let LeaseError::Busy { limit, lowest_gas_bucket: None, .. } = refused else { panic!() };
     assert_eq!(limit, LeaseLimit::Pressure(BusyReason::Disk));
@@ -236,6 +257,7 @@ fn only_a_disk_without_room_refuses_what_is_leased_and_the_lease_stays() {
     assert!(matches!(told[0], Some(SubmitError::Busy { reason: BusyReason::Disk, .. })));
     assert_eq!(pressure(&net).leased, lease.room);
     net.input(0, Input::Space { admits: true });
+    assert_eq!(net.status(0).busy, None);
     let one = priced(&net, 0, 1);
     let id = submit(&mut net, one, Some(under("a", &lease)));
     net.pass(SECOND);
@@ -296,6 +318,16 @@ fn under_pressure_the_pool_empties_at_the_rate_that_is_left_and_nothing_is_stuck
     assert!(before.pool_transactions < 200 && before.uncertified_batches == 3, "{before:?}");
     let now = pressure(&net);
     assert!(now.pull_rate.is_some(), "{now:?}");
+    // Who is refused is told when what is there will have left.
+    let cheap = priced(&net, 0, 1);
+    let id = submit(&mut net, cheap, None);
+    let told = refusals(&mut net, id);
+    let Some(SubmitError::Busy { retry_after, .. }) = told[0] else { panic!("{told:?}") };
+    let expected = before.pool_transactions * 1000 / now.pull_rate.unwrap();
+    assert_eq!(retry_after, Duration::from_millis(expected));
+    // What waits longer waits in the source.
+    net.input(0, Input::SourceReady);
+    assert!(net.nodes[0].source.pulls.is_empty());
     // A second of the least rate.
     let (mut left, mut seconds) = (before.pool_transactions, Vec::new());
     for _ in 0..2 {

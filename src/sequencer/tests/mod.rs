@@ -9,6 +9,7 @@ mod epochs;
 mod evidence;
 mod interleavings;
 mod leases;
+mod measures;
 mod net;
 mod optimistic;
 mod recovery;

@@ -42,6 +42,7 @@ pub struct Node {
     pub source: Source,
     /// Every batch signature that left.
     pub signed: Vec<Digest>,
+    pub measured: Vec<Measurement>,
 }
 
 /// What the source of a node heard.
@@ -215,6 +216,7 @@ impl Net {
             refusals: Vec::new(),
             source: Source::default(),
             signed: Vec::new(),
+            measured: Vec::new(),
         }
     }
 
@@ -307,7 +309,7 @@ impl Net {
                     self.nodes[index].replies.insert(id, reply);
                 }
                 Effect::Event(event) => self.nodes[index].events.push(event),
-                Effect::Measured(_) => {}
+                Effect::Measured(measured) => self.nodes[index].measured.push(measured),
                 Effect::PullTransactions(limits) => self.nodes[index].source.pulls.push(limits),
                 Effect::SourceRefused(refused) => {
                     let errors = refused.into_iter().map(|(_, error)| error);

@@ -94,6 +94,23 @@ fn a_batch_is_ordered_before_it_has_a_proof_and_is_done_with_in_every_respect() 
 }
 
 #[test]
+fn nobody_votes_for_a_proposal_beside_the_block_that_was_ordered_in_its_place() {
+    let mut net = Net::with(trusting());
+    let digest = net.batch(1, "one");
+    let batch = net.nodes[1].store.reader().batch(&digest).unwrap().unwrap();
+    let (beside, payload) = listing(&net, vec![batch.info]);
+    net.give_payload(0, 2, &payload);
+    net.verify(2, beside, None);
+    net.pass(Duration::from_millis(10));
+    let (ordered, proposed) = net.block(1, net.genesis_digest());
+    assert_ne!(ordered, beside);
+    let id = ask(&mut net, 2, beside, &payload);
+    assert_eq!(verdict(&net, 2, id), None);
+    let id = ask(&mut net, 2, ordered, &proposed);
+    assert_eq!(verdict(&net, 2, id), Some(Ok(())));
+}
+
+#[test]
 fn a_late_proof_of_what_is_ordered_is_useless() {
     let mut net = Net::with(trusting());
     net.drops = |_, to, message| to == 0 && matches!(message, Message::Proofs(_));
@@ -421,4 +438,46 @@ fn a_batch_that_will_be_old_enough_to_propose_is_a_deadline() {
     }
     let payload = net.pull(0, 1, net.genesis_digest());
     assert_eq!(payload.content.optimistic.len(), 1);
+}
+
+#[test]
+fn an_own_batch_travels_in_one_payload_of_a_chain_and_not_where_it_is_left_out() {
+    let mut net = Net::with(SequencerConfig {
+        inline_batches_max: 4,
+        optimistic_age_min: Duration::from_secs(1),
+        ..trusting()
+    });
+    net.drops = no_votes;
+    let digest = net.batch(0, "one");
+    let inline = |payload: &Payload| payload.content.inline.len();
+    let first = net.pull(0, 1, net.genesis_digest());
+    assert_eq!(inline(&first), 1);
+    let second = net.pull(0, 2, first.digest(&net.genesis.chain_id()));
+    assert_eq!(inline(&second), 0, "it is in the one below");
+    let beside = net.pull(0, 1, net.genesis_digest());
+    assert_eq!(inline(&beside), 1);
+    let mut request = net.pull_request(1, net.genesis_digest());
+    request.exclude.push(digest);
+    let id = net.request(0, |id| Input::Pull { id, request });
+    net.settle();
+    let Some(Reply::Pulled(Ok(without))) = net.nodes[0].replies.remove(&id) else { panic!() };
+    assert_eq!(inline(&without), 0);
+}
+
+#[test]
+fn what_only_a_vote_waits_for_is_fetched_no_more_once_nobody_asks_about_it() {
+    let mut net = Net::with(trusting());
+    net.drops = |_, to, message| {
+        to == 2 && matches!(message, Message::Batch(_) | Message::Proofs(_))
+            || matches!(message, Message::FetchReply { .. })
+    };
+    net.batch(1, "one");
+    let payload = net.pull(0, 1, net.genesis_digest());
+    assert_eq!(payload.content.optimistic.len(), 1);
+    let name = payload.digest(&net.genesis.chain_id());
+    let id = ask(&mut net, 2, name, &payload);
+    net.pass(net.config.payload_patience * 2);
+    assert_eq!((net.status(2).fetches, net.status(2).ballots), (1, 1));
+    net.input(2, Input::Cancel(id));
+    assert_eq!((net.status(2).fetches, net.status(2).ballots), (0, 0));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::net::*;
+use crate::config::SequencerConfig;
 use crate::sequencer::port::*;
 use crate::sequencer::status::Status;
 use crate::sequencer::{RecoverError, Sequencer, Setup};
@@ -178,6 +179,44 @@ fn fetched_content_goes_to_the_waiter_and_stays_outside_the_window() {
         assert_eq!(net.nodes[3].sequencer.stored_of(&net.nodes[0].author).batches, 1);
         net.restart(3);
         net.settle();
+    }
+}
+
+#[test]
+fn what_is_fetched_is_stored_as_far_as_there_is_room_and_goes_to_the_waiter_all_the_same() {
+    let (one, two) = ("one", "two");
+    let charge = Net::new().forge(0, 1, one, Duration::ZERO).info.charge();
+    for (bytes, stored) in [(2 * charge, [true, true]), (2 * charge - 1, [true, false])] {
+        let recovered_bytes_max = bytesize::ByteSize(bytes);
+        let mut net =
+            Net::with(SequencerConfig { recovered_bytes_max, ..SequencerConfig::default() });
+        net.drops = |_, to, message| to == 3 && matches!(message, Message::Batch(_));
+        let digests = [one, two].map(|text| net.batch(0, text));
+        for (id, digest) in (800..).map(RequestId).zip(digests) {
+            let deadline = net.now.monotonic + Duration::from_secs(2);
+            let responders = vec![net.nodes[0].author];
+            net.input(3, Input::Fetch { id, wanted: wanted(digest, responders), deadline });
+            net.settle();
+            let reply = net.nodes[3].replies.remove(&id);
+            assert!(matches!(reply, Some(Reply::Fetched(Ok(Content::Batch(_))))), "{reply:?}");
+        }
+        let reader = net.nodes[3].store.reader();
+        assert_eq!(digests.map(|digest| reader.batch(&digest).unwrap().is_some()), stored);
+    }
+}
+
+#[test]
+fn what_a_commit_named_that_is_not_kept_any_more_is_pruned() {
+    let mut net = Net::new();
+    let deadline = net.now.monotonic + Duration::from_secs(2);
+    let of =
+        |commit| Wanted { commit: Some(CommitIndex(commit)), ..wanted(Digest([9; 32]), vec![]) };
+    for (id, commit, pruned) in [(800, 0, true), (801, 1, false), (802, 2, false)] {
+        let id = RequestId(id);
+        net.input(3, Input::Fetch { id, wanted: of(commit), deadline });
+        let reply = net.nodes[3].replies.remove(&id);
+        let told = matches!(reply, Some(Reply::Fetched(Err(FetchError::Pruned))));
+        assert_eq!((told, reply.is_some()), (pruned, pruned), "commit {commit}");
     }
 }
 

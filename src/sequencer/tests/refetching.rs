@@ -100,3 +100,21 @@ fn a_proposer_that_sends_its_payload_by_itself_is_not_held_to_have_sent_what_nob
     let peer = status.fetch_peers.iter().find(|peer| peer.peer == proposer).unwrap();
     assert_eq!((peer.penalty, peer.failed), (0, 0));
 }
+
+#[test]
+fn what_a_proof_names_and_an_earlier_life_did_not_fetch_is_fetched_in_the_next_one() {
+    let mut net = Net::new();
+    let digest = prove(&mut net, 1, "one", &[0, 1, 2]);
+    net.settle();
+    net.restart(3);
+    assert_eq!(net.status(3).refetches, 1);
+    net.input(3, Input::Tick);
+    assert_eq!(asked(&mut net).len(), 1, "at once");
+    // What is here is not fetched, whatever was planned.
+    let batch = net.forge(0, 1, "one", Duration::from_secs(10));
+    assert_eq!(net.give_batch(0, 3, &batch), digest);
+    net.settle();
+    assert_eq!(net.status(3).fetches, 0);
+    net.restart(3);
+    assert_eq!(net.status(3).refetches, 0);
+}

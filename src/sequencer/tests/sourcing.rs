@@ -43,6 +43,15 @@ fn excludes(net: &Net, index: usize, text: &str) -> bool {
 }
 
 #[test]
+fn a_source_gives_no_more_than_fills_two_batches_with_what_is_in_the_pool() {
+    let mut net = Net::new();
+    net.submit(0, &["four", "three"]);
+    net.input(0, Input::SourceReady);
+    let limits = SourceLimits { transactions_max: 2 * 8192 - 2, bytes_max: (512 << 10) - 9 };
+    assert_eq!(net.nodes[0].source.pulls, [limits]);
+}
+
+#[test]
 fn what_is_pulled_is_batched_and_the_source_is_asked_again_when_it_is_ready() {
     let mut net = with_source();
     answer(&mut net, 0, &["one", "two"]);

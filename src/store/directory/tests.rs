@@ -18,7 +18,8 @@ fn what_was_created_opens_again_with_the_same_incarnation() {
     let created = *create(&path).unwrap().meta();
     let opened = DataDirectory::open_own(&path, &OWN).unwrap();
     assert_eq!(opened.meta(), &created);
-    assert!(opened.free_bytes().unwrap() > 0);
+    assert_eq!((opened.path(), opened.database()), (&*path, path.join(DATABASE)));
+    assert!(opened.free_bytes().unwrap() > 1 << 16, "bytes, not blocks");
     let other = create(&temporary.path().join("other")).unwrap();
     assert_ne!(other.meta().incarnation, created.incarnation);
 }
@@ -44,6 +45,16 @@ fn one_process_at_a_time_and_never_created_twice() {
     drop(first);
     assert!(matches!(create(&path), Err(StoreError::Exists(_))));
     DataDirectory::open(&path).unwrap();
+}
+
+#[test]
+fn a_lock_that_is_no_file_is_not_taken_for_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    drop(create(&path).unwrap());
+    fs::remove_file(path.join(LOCK)).unwrap();
+    fs::create_dir(path.join(LOCK)).unwrap();
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Io { .. })));
 }
 
 #[test]
@@ -132,6 +143,62 @@ fn a_crash_at_every_point_of_creating_leaves_no_store_and_creating_finishes() {
     let failed = DataDirectory::create(&path, OWN, fail);
     assert!(matches!(failed, Err(StoreError::DiskFull { .. })));
     create(&path).unwrap();
+}
+
+#[test]
+fn what_cannot_be_made_durable_is_no_store() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    let vanish = |database: &Path, _: &Meta| {
+        fs::remove_dir(database).unwrap();
+        Ok(())
+    };
+    let created = DataDirectory::create(&path, OWN, vanish);
+    assert!(matches!(created, Err(StoreError::Io { .. })), "{created:?}");
+    assert!(matches!(DataDirectory::open(&path), Err(StoreError::Missing(_))));
+    let nowhere = temporary.path().join("nowhere");
+    assert!(sync_directory(&nowhere).is_err());
+    assert!(sync_with_parent(&nowhere).is_err());
+    assert!(write_synced(&nowhere.join("file"), b"x").is_err());
+}
+
+#[test]
+fn a_file_in_the_way_of_a_directory_is_left_alone() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("file");
+    fs::write(&path, "kept").unwrap();
+    for path in [path.clone(), path.join("data")] {
+        assert!(matches!(create(&path), Err(StoreError::Io { .. })));
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+}
+
+#[test]
+fn a_directory_that_several_make_at_once_is_made() {
+    const THREADS: usize = 4;
+    let temporary = tempfile::tempdir().unwrap();
+    for round in 0..25 {
+        let path = temporary.path().join(format!("{round}/some/more/data"));
+        let start = std::sync::Barrier::new(THREADS);
+        let make = || {
+            start.wait();
+            make_directory(&path)
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(make)).collect();
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
+        assert!(path.is_dir());
+    }
+}
+
+#[test]
+fn the_parent_of_a_name_alone_is_where_the_process_is() {
+    for (path, expected) in [("data", "."), ("some/data", "some"), ("/data", "/"), ("/", "/")] {
+        assert_eq!(parent(Path::new(path)), Path::new(expected), "{path}");
+    }
 }
 
 #[test]

@@ -13,8 +13,6 @@ pub(super) struct Use {
     pub segment: u32,
     /// Its first frame.
     pub base: u64,
-    /// Its last frame.
-    pub last: u64,
 }
 
 /// Where a frame goes.
@@ -73,12 +71,9 @@ impl Ring {
             let taken = self.free.pop_front();
             assert_eq!(taken, Some(place.segment), "J4: a segment that was not free");
             let (segment, base) = (place.segment, place.base);
-            self.uses.push_back(Use { segment, base, last: sequence });
+            self.uses.push_back(Use { segment, base });
         }
         self.offset = place.offset + bytes;
-        if let Some(last) = self.uses.back_mut() {
-            last.last = sequence;
-        }
         while let Some(oldest) = self.uses.pop_front_if(|oldest| oldest.base < needed) {
             self.free.push_back(oldest.segment);
         }

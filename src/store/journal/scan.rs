@@ -276,7 +276,7 @@ impl Scanner<'_> {
                 sequence += 1;
             }
             seen += offset;
-            uses.push_back(Use { segment: *segment, base: *base, last: sequence - 1 });
+            uses.push_back(Use { segment: *segment, base: *base });
         }
         if sequence == last.header.sequence + 1 { Ok(uses) } else { Err(damaged(sequence)) }
     }

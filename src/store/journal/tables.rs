@@ -354,4 +354,56 @@ mod tests {
         let expected: Vec<_> = keys.into_iter().map(|key| (key.clone(), key)).collect();
         assert_eq!(found, expected);
     }
+
+    #[test]
+    fn what_is_in_force_is_counted_where_its_newest_frame_lies() {
+        let mut tables = Tables::default();
+        let root = Digest([1; 32]);
+        let at = |segment| FrameAt { segment, offset: 8192, base: 7, change_bytes: 100 };
+        let mut apply = |segment, write: &dyn Fn(&mut Frame)| {
+            let mut frame = Frame::default();
+            write(&mut frame);
+            assert!(tables.apply(&at(segment), frame.changes()));
+            [0, 1, 2].map(|segment| tables.live(segment)).map(|live| (live.count, live.bytes))
+        };
+        let first = apply(0, &|frame| {
+            frame.entry(b"key", b"value");
+            frame.entry(b"other", b"");
+            frame.content(b"a", vec![0; 10].into(), root);
+            frame.content(b"bb", vec![0; 300].into(), root);
+        });
+        assert_eq!(first, [(4, 8 + 5 + 11 + 302), (0, 0), (0, 0)]);
+        let moved = apply(2, &|frame| {
+            frame.entry(b"key", b"longer value");
+            frame.content(b"bb", vec![0; 30].into(), root);
+        });
+        assert_eq!(moved, [(2, 5 + 11), (0, 0), (2, 15 + 32)]);
+        let gone = apply(1, &|frame| {
+            frame.content_gone(b"a");
+            frame.content_gone(b"nothing");
+        });
+        assert_eq!(gone, [(1, 5), (0, 0), (2, 15 + 32)]);
+        assert_eq!(tables.count(), (2, 1));
+        assert_eq!(tables.entry(b"key"), Some(&b"longer value"[..]));
+        let found = tables.content(b"bb").unwrap();
+        assert_eq!((found.base, found.bytes, found.root), (7, 30, root));
+        assert_eq!(tables.content(b"a"), None);
+        assert!(tables.contents().eq([(&b"bb"[..], found)]));
+    }
+
+    #[test]
+    fn names_too_long_to_lie_in_the_table_are_found_like_others() {
+        let keys = [vec![7; INLINE - 1], vec![7; INLINE], vec![7; INLINE + 1], vec![7; 200]];
+        let mut frame = Frame::default();
+        for key in &keys {
+            frame.entry(key, &[key.len() as u8]);
+        }
+        let at = FrameAt { segment: 0, offset: 0, base: 1, change_bytes: 0 };
+        let mut tables = Tables::default();
+        assert!(tables.apply(&at, frame.changes()));
+        for key in &keys {
+            assert_eq!(tables.entry(key), Some(&[key.len() as u8][..]));
+        }
+        assert_eq!(tables.count(), (4, 0));
+    }
 }

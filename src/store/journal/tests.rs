@@ -15,9 +15,9 @@ use super::scan::read_frame;
 use super::*;
 use crate::store::Recovered;
 use crate::store::check::check;
+use crate::store::entries::Entries as _;
 use crate::store::memory::MemoryStore;
-use crate::store::schema::FORMAT_VERSION;
-use crate::store::schema::Meta;
+use crate::store::schema::{self, FORMAT_VERSION, Meta};
 use crate::store::tests::{
     CHAIN, OWN, batch, batch_record, commit, digest, payload, payload_record, plain, proof_record,
     receipt, sample,
@@ -451,12 +451,28 @@ fn a_full_ring_is_said_to_be_full_and_loses_nothing() {
 }
 
 #[test]
+fn a_group_that_no_segment_holds_is_said_to_be_too_large() {
+    let bytes_of = |length| {
+        let (_disk, mut journal) = create();
+        journal.recover().unwrap();
+        journal.commit(&[batch_record(&batch(2, 1, 50, length), true)]).map(|stats| stats.bytes)
+    };
+    // Beside what is kept for openings.
+    assert_eq!(bytes_of(12 * BLOCK - 600).unwrap(), 12 * BLOCK as u64);
+    for length in [SEGMENT_BYTES as usize, 3 * SEGMENT_BYTES as usize] {
+        let Err(StoreError::Setting { minimum, value, .. }) = bytes_of(length) else { panic!() };
+        assert!(value == SEGMENT_BYTES && minimum > length as u64);
+    }
+}
+
+#[test]
 fn a_group_is_one_write_and_one_sync() {
     let (disk, mut journal) = create();
     journal.recover().unwrap();
     let before = disk.done();
-    journal.commit(&[batch_record(&batch(2, 1, 50, 5000), true)]).unwrap();
+    let stats = journal.commit(&[batch_record(&batch(2, 1, 50, 5000), true)]).unwrap();
     assert_eq!(disk.done() - before, 2);
+    assert_eq!((stats.fsyncs, stats.bytes), (1, 2 * BLOCK as u64));
 }
 
 const CONFIG: JournalConfig =
@@ -515,12 +531,22 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     refused("is not what was written");
     std::fs::remove_file(&ring).unwrap();
     refused("is missing");
+    assert!(!is_at(&database));
     std::fs::write(&ring, good).unwrap();
+    assert!(is_at(&database));
     std::fs::rename(&segment, database.join("kept")).unwrap();
     refused("has 0 bytes");
     std::fs::rename(database.join("kept"), &segment).unwrap();
     let report = check(&path).unwrap();
     assert!(report.is_sound() && report.counts["batch"] == 3, "{report:?}");
+    let contents = ["batch content", "payload content"].map(|kind| report.counts[kind]);
+    assert_eq!(contents, [3, 1], "read where they lie");
+    let image = Image::read(&database).unwrap();
+    let meta = schema::encode_meta(DataDirectory::open(&path).unwrap().meta());
+    let schema::Write::Put { key, value, .. } = meta else { panic!() };
+    assert_eq!(image.control(&key).unwrap().as_deref(), Some(value.as_ref()));
+    assert_eq!(image.control(&[0x77]).unwrap(), None);
+    drop(image);
     // A body that rots is found when it is read, and nowhere else.
     let bytes = std::fs::read(&segment).unwrap();
     let body = sample().peer.body.bytes().clone();
@@ -539,6 +565,96 @@ fn a_ring_of_files_that_is_not_whole_is_damage() {
     volume::overwrite(&segment, first.header.frame_bytes() + 64, &[0; 32]);
     let mut store = JournalStore::open(&path, OWN, &CONFIG).unwrap();
     assert!(matches!(store.recover(), Err(StoreError::Damaged { .. })));
+}
+
+/// Frames with these headers one after the other, each with a small entry.
+fn lay_out(disk: &Memory, headers: &[Header]) {
+    for (number, header) in headers.iter().enumerate() {
+        let mut frame = Frame::default();
+        frame.entry(&number.to_le_bytes(), b"value");
+        let header = frame.measured(*header);
+        let mut bytes = vec![0; BLOCK];
+        frame.lay_out(&header, &SECRET, &mut bytes);
+        disk.change(0, number * BLOCK, &bytes);
+    }
+}
+
+#[test]
+fn frames_that_no_writer_leaves_are_damage() {
+    let header = |sequence, life, durable| Header {
+        base: 1,
+        life,
+        sequence,
+        durable,
+        needed: 1,
+        closing: false,
+        change_bytes: 0,
+        content_bytes: 0,
+    };
+    let first = header(1, 5, 0);
+    let third = header(3, 7, 2);
+    let read = |second| {
+        let disk = Memory::new();
+        lay_out(&disk, &[first, second, third]);
+        scan::scan(&*disk, &SECRET).map(|found| found.tables.count().0)
+    };
+    for good in [header(2, 5, 1), header(2, 6, 0), header(2, 7, 1)] {
+        assert!(matches!(read(good), Ok(3)), "{good:?}");
+    }
+    // The life of one before, and one that says of itself that it is durable.
+    for bad in [header(2, 4, 1), header(2, 8, 1), header(2, 5, 2), header(2, 5, 9)] {
+        let found = read(bad);
+        assert!(matches!(found, Err(StoreError::Damaged { .. })), "{bad:?}: {found:?}");
+    }
+    // Without the second one, the third one says that something is missing.
+    let disk = Memory::new();
+    lay_out(&disk, &[first, header(9, 9, 8), third]);
+    assert!(matches!(scan::scan(&*disk, &SECRET), Err(StoreError::Damaged { .. })));
+    // A frame that is there twice is read once.
+    let disk = Memory::new();
+    lay_out(&disk, &[first, first]);
+    assert_eq!(scan::scan(&*disk, &SECRET).unwrap().last.unwrap().at.offset, 0);
+    // A use of a segment begins with its base.
+    let disk = Memory::new();
+    lay_out(&disk, &[header(2, 5, 1)]);
+    assert!(scan::scan(&*disk, &SECRET).unwrap().last.is_none());
+}
+
+#[test]
+fn the_last_frame_of_a_clean_stop_says_so_and_no_other() {
+    let (disk, mut journal) = create();
+    journal.recover().unwrap();
+    journal.commit(&[Record::Reserved { until: 7 }]).unwrap();
+    drop(journal);
+    let read = |number: u64| read_frame(&*disk, &SECRET, 0, number * BLOCK as u64).unwrap();
+    let closing: Vec<bool> = (0..).map_while(read).map(|read| read.header.closing).collect();
+    // Creating, opening, the group, the stop.
+    assert_eq!(closing, [false, false, false, true]);
+}
+
+#[test]
+fn entries_are_visited_in_the_order_in_which_they_are_decoded() {
+    let (_disk, mut journal) = create();
+    journal.recover().unwrap();
+    for group in &sample().groups {
+        journal.commit(group).unwrap();
+    }
+    let mut visited = Vec::new();
+    let shared = &journal.shared;
+    shared
+        .scan_control(&mut |key, value| {
+            visited.push(schema::Entry::decode(key, value).unwrap());
+            Ok(())
+        })
+        .unwrap();
+    let mut decoded = Vec::new();
+    let decode = |key: &[u8], value: &[u8]| Ok(schema::Entry::decode(key, value).unwrap());
+    shared.decode_control(&decode, &mut |entry| decoded.push(entry)).unwrap();
+    assert!(visited.len() > 10 && visited == decoded);
+    let stop = shared.scan_control(&mut |_, _| Err(StoreError::DiskFull { doing: "testing" }));
+    assert!(matches!(stop, Err(StoreError::DiskFull { .. })));
+    let reader = JournalReader(Arc::clone(&journal.shared));
+    assert!(!StoreReader::may_hold(&reader, &Digest([9; 32])));
 }
 
 #[test]

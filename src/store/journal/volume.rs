@@ -363,4 +363,74 @@ mod tests {
         assert_eq!(files.count(), 2);
         assert!(!segment_path(directory.path(), 2).exists());
     }
+
+    #[test]
+    fn what_was_made_of_a_segment_on_a_full_disk_is_room_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::create(directory.path(), [9; 32], 64 << 10, false).unwrap();
+        let second = segment_path(directory.path(), 1);
+        let fill_the_disk = || std::os::unix::fs::symlink("/dev/full", &second).unwrap();
+        fill_the_disk();
+        files.prepare();
+        assert!(files.prepared().is_none());
+        assert!(fs::symlink_metadata(&second).is_err(), "made ahead");
+        fill_the_disk();
+        let error = StoreError::io("testing", &files.add().unwrap_err());
+        assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+        assert!(fs::symlink_metadata(&second).is_err(), "made when it was needed");
+        assert_eq!(files.count(), 1);
+        files.add().unwrap();
+        assert_eq!((files.count(), second.metadata().unwrap().len()), (2, 64 << 10));
+    }
+
+    #[test]
+    fn a_segment_is_as_long_as_it_was_asked_for_also_where_it_is_no_whole_number_of_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let length = (FILL_BYTES + BLOCK) as u64;
+        drop(Files::create(directory.path(), [9; 32], length, false).unwrap());
+        let path = segment_path(directory.path(), 0);
+        assert_eq!(path.metadata().unwrap().len(), length);
+        assert!(Files::open(directory.path(), Access::Cached).is_ok());
+    }
+
+    #[test]
+    fn only_direct_access_goes_past_the_page_cache_and_whoever_looks_does_not_write() {
+        let flags = |file: &File| rustix::fs::fcntl_getfl(file).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        drop(Files::create(directory.path(), [9; 32], 64 << 10, true).unwrap());
+        let path = segment_path(directory.path(), 0);
+        let can_be_direct = open(&path, OFlags::RDWR | OFlags::DIRECT, Mode::empty()).is_ok();
+        for access in [Access::Direct, Access::Cached, Access::Read] {
+            let flags = flags(&open_file(&path, access).unwrap());
+            let is_direct = flags.contains(OFlags::DIRECT);
+            assert_eq!(is_direct, can_be_direct && access == Access::Direct, "{access:?}");
+            let mode = if access == Access::Read { OFlags::RDONLY } else { OFlags::RDWR };
+            assert_eq!(flags & OFlags::ACCMODE, mode, "{access:?}");
+            let files = Files::open(directory.path(), access).unwrap();
+            let written = files.write(0, 0, &buffer(BLOCK));
+            assert_eq!(written.is_ok(), access != Access::Read, "{access:?}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_not_there_is_an_error_whatever_is_asked_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::create(directory.path(), [9; 32], 64 << 10, false).unwrap();
+        let mut block = buffer(BLOCK);
+        assert!(files.read(1, 0, &mut block).is_err());
+        assert!(files.write(1, 0, &block).is_err());
+        assert!(files.sync(1).is_err());
+        assert!(files.free_bytes().unwrap() > 1 << 16);
+        drop(directory);
+        assert!(files.free_bytes().is_err());
+    }
+
+    #[test]
+    fn memory_for_blocks_is_whole_blocks_of_zeros_on_a_boundary() {
+        for (bytes, length) in [(1, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)] {
+            let buffer = buffer(bytes);
+            assert_eq!((buffer.len(), buffer.as_ptr().addr() % BLOCK), (length, 0));
+            assert!(buffer.iter().all(|byte| *byte == 0));
+        }
+    }
 }

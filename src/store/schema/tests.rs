@@ -16,6 +16,13 @@ fn entries(groups: &[Vec<Record>]) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
     entries
 }
 
+#[test]
+fn each_table_and_each_kind_of_content_has_a_name_of_its_own() {
+    assert_eq!([Table::Content, Table::Control].map(Table::name), ["content", "control"]);
+    let kinds = [ContentKind::Batch, ContentKind::Payload].map(ContentKind::name);
+    assert_eq!(kinds, ["batch content", "payload content"]);
+}
+
 /// Deterministic bytes.
 fn noise(state: &mut u64) -> u8 {
     *state ^= *state << 13;

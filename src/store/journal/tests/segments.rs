@@ -191,3 +191,39 @@ fn a_ring_that_cannot_be_read_is_not_said_to_be_missing() {
     let unreadable = Files::open(&file, Access::Read);
     assert!(matches!(unreadable, Err(StoreError::Io { .. })), "{unreadable:?}");
 }
+
+#[test]
+fn what_the_last_groups_deleted_is_used_again_before_a_segment_is_added() {
+    let (disk, mut journal) = opened();
+    let mut commit = |adds: Option<u64>, drops: &[u64]| {
+        let mut group: Vec<Record> =
+            adds.map(|counter| batch_record(&two_blocks(counter), false)).into_iter().collect();
+        group.extend(drops.iter().copied().map(two_blocks).map(|old| {
+            let (digest, expiration) = (digest(&old), old.info.expiration);
+            Record::DropBatch { digest, expiration }
+        }));
+        let stats = journal.commit(&group).unwrap();
+        (stats.fsyncs, disk.count(), journal.writer().ring.rest() / BLOCK as u64)
+    };
+    // The first one keeps its segment in use, until the second segment is used for a while.
+    commit(Some(0), &[]);
+    commit(Some(1), &[]);
+    let mut newest = 1;
+    let mut add = || {
+        newest += 1;
+        (newest, commit(Some(newest), &[newest - 1]))
+    };
+    let (newest, _) = loop {
+        let (newest, (fsyncs, segments, rest)) = add();
+        assert_eq!(fsyncs, 1, "a frame of its own would be of no use");
+        if segments == 2 && rest == 6 {
+            break (newest, rest);
+        }
+        assert!(newest < 50);
+    };
+    assert_eq!(commit(None, &[0, newest]), (1, 2, 5));
+    // What little is in force in the first segment is copied; a frame of its own says that nothing
+    // is any more; then there is room.
+    let (fsyncs, segments, _) = commit(Some(60), &[]);
+    assert_eq!((fsyncs, segments), (3, 2));
+}
