@@ -23,7 +23,7 @@ pub(super) const SEGMENTS_SPARE: u64 = 2;
 /// Groups leave so much room for openings: each writes a frame of its own. At most a quarter of a
 /// segment, and half of what an opening found, so that a journal on a full disk can be opened again
 /// and again and still takes a few groups.
-const OPENING_BYTES: u64 = 1 << 20;
+pub(super) const OPENING_BYTES: u64 = 1 << 20;
 
 /// The same over any volume.
 #[derive(Debug)]
@@ -270,15 +270,21 @@ impl Journal {
             self.append(&Frame::default(), Kind::Life)?;
         }
         let volume = Arc::clone(&self.shared.volume);
-        let place = self.find_place(bytes, kind);
-        if place.is_none() && volume.count() < self.segments_max {
+        loop {
+            if let Some(place) = self.find_place(bytes, kind) {
+                return Ok(place);
+            }
+            // At most two: a group that fills one leaves the other to openings.
             let added = volume.count();
+            if added >= self.segments_max {
+                return Err(StoreError::DiskFull {
+                    doing: "looking for a free segment of the journal",
+                });
+            }
             let doing = |error| StoreError::io("adding a segment to the journal", &error);
             volume.add().map_err(doing)?;
             self.writer().ring.add(added);
-            return self.place_free(bytes, kind);
         }
-        place.ok_or(StoreError::DiskFull { doing: "looking for a free segment of the journal" })
     }
 
     fn find_place(&mut self, bytes: u64, kind: Kind) -> Option<Place> {
@@ -290,11 +296,6 @@ impl Journal {
         // A segment that could be added may find the disk full.
         let leaves_room = rest >= writer.reserve || writer.ring.free() > taken;
         (kind != Kind::Group || leaves_room).then_some(place)
-    }
-
-    fn place_free(&mut self, bytes: u64, kind: Kind) -> Result<Place, StoreError> {
-        let place = self.find_place(bytes, kind);
-        place.ok_or(StoreError::DiskFull { doing: "looking for a free segment of the journal" })
     }
 
     /// Bytes in force in the oldest segment but the one that is written to.

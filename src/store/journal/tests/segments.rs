@@ -1,6 +1,7 @@
 //! Segments: when they are prepared, added and used again, and what is said to be free.
 
 use super::*;
+use crate::store::journal::writer::OPENING_BYTES;
 
 /// Two blocks with its batch.
 const GROUP_BYTES: u64 = 2 * BLOCK as u64;
@@ -127,6 +128,19 @@ fn of_a_segment_that_is_copied_only_frames_with_something_in_force_are_read() {
     assert!(copied.is_some_and(|counter| counter > 8), "{copied:?}");
     let reader = JournalReader(Arc::clone(&journal.shared));
     assert_eq!(reader.batch(&digest(&outlives)).unwrap(), Some(outlives));
+}
+
+#[test]
+fn a_group_that_leaves_no_room_for_openings_in_its_segment_has_a_place_all_the_same() {
+    let (_, mut journal) = opened();
+    let reserve = OPENING_BYTES.min(SEGMENT_BYTES / 4);
+    let long = |counter| batch(2, counter, 1000, (SEGMENT_BYTES - reserve) as usize);
+    for counter in 0..20 {
+        let mut group = vec![batch_record(&long(counter), false)];
+        group.extend(counter.checked_sub(1).map(|old| drop_of(&long(old))));
+        let stats = journal.commit(&group).unwrap_or_else(|error| panic!("{counter}: {error}"));
+        assert!(stats.bytes > SEGMENT_BYTES - reserve);
+    }
 }
 
 #[test]
