@@ -278,8 +278,8 @@ impl Plan {
             proposal: ProposalSection {
                 block_interval: options.block_interval,
                 block_interval_min: options.block_interval.min(BLOCK_INTERVAL_MIN),
-                batch_bytes_max: "8MiB",
-                transactions_max: 16_384,
+                batch_bytes_max: "16MiB",
+                transactions_max: 32_768,
             },
             sequencer: SequencerSection {
                 pool_bytes_max: "4MiB",
