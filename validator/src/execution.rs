@@ -30,8 +30,9 @@ use crate::metrics::Metrics;
 use crate::tracker::Tracker;
 use crate::waiting::Waiting;
 
-/// Blocks whose content is gathered at once: one that catches up does not wait for each in turn.
-const PREFETCHED_BLOCKS: usize = 4;
+/// Blocks whose content is gathered at once, beside the one that is executed: one that catches up does
+/// not wait for each in turn. Each may be as large as a proposal.
+const PREFETCHED_BLOCKS: usize = 2;
 
 /// The executor's name among the subscribers.
 pub const SUBSCRIBER: &str = "executor";
