@@ -212,10 +212,7 @@ fn what_the_last_groups_deleted_is_used_again_before_a_segment_is_added() {
     let mut commit = |adds: Option<u64>, drops: &[u64]| {
         let mut group: Vec<Record> =
             adds.map(|counter| batch_record(&two_blocks(counter), false)).into_iter().collect();
-        group.extend(drops.iter().copied().map(two_blocks).map(|old| {
-            let (digest, expiration) = (digest(&old), old.info.expiration);
-            Record::DropBatch { digest, expiration }
-        }));
+        group.extend(drops.iter().map(|old| drop_of(&two_blocks(*old))));
         let stats = journal.commit(&group).unwrap();
         (stats.fsyncs, disk.count(), journal.writer().ring.rest() / BLOCK as u64)
     };
