@@ -544,6 +544,7 @@ impl Sequencer {
                 let content = port::Content::Batch(batch.clone());
                 let now = clock.now.monotonic;
                 self.fetcher.on_content(&mut self.outbox, now, None, &digest, &content);
+                self.refetched(&digest);
                 self.on_slot(clock, digest, &batch.info);
             }
             Ok(false) => {}

@@ -179,7 +179,7 @@ impl Sequencer {
         }
     }
 
-    /// It is here.
+    /// It is here, whoever sent it.
     pub(super) fn refetched(&mut self, digest: &Digest) {
         self.refetch.remove(digest);
     }

@@ -114,7 +114,7 @@ fn what_a_proof_names_and_an_earlier_life_did_not_fetch_is_fetched_in_the_next_o
     let batch = net.forge(0, 1, "one", Duration::from_secs(10));
     assert_eq!(net.give_batch(0, 3, &batch), digest);
     net.settle();
-    assert_eq!(net.status(3).fetches, 0);
+    assert_eq!((net.status(3).fetches, net.status(3).refetches), (0, 0));
     net.restart(3);
     assert_eq!(net.status(3).refetches, 0);
 }
