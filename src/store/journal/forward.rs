@@ -1,16 +1,18 @@
 //! Copying forward: what is in force in the oldest segment is written again, so that the segment can
 //! be used again. Content lives for about as long as its neighbours, so this is rarely much.
 
+use std::borrow::Borrow as _;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::StoreError;
 use super::frame::{Change, Frame, changes};
+use super::live::Spot;
 use super::reader::Shared;
 use super::ring::Use;
 use super::scan::{read_bytes, read_frame};
-use super::tables::FrameAt;
-use super::volume::Volume;
+use super::tables::{FrameAt, Location};
+use super::volume::{BLOCK, Volume};
 use super::writer::{Journal, Kind, SEGMENTS_SPARE, Writer};
 
 /// Copied forward with one group.
@@ -49,7 +51,9 @@ impl Journal {
             let doing = |error| StoreError::io("copying forward", &error);
             let read = read_frame(&*shared.volume, &shared.secret, segment, offset);
             let Some(read) = read.map_err(doing)?.filter(|read| read.header.base == base) else {
-                break;
+                from = offset + BLOCK as u64;
+                stage_from_memory(&shared, segment, offset, &mut frame)?;
+                continue;
             };
             from = offset + read.header.frame_bytes();
             // No longer, together, than the frames that are read: it fits a segment.
@@ -85,17 +89,49 @@ fn stage(
             if shared.tables(|tables| tables.content(key)) != Some(location) {
                 return Ok(());
             }
-            let content = read_bytes(&*shared.volume, at.segment, location.offset(), bytes)
-                .map_err(|error| StoreError::io("copying forward", &error))?;
-            if *blake3::hash(&content).as_bytes() == root.0 {
-                frame.content(key, content, root);
-            } else {
-                // Whoever needs it fetches it again; its claim and its proof stay.
-                tracing::warn!(key = hex::encode(key), "damaged content is not copied forward");
-                frame.content_gone(key);
-            }
+            stage_content(shared, key, location, frame)?;
         }
         Change::EntryGone { .. } | Change::ContentGone { .. } => {}
     }
     Ok(())
+}
+
+fn stage_content(
+    shared: &Shared,
+    key: &[u8],
+    location: Location,
+    frame: &mut Frame,
+) -> Result<(), StoreError> {
+    let Location { spot, bytes, root, .. } = location;
+    let content = read_bytes(&*shared.volume, spot.segment, location.offset(), bytes)
+        .map_err(|error| StoreError::io("copying forward", &error))?;
+    if *blake3::hash(&content).as_bytes() == root.0 {
+        frame.content(key, content, root);
+    } else {
+        // Whoever needs it fetches it again; its claim and its proof stay.
+        tracing::warn!(key = hex::encode(key), "damaged content is not copied forward");
+        frame.content_gone(key);
+    }
+    Ok(())
+}
+
+/// The same for a frame whose own account of itself rotted since it was read: what is in force in it
+/// is found in the tables, all of which are gone through. Once it is written again the next opening
+/// does not need the frame.
+fn stage_from_memory(
+    shared: &Shared,
+    segment: u32,
+    offset: u64,
+    frame: &mut Frame,
+) -> Result<(), StoreError> {
+    tracing::error!(
+        segment,
+        offset,
+        "a frame of the journal is damaged: what it holds is written again from memory; check the disk"
+    );
+    let spot = Spot::new(segment, offset);
+    let held = shared.tables(|tables| tables.in_frame(spot));
+    held.entries.iter().for_each(|(key, value)| frame.entry(key.borrow(), value));
+    let mut contents = held.contents.iter();
+    contents.try_for_each(|(key, location)| stage_content(shared, key.borrow(), *location, frame))
 }

@@ -20,6 +20,13 @@ pub(super) struct Spot {
     pub block: u32,
 }
 
+impl Spot {
+    pub fn new(segment: u32, offset: u64) -> Self {
+        // Whole blocks of at most 4 GiB.
+        Self { segment, block: (offset / BLOCK as u64) as u32 }
+    }
+}
+
 /// One use of a segment.
 #[derive(Debug, Default)]
 struct Used {

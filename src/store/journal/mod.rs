@@ -22,7 +22,8 @@
 //!
 //! **Invariants.** Sequences have no gap from `needed` to the last frame. Nothing in force lies in a
 //! segment that may be written over, and a durable frame has said so before it is. What is in force
-//! in the oldest segment when room gets short is copied forward with the next groups.
+//! in the oldest segment when room gets short is copied forward with the next groups, from memory if a
+//! frame has rotted.
 //!
 //! **Failure is final.** The first error of a write is kept and returned to every later commit.
 //!

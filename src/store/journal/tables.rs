@@ -16,7 +16,7 @@ const INLINE: usize = 46;
 
 /// A key, where the table looks for it: not behind a pointer.
 #[derive(Clone, Debug)]
-enum Key {
+pub(super) enum Key {
     Inline { length: u8, bytes: [u8; INLINE] },
     Boxed(Box<[u8]>),
 }
@@ -186,6 +186,13 @@ impl ContentTable {
     }
 }
 
+/// What of a frame is in force.
+#[derive(Debug)]
+pub(super) struct InFrame {
+    pub entries: Vec<(Key, Box<[u8]>)>,
+    pub contents: Vec<(Key, Location)>,
+}
+
 /// See the module docs.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -208,8 +215,7 @@ impl FrameAt {
     }
 
     pub fn spot(&self) -> Spot {
-        // Whole blocks of at most 4 GiB.
-        Spot { segment: self.segment, block: (self.offset / BLOCK as u64) as u32 }
+        Spot::new(self.segment, self.offset)
     }
 
     /// Of a content that begins so many bytes after the first one.
@@ -256,6 +262,16 @@ impl Tables {
     pub fn entry_at(&self, key: &[u8], spot: Spot) -> Option<&[u8]> {
         let entry = self.entries.0.map.get(key).filter(|entry| entry.spot == spot);
         entry.map(|entry| &*entry.value)
+    }
+
+    /// Copies of all entries whose newest frame this is, and its contents in force: everything is
+    /// gone through.
+    pub fn in_frame(&self, spot: Spot) -> InFrame {
+        let entries = self.entries.0.map.iter().filter(|(_, entry)| entry.spot == spot);
+        let entries = entries.map(|(key, entry)| (key.clone(), entry.value.clone())).collect();
+        let contents = self.contents.0.map.iter().filter(|(_, location)| location.spot == spot);
+        let contents = contents.map(|(key, location)| (key.clone(), *location)).collect();
+        InFrame { entries, contents }
     }
 
     pub fn content(&self, key: &[u8]) -> Option<Location> {

@@ -363,6 +363,32 @@ fn whatever_step_the_power_goes_at_committed_groups_are_there_and_others_whole_o
 }
 
 #[test]
+fn the_first_failure_of_the_journal_is_final_although_the_disk_works_again() {
+    let (disk, mut journal) = create();
+    journal.recover().unwrap();
+    let mut maker = Maker::new(1);
+    journal.commit(&maker.group()).unwrap();
+    disk.lose_power_after(1);
+    let group = maker.group();
+    let failed = journal.commit(&group).unwrap_err().to_string();
+    disk.lose_power_after(u64::MAX / 2);
+    for _ in 0..2 {
+        assert_eq!(journal.commit(&group).unwrap_err().to_string(), failed);
+        assert_eq!(journal.recover().unwrap_err().to_string(), failed);
+    }
+    let done = disk.done();
+    drop(journal);
+    assert_eq!(disk.done(), done, "no last frame either");
+}
+
+#[test]
+#[should_panic(expected = "S2: a group before recovery")]
+fn the_journal_commits_nothing_before_recovery() {
+    let (_, mut journal) = create();
+    let _ = journal.commit(&[Record::Reserved { until: 3 }]);
+}
+
+#[test]
 fn damage_before_the_end_is_told_from_a_torn_tail() {
     let (disk, mut journal) = create();
     journal.recover().unwrap();

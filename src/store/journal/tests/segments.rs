@@ -1,6 +1,7 @@
 //! Segments: when they are prepared, added and used again, and what is said to be free.
 
 use super::*;
+use crate::store::journal::tables::Tables;
 use crate::store::journal::writer::OPENING_BYTES;
 
 /// Two blocks with its batch.
@@ -126,6 +127,29 @@ fn of_a_segment_that_is_copied_only_frames_with_something_in_force_are_read() {
         is_copied
     });
     assert!(copied.is_some_and(|counter| counter > 8), "{copied:?}");
+    let reader = JournalReader(Arc::clone(&journal.shared));
+    assert_eq!(reader.batch(&digest(&outlives)).unwrap(), Some(outlives));
+}
+
+#[test]
+fn what_a_damaged_frame_holds_is_copied_forward_from_memory_and_the_next_opening_finds_no_damage() {
+    let (disk, mut journal) = opened();
+    let (outlives, payload) = (batch(3, 1, 1000, 1000), payload(1, 1000, &[]));
+    let records = [batch_record(&outlives, true), payload_record(&payload, 1_000_000)];
+    journal.commit(&records).unwrap();
+    let held = journal.shared.tables(|tables| tables.contents().next().unwrap().1.spot);
+    disk.change(held.segment, held.block as usize * BLOCK + 40, &[7; 60]);
+    for counter in 0..300 {
+        let mut group = vec![batch_record(&two_blocks(counter), false)];
+        group.extend(counter.checked_sub(1).map(|old| drop_of(&two_blocks(old))));
+        journal.commit(&group).unwrap_or_else(|error| panic!("{counter}: {error}"));
+    }
+    assert!(disk.count() < SEGMENTS_MAX, "{}", disk.count());
+    let count = journal.shared.tables(Tables::count);
+    drop(journal);
+    let mut journal = open(disk);
+    journal.recover().unwrap();
+    assert_eq!(journal.shared.tables(Tables::count), count);
     let reader = JournalReader(Arc::clone(&journal.shared));
     assert_eq!(reader.batch(&digest(&outlives)).unwrap(), Some(outlives));
 }
