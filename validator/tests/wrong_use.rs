@@ -236,7 +236,8 @@ fn a_config_that_contradicts_itself_or_the_chain_names_both_sides() {
     let parts = ["proposal.empty_block_interval", "ordering.leader_timeout"];
     chain.run_is_refused(USAGE, &parts);
     chain.edit("empty_block_interval = \"5s\"\n", "");
-    chain.edit("batch_bytes_max = \"8MiB\"", "batch_bytes_max = \"1KiB\"");
+    let block = format!("batch_bytes_max = {:?}", chain.option("batch_bytes_max"));
+    chain.edit(&block, "batch_bytes_max = \"1KiB\"");
     chain.run_is_refused(USAGE, &["proposal.batch_bytes_max", "at least"]);
     chain.edit("batch_bytes_max = \"1KiB\"\n", "");
     chain.edit("[sequencer]\n", "[sequencer]\nbatch_age_max = \"1h\"\n");
