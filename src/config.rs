@@ -53,6 +53,11 @@ pub struct SequencerConfig {
     /// 1 s.
     #[serde(with = "humantime_serde")]
     pub batch_age_max: Duration,
+    /// While none of our own batches waits for its proof, one is sealed when its oldest transaction has
+    /// waited this long, half of `batch_age_max` after the batch before at the earliest: there is nothing
+    /// to gather for. Default 5 ms; 1 ms to 1 s, and no longer than the other age.
+    #[serde(with = "humantime_serde")]
+    pub batch_age_min: Duration,
     /// Lowest gas unit price of each bucket, rising, the first 0. Default ten buckets.
     pub gas_bucket_starts: Vec<u64>,
     /// Own batches that are not ordered yet: bytes, kept in memory. Default 64 MiB; at least four
@@ -147,6 +152,7 @@ impl Default for SequencerConfig {
             pool_transactions_max: 131_072,
             batch_bytes_target: ByteSize::mib(1),
             batch_age_max: Duration::from_millis(20),
+            batch_age_min: Duration::from_millis(5),
             gas_bucket_starts: vec![0, 150, 300, 500, 1000, 3000, 5000, 10_000, 100_000, 1_000_000],
             outstanding_bytes_max: ByteSize::mib(64),
             outstanding_batches_max: 4096,
@@ -226,6 +232,7 @@ impl SequencerConfig {
             return Err(ConfigError::new("batch_bytes_target", problem));
         }
         within("batch_age_max", self.batch_age_max, 1, 1000)?;
+        within("batch_age_min", self.batch_age_min, 1, 1000)?;
         let starts = &self.gas_bucket_starts;
         if starts.first() != Some(&0) || starts.windows(2).any(|pair| pair[0] >= pair[1]) {
             let problem = "must rise strictly and start with 0";

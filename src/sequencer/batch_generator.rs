@@ -94,6 +94,8 @@ pub(super) struct BatchGenerator {
     outstanding_order: BTreeSet<(Timestamp, Digest)>,
     outstanding_bytes: u64,
     outstanding_transactions: u64,
+    /// When the last batch was sealed.
+    last_sealed: Option<Duration>,
     /// Batches whose transactions are on their way into others, and how many still are.
     moving: BTreeMap<Digest, (BatchInfo, u32)>,
     /// Batches that are done with, and not recorded as such yet.
@@ -135,6 +137,7 @@ impl BatchGenerator {
             rate: PullRate::new(config.pull_rate.clone(), config.batch_age_max),
             config,
             submissions: BTreeMap::new(),
+            last_sealed: None,
             outstanding: DigestMap::default(),
             outstanding_order: BTreeSet::new(),
             outstanding_bytes: 0,
@@ -185,9 +188,10 @@ impl BatchGenerator {
         }
     }
 
-    /// Seals one batch if one is due; the caller decides whether there is room for it.
-    pub fn seal(&mut self, outbox: &mut Outbox, clock: &Clock) -> Option<Sealed> {
-        let bucket = self.due_bucket(clock.now.monotonic)?;
+    /// Seals one batch if one is due; the caller decides whether there is room for it. `idle` while
+    /// none of ours waits for its proof.
+    pub fn seal(&mut self, outbox: &mut Outbox, clock: &Clock, idle: bool) -> Option<Sealed> {
+        let bucket = self.due_bucket(clock.now.monotonic, idle)?;
         self.seal_from(outbox, clock, bucket)
     }
 
@@ -229,6 +233,7 @@ impl BatchGenerator {
             root: body.root(),
         };
         self.rate.on_pulled(clock.now.monotonic, u64::from(count));
+        self.last_sealed = Some(clock.now.monotonic);
         self.ids.next += 1;
         let digest = info.digest(&self.chain);
         self.pool.on_sealed(Some((digest, &info)));
@@ -245,12 +250,22 @@ impl BatchGenerator {
             || self.outstanding.len() as u64 >= self.config.outstanding_batches_max
     }
 
-    fn sealing_age(&self) -> Duration {
-        self.config.sealing_age(self.outstanding.len())
+    /// When a batch is sealed whose oldest transaction arrived then. While a batch is on its way to its
+    /// proof, more is gathered for the next one, so that a busy network has few batches; while none is,
+    /// that would be waiting for nothing.
+    fn sealing_time(&self, arrived: Duration, idle: bool) -> Duration {
+        let latest = arrived + self.config.sealing_age(self.outstanding.len());
+        if !idle {
+            return latest;
+        }
+        // Many validators that are nearly idle would make too many batches together.
+        let gap = self.config.batch_age_max / 2;
+        let earliest = self.last_sealed.map_or(Duration::ZERO, |last| last + gap);
+        (arrived + self.config.batch_age_min).max(earliest).min(latest)
     }
 
-    fn due_bucket(&self, now: Duration) -> Option<u64> {
-        let due = |arrived| arrived + self.sealing_age() <= now;
+    fn due_bucket(&self, now: Duration, idle: bool) -> Option<u64> {
+        let due = |arrived| self.sealing_time(arrived, idle) <= now;
         self.pool.due_bucket(self.config.batch_bytes_target.as_u64(), due)
     }
 
@@ -348,19 +363,19 @@ impl BatchGenerator {
     }
 
     /// True if a batch could be sealed now, as far as the pool and the ids are concerned.
-    pub fn is_due(&mut self, now: Duration) -> bool {
+    pub fn is_due(&mut self, now: Duration, idle: bool) -> bool {
         self.ids.next < self.ids.durable_until
-            && self.due_bucket(now).is_some()
+            && self.due_bucket(now, idle).is_some()
             && self.rate.is_due(now, self.pool.count())
     }
 
     /// When the next batch is due. `None` while there is no id to give it: the group that brings
     /// one wakes the sequencer.
-    pub fn next_deadline(&self) -> Option<Duration> {
+    pub fn next_deadline(&self, idle: bool) -> Option<Duration> {
         if self.ids.next >= self.ids.durable_until {
             return None;
         }
-        let due = self.pool.oldest()? + self.sealing_age();
+        let due = self.sealing_time(self.pool.oldest()?, idle);
         let Some(allowed) = self.rate.next_deadline(self.pool.count()) else { return Some(due) };
         // A full batch waits for nothing but the rate.
         let is_full = self.pool.bytes() >= self.config.batch_bytes_target.as_u64();

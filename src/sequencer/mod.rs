@@ -165,7 +165,7 @@ impl Sequencer {
     /// When `step` wants to be called with [`Input::Tick`], on the monotonic clock.
     pub fn next_deadline(&self) -> Option<Duration> {
         let due = [
-            self.generator.next_deadline().filter(|_| self.may_seal()),
+            self.generator.next_deadline(self.is_idle()).filter(|_| self.may_seal()),
             self.proofs.next_deadline().filter(|_| self.ends.phase == Phase::Open),
             self.coordinator.next_signature(),
             self.commits.next_deadline(),
@@ -486,11 +486,12 @@ impl Sequencer {
     fn seal(&mut self, clock: &Clock) {
         loop {
             self.follow_pressure(clock.now.monotonic);
-            if !self.generator.is_due(clock.now.monotonic) || !self.may_seal() {
+            let idle = self.is_idle();
+            if !self.generator.is_due(clock.now.monotonic, idle) || !self.may_seal() {
                 break;
             }
             self.enters(Component::BatchGenerator);
-            let Some(sealed) = self.generator.seal(&mut self.outbox, clock) else { break };
+            let Some(sealed) = self.generator.seal(&mut self.outbox, clock, idle) else { break };
             self.spread(clock, sealed);
         }
         self.record_settled();
@@ -509,6 +510,11 @@ impl Sequencer {
         self.enters(Component::ProofCoordinator);
         let outbox = &mut self.outbox;
         self.proofs.on_own_batch(outbox, clock, &mut self.windows, digest, batch);
+    }
+
+    /// True while none of our own batches waits for its proof.
+    fn is_idle(&self) -> bool {
+        self.proofs.uncertified() == 0
     }
 
     fn may_seal(&self) -> bool {

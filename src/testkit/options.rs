@@ -162,6 +162,7 @@ fn config(rng: &mut Rng, parameters: &ChainParameters) -> SequencerConfig {
         pool_transactions_max: *pick(rng, &[4, 64, 10_000]),
         batch_bytes_target: ByteSize(target),
         batch_age_max: millis(rng, 1..200),
+        batch_age_min: millis(rng, 1..50),
         gas_bucket_starts: vec![0, 10, 100],
         outstanding_bytes_max: ByteSize(4 * target * *pick(rng, &[1, 16])),
         outstanding_batches_max: *pick(rng, &[16, 256]),

@@ -8,6 +8,9 @@ const MS: Duration = Duration::from_millis(1);
 const AGE: Duration = Duration::from_millis(20);
 /// An id for each of a few batches.
 const RESERVED: u64 = 10;
+/// Whether no batch of ours waits for its proof.
+const BUSY: bool = false;
+const IDLE: bool = true;
 
 fn generator(change: impl FnOnce(&mut SequencerConfig)) -> BatchGenerator {
     let identity = Identity {
@@ -45,7 +48,7 @@ fn pool(generator: &mut BatchGenerator, length: usize, millis: u64) {
 }
 
 fn seal(generator: &mut BatchGenerator, millis: u64) -> Option<Sealed> {
-    generator.seal(&mut Outbox::default(), &clock(millis, 0))
+    generator.seal(&mut Outbox::default(), &clock(millis, 0), BUSY)
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn ids_are_used_once_they_are_reserved_on_disk_and_asked_for_before_half_are_lef
     let mut generator = generator(|_| {});
     pool(&mut generator, 100, 0);
     let due = |generator: &mut BatchGenerator| {
-        (generator.is_due(AGE), generator.next_deadline().is_some())
+        (generator.is_due(AGE, BUSY), generator.next_deadline(BUSY).is_some())
     };
     assert_eq!(due(&mut generator), (false, false));
     assert!(seal(&mut generator, 20).is_none());
@@ -80,15 +83,43 @@ fn ids_are_used_once_they_are_reserved_on_disk_and_asked_for_before_half_are_lef
 #[test]
 fn a_batch_is_due_when_its_oldest_transaction_is_old_or_when_it_is_full() {
     let mut generator = ready(|config| config.batch_bytes_target = bytesize::ByteSize(1000));
-    assert_eq!(generator.next_deadline(), None, "the pool is empty");
+    assert_eq!(generator.next_deadline(BUSY), None, "the pool is empty");
     pool(&mut generator, 100, 5);
     pool(&mut generator, 100, 9);
-    assert_eq!(generator.next_deadline(), Some(25 * MS));
-    assert!(!generator.is_due(Duration::from_nanos(24_999_999)) && generator.is_due(25 * MS));
+    assert_eq!(generator.next_deadline(BUSY), Some(25 * MS));
+    assert!(
+        !generator.is_due(Duration::from_nanos(24_999_999), BUSY)
+            && generator.is_due(25 * MS, BUSY)
+    );
     pool(&mut generator, 799, 9);
-    assert!(!generator.is_due(9 * MS), "a byte is missing");
+    assert!(!generator.is_due(9 * MS, BUSY), "a byte is missing");
     pool(&mut generator, 1, 9);
-    assert!(generator.is_due(9 * MS));
+    assert!(generator.is_due(9 * MS, BUSY));
+}
+
+#[test]
+fn while_no_batch_waits_for_its_proof_the_next_one_is_sealed_early_but_not_often() {
+    let mut generator = ready(|config| {
+        (config.batch_age_max, config.batch_age_min) = (20 * MS, 5 * MS);
+    });
+    pool(&mut generator, 100, 40);
+    let due = |generator: &BatchGenerator| [IDLE, BUSY].map(|idle| generator.next_deadline(idle));
+    assert_eq!(due(&generator), [45, 60].map(|due| Some(MS * due)));
+    let early = |generator: &mut BatchGenerator, millis, idle| {
+        generator.seal(&mut Outbox::default(), &clock(millis, 0), idle).is_some()
+    };
+    assert!(!early(&mut generator, 44, IDLE) && !early(&mut generator, 45, BUSY));
+    assert!(generator.is_due(45 * MS, IDLE) && early(&mut generator, 45, IDLE));
+    // Half of the other age later at the earliest.
+    pool(&mut generator, 100, 46);
+    assert_eq!(due(&generator), [55, 66].map(|due| Some(MS * due)));
+    assert!(!early(&mut generator, 54, IDLE) && early(&mut generator, 55, IDLE));
+    // Where batches may not be old at all, they are not older.
+    let mut generator = ready(|config| {
+        (config.batch_age_max, config.batch_age_min) = (2 * MS, 5 * MS);
+    });
+    pool(&mut generator, 100, 40);
+    assert_eq!(due(&generator), [42, 42].map(|due| Some(MS * due)));
 }
 
 #[test]
@@ -102,15 +133,15 @@ fn under_pressure_the_rate_decides_too() {
     assert_eq!(generator.rate.limit(), Some(10));
     pool(&mut generator, 100, 0);
     // One transaction in a tenth of a second, however old it is.
-    assert_eq!(generator.next_deadline(), Some(100 * MS));
-    assert!(!generator.is_due(99 * MS) && generator.is_due(100 * MS));
+    assert_eq!(generator.next_deadline(BUSY), Some(100 * MS));
+    assert!(!generator.is_due(99 * MS, BUSY) && generator.is_due(100 * MS, BUSY));
     // One that is young waits for its age, if not for a full batch.
     let mut generator = ready(config);
     generator.rate.on_pressure(Duration::ZERO, true);
     pool(&mut generator, 100, 90);
-    assert_eq!(generator.next_deadline(), Some(110 * MS));
+    assert_eq!(generator.next_deadline(BUSY), Some(110 * MS));
     pool(&mut generator, 900, 90);
-    assert_eq!(generator.next_deadline(), Some(100 * MS));
+    assert_eq!(generator.next_deadline(BUSY), Some(100 * MS));
 }
 
 #[test]
@@ -156,8 +187,8 @@ fn what_a_block_orders_in_time_is_done_with_and_what_it_orders_too_late_goes_bac
             continue;
         }
         // It goes with another one, and then the first is settled.
-        assert!(generator.seal(&mut outbox, &clock).is_none(), "not old enough");
-        let again = generator.seal(&mut outbox, &self::clock(50, block)).unwrap();
+        assert!(generator.seal(&mut outbox, &clock, BUSY).is_none(), "not old enough");
+        let again = generator.seal(&mut outbox, &self::clock(50, block), BUSY).unwrap();
         assert_eq!(generator.take_settled(), [(digest, batch.info)]);
         let told = outbox.promises.iter().find_map(|promise| match promise {
             Promise::Event(Event::Rebatched { from, moved }) => Some((*from, moved.clone())),

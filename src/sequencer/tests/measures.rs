@@ -22,7 +22,7 @@ fn hold(net: &mut Net, holds: bool) {
 
 #[test]
 fn a_batch_is_measured_when_it_is_sealed_certified_proposed_and_ordered() {
-    let mut net = Net::new();
+    let mut net = Net::with(SequencerConfig { batch_age_min: 20 * MS, ..Default::default() });
     hold(&mut net, true);
     let id = net.submit(0, &["one", "three"]);
     net.pass(net.config.batch_age_max);
@@ -96,6 +96,7 @@ fn trusting(optimistic_age_min: Duration) -> Net {
         optimistic: true,
         optimistic_age_min,
         optimistic_batch_age_max: 20 * MS,
+        batch_age_min: 20 * MS,
         inline_batches_max: 1,
         ..SequencerConfig::default()
     });

@@ -73,6 +73,7 @@ pub const OPTIONS: &[OptionRow] = rows![
     "sequencer.pool_transactions_max" "transactions" "131072" "at least 1" "transactions accepted and not batched yet";
     "sequencer.batch_bytes_target" "size" "1.0 MiB" "at most one full batch" "a batch is sealed at this size";
     "sequencer.batch_age_max" "duration" "20ms" "1ms to 1s" "a batch is sealed when its oldest transaction has waited this long";
+    "sequencer.batch_age_min" "duration" "5ms" "1ms to 1s" "and already then, while no own batch waits for its proof: up to two in each batch_age_max";
     "sequencer.gas_bucket_starts" "prices" "[0, 150, 300, 500, 1000, 3000, 5000, 10000, 100000, 1000000]" "rising, the first 0" "lowest gas unit price of each bucket";
     "sequencer.outstanding_bytes_max" "size" "64.0 MiB" "at least 4 x batch_bytes_target" "own batches not ordered yet, in memory";
     "sequencer.outstanding_batches_max" "batches" "4096" "at least 16" "own batches not ordered yet";
