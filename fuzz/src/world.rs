@@ -74,6 +74,7 @@ fn make_config(genesis: &Genesis) -> SequencerConfig {
         pool_transactions_max: 16,
         batch_bytes_target: ByteSize(512),
         batch_age_max: Duration::from_millis(20),
+        batch_age_min: Duration::from_millis(5),
         gas_bucket_starts: vec![0, 10, 100],
         outstanding_bytes_max: ByteSize(24 << 10),
         outstanding_batches_max: 16,

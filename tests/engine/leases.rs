@@ -17,6 +17,7 @@ use crate::cluster::*;
 fn slow(mut config: NodeConfig) -> NodeConfig {
     config.sequencer.pool_transactions_max = 10;
     config.sequencer.batch_age_max = Duration::from_secs(1);
+    config.sequencer.batch_age_min = Duration::from_secs(1);
     config
 }
 

@@ -22,6 +22,7 @@ fn small() -> SequencerConfig {
         pool_transactions_max: 40,
         gas_bucket_starts: STARTS.to_vec(),
         batch_age_max: Duration::from_millis(500),
+        batch_age_min: Duration::from_millis(500),
         ..SequencerConfig::default()
     };
     config.leases.client_transactions_max = 12;
