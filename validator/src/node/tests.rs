@@ -343,7 +343,8 @@ fn a_lease_is_honoured_over_http_when_everybody_else_is_refused() {
     let (_directory, config) = chain_of_one();
     let text = std::fs::read_to_string(&config).unwrap();
     // Nothing leaves the pool for a second, and eight fit into it.
-    let section = "[sequencer]\nbatch_age_max = '1s'\nbatch_age_min = '1s'\npool_transactions_max = 8";
+    let section =
+        "[sequencer]\nbatch_age_max = '1s'\nbatch_age_min = '1s'\npool_transactions_max = 8";
     std::fs::write(&config, text.replace("[sequencer]", section)).unwrap();
     live(&config, |address| async move {
         ready(address).await;
