@@ -400,3 +400,29 @@ fn only_what_no_timing_and_no_restart_explains_is_a_fault() {
         assert!(!refusal.is_fault(), "{refusal}");
     }
 }
+
+#[test]
+fn a_batch_gathers_for_its_full_age_only_while_the_one_before_waits_for_its_proof() {
+    let ages = |min, max| SequencerConfig {
+        batch_age_min: Duration::from_millis(min),
+        batch_age_max: Duration::from_millis(max),
+        ..SequencerConfig::default()
+    };
+    for certified in [true, false] {
+        let mut net = Net::with(ages(20, 200));
+        if !certified {
+            net.drops = |_, _, message| matches!(message, Message::Votes { .. });
+        }
+        net.submit(0, &["one"]);
+        net.pass(Duration::from_millis(30));
+        let sealed = |net: &Net| net.status(0).outstanding_batches;
+        assert_eq!(sealed(&net), 1, "nothing was before it");
+        net.pass(Duration::from_millis(200));
+        assert_eq!(net.status(0).uncertified_batches, u64::from(!certified));
+        net.submit(0, &["two"]);
+        net.pass(Duration::from_millis(30));
+        assert_eq!(sealed(&net), 1 + u64::from(certified));
+        net.pass(Duration::from_millis(200));
+        assert_eq!(sealed(&net), 2);
+    }
+}
